@@ -1,0 +1,66 @@
+# Two commands on a fresh machine (Python 3.11, make, git): `make demo` and `make test`.
+SHELL := bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+ENVS := .envs
+UV := $(ENVS)/uv/bin/uv
+# A fixed release, so that two machines resolve and install alike.
+UV_VERSION := 0.13.9
+# Never fetch an interpreter: the machine's Python 3.11 is used.
+export UV_PYTHON_DOWNLOADS := never
+
+# Serving needs another vLLM build where there is no GPU.
+SERVE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo serve || echo serve-cpu)
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+# --- environments ---------------------------------------------------------------------------------
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(ENVS)/uv
+	$(ENVS)/uv/bin/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+
+# $(call build,NAME,PINS): make the environment hold exactly the pins.
+define build
+	@test -x $(ENVS)/$(1)/bin/python || $(UV) venv -q --python $(PYTHON) $(ENVS)/$(1)
+	$(UV) pip sync -q --python $(ENVS)/$(1)/bin/python $(2)
+	@cp $(2) $@
+endef
+
+$(ENVS)/main/pins: requirements.txt | $(UV)
+	$(call build,main,$<)
+$(ENVS)/%/pins: requirements/%.txt | $(UV)
+	$(call build,$*,$<)
+
+.PHONY: envs
+envs: $(ENVS)/main/pins $(ENVS)/sft/pins $(ENVS)/$(SERVE)/pins ## the three environments
+
+COMPILE := $(UV) pip compile -q --no-header --no-annotate --python-version 3.11 --upgrade
+.PHONY: lock
+lock: | $(UV) ## write all pins anew from the short inputs
+	$(COMPILE) requirements/main.in -o requirements.txt
+	$(COMPILE) requirements/sft.in -o requirements/sft.txt
+	$(COMPILE) requirements/serve.in -o requirements/serve.txt
+	$(COMPILE) --override requirements/serve-cpu.overrides requirements/serve-cpu.in -o requirements/serve-cpu.txt
+	$(COMPILE) -c requirements.txt requirements/dev.in -o requirements/dev.txt
+
+# --- work -----------------------------------------------------------------------------------------
+SEEDS ?= 0
+.PHONY: demo demo-clean
+demo: envs ## the whole chain in small, on real engines (SEEDS="0 1 2" for three)
+	scripts/demo.sh --seeds "$(SEEDS)"
+demo-clean: ## forget every result of the demo
+	rm -rf runs/demo dataset/demo
+
+.PHONY: test check bench
+check: $(ENVS)/dev/pins ## lint, format and types
+	$(ENVS)/dev/bin/ruff check .
+	$(ENVS)/dev/bin/ruff format --check .
+	$(ENVS)/dev/bin/mypy
+test: envs check ## every check and test, the whole chain among them
+	$(ENVS)/dev/bin/pytest

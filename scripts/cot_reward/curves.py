@@ -1,0 +1,71 @@
+"""Curves of a training run, from the log history that transformers' trainers keep."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# Below this many points the raw line is clear enough by itself.
+_SMOOTH_FROM = 30
+
+
+def series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    """Steps and values of one key, in order; entries without it, or not finite, are left out.
+
+    Knows `log_history` (key "step") and LLaMA-Factory's trainer_log.jsonl ("current_steps").
+    """
+    steps, values = [], []
+    for entry in history:
+        step = entry.get("step", entry.get("current_steps"))
+        value = entry.get(key)
+        if step is not None and isinstance(value, int | float) and math.isfinite(value):
+            steps.append(float(step))
+            values.append(float(value))
+    return steps, values
+
+
+def smoothed(values: Sequence[float], weight: float = 0.8) -> list[float]:
+    """The exponential moving average, its start corrected for the missing past."""
+    average, total, out = 0.0, 0.0, []
+    for value in values:
+        average = weight * average + (1 - weight) * value
+        total = weight * total + (1 - weight)
+        out.append(average / total)
+    return out
+
+
+def plot_history(
+    history: Sequence[Mapping[str, Any]], keys: Sequence[str], path: Path, title: str
+) -> bool:
+    """Draw the keys that occur in the history into one PNG; False, and no file, if none does."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot, ticker
+
+    drawn = [(key, *series(history, key)) for key in keys]
+    drawn = [line for line in drawn if line[1]]
+    if not drawn:
+        return False
+    figure, axes = pyplot.subplots(figsize=(7, 4.2), dpi=130, layout="constrained")
+    for number, (key, steps, values) in enumerate(drawn):
+        colour = f"C{number}"
+        marker = "o" if len(steps) <= 12 else None
+        if len(steps) < _SMOOTH_FROM or key.startswith("eval"):
+            axes.plot(steps, values, color=colour, marker=marker, markersize=4, label=key)
+        else:
+            axes.plot(steps, values, color=colour, alpha=0.3, linewidth=1)
+            axes.plot(steps, smoothed(values), color=colour, linewidth=2, label=f"{key}, smoothed")
+    axes.set_title(title)
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(drawn) == 1:
+        axes.set_ylabel(drawn[0][0])
+    if len(drawn) > 1 or len(drawn[0][1]) >= _SMOOTH_FROM:
+        axes.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    pyplot.close(figure)
+    return True

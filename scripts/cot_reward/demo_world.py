@@ -1,0 +1,358 @@
+"""The demo's synthetic preference world: captions, pictures, comparisons, teacher CoTs.
+
+A caption names a colour and a shape ("a red circle"); of two pictures one shows both, the other
+misses the colour, the shape or both. Everything follows from the seed. There are only 18 captions,
+so the pools share captions; no picture occurs twice.
+"""
+
+import dataclasses
+import json
+import platform
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from PIL import Image, ImageDraw
+
+from cot_reward import store, tasks
+from cot_reward.records import conversation
+from cot_reward.settings import UserError
+
+COLOURS = {
+    "red": (220, 40, 40),
+    "green": (40, 180, 60),
+    "blue": (50, 80, 220),
+    "yellow": (230, 210, 50),
+    "purple": (150, 60, 180),
+    "white": (240, 240, 240),
+}
+SHAPES = ("circle", "square", "triangle")
+SIDE = 56  # pixels; 4 x 4 patches of 14, so 4 image tokens after merging
+KINDS = ("colour", "shape", "both")
+# Points of a right and of a wrong attribute. The four sums are all different, and none is a tie
+# between a picture that fits and one that does not.
+POINTS = {"colour": (9, 2), "shape": (8, 3)}
+POOLS = ("cold_start", "rejection", "dpo", "validation", "heldout")
+
+Thing = tuple[str, str]  # colour, shape
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `make_demo.py` reads from YAML and flags. Raises ValueError for a bad value."""
+
+    out: Path = field(default=Path("dataset/demo"), metadata={"help": "folder of the data"})
+    model_out: Path = field(default=Path("runs/demo/base"), metadata={"help": "base checkpoint"})
+    template: Path = field(
+        default=Path("configs/demo/template.txt"), metadata={"help": "prompt with {caption}"}
+    )
+    seed: int = field(default=0, metadata={"help": "everything follows from it"})
+
+    cold_start: int = field(default=300, metadata={"help": "rows with a teacher's CoT"})
+    rejection: int = field(default=800, metadata={"help": "comparisons for stage 2"})
+    dpo: int = field(default=1200, metadata={"help": "comparisons for stage 3"})
+    validation: int = field(default=300, metadata={"help": "comparisons to choose settings on"})
+    heldout: int = field(default=500, metadata={"help": "comparisons for the table"})
+    mix_colour: float = field(default=0.2, metadata={"help": "share with a wrong colour"})
+    mix_shape: float = field(default=0.7, metadata={"help": "share with a wrong shape"})
+    mix_both: float = field(default=0.1, metadata={"help": "share with both wrong"})
+    noise: float = field(default=10.0, metadata={"help": "sd of the base's pixel noise, of 255"})
+    pool_noise: float = field(
+        default=100.0, metadata={"help": "sd of the pools' pixel noise: they are harder to see"}
+    )
+
+    warmup_steps: int = field(default=300, metadata={"help": "most text-only steps of the base"})
+    base_steps: int = field(default=750, metadata={"help": "steps with pictures and sums"})
+    base_noise: float = field(default=10.0, metadata={"help": "sd of the base's pixel noise"})
+    batch: int = field(default=64, metadata={"help": "rows in a step"})
+    warmup_lr: float = field(default=2e-3, metadata={"help": "peak learning rate, text only"})
+    lr: float = field(default=2e-3, metadata={"help": "peak learning rate with pictures"})
+    processes: int = field(default=2, metadata={"help": "to train with; one core each"})
+    hidden: int = field(default=128, metadata={"help": "width of the language model"})
+    mlp: int = field(default=384, metadata={"help": "width of its MLP"})
+    layers: int = field(default=3, metadata={"help": "its depth"})
+    heads: int = field(default=4, metadata={"help": "its attention heads"})
+    kv_heads: int = field(default=2, metadata={"help": "its key/value heads"})
+    vision_hidden: int = field(default=64, metadata={"help": "width of the vision tower"})
+    vision_mlp: int = field(default=128, metadata={"help": "width of its MLP"})
+    vision_layers: int = field(default=2, metadata={"help": "its depth"})
+    vision_heads: int = field(default=4, metadata={"help": "its attention heads"})
+    vocab: int = field(default=640, metadata={"help": "at most so many byte-pair tokens"})
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, int | float) and value < 0:
+                raise ValueError(f"{name} is {value}; it must not be negative")
+        if abs(sum(self.mix) - 1) > 1e-6:
+            raise ValueError(f"mix_colour + mix_shape + mix_both is {sum(self.mix):g}, not 1")
+        if not self.processes or self.batch % self.processes:
+            raise ValueError(f"batch {self.batch} does not divide by processes {self.processes}")
+        if self.hidden % (2 * self.heads) or self.heads % self.kv_heads:
+            raise ValueError("hidden must divide by 2 * heads, and heads by kv_heads")
+
+    @property
+    def mix(self) -> tuple[float, float, float]:
+        """Shares of KINDS."""
+        return self.mix_colour, self.mix_shape, self.mix_both
+
+    def signature(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """The settings that decide a result, for its summary: `names` and the template's hash."""
+        chosen = {name: getattr(self, name) for name in names}
+        return chosen | {"template_hash": tasks.template_hash(self.read_template())}
+
+    def read_template(self) -> str:
+        """The prompt template's text. Raises UserError when it is missing or has no {caption}."""
+        try:
+            text = self.template.read_text(encoding="utf-8")
+            tasks.check_template(text, tasks.TASKS["image_generation"])
+        except OSError as error:
+            raise UserError(f"{self.template}: cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise UserError(f"{self.template}: {error}") from None
+        return text
+
+
+DATA_SETTINGS = ("seed", *POOLS, "mix_colour", "mix_shape", "mix_both", "pool_noise")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A comparison before it is drawn: `things[i]` is shown in Image i + 1; `label` is 1 or 2."""
+
+    name: str
+    wanted: Thing
+    things: tuple[Thing, Thing]
+    label: int
+    kind: str
+
+    @property
+    def caption(self) -> str:
+        return caption(self.wanted)
+
+
+def caption(thing: Thing) -> str:
+    return f"a {thing[0]} {thing[1]}"
+
+
+def any_thing(rng: random.Random) -> Thing:
+    return rng.choice(list(COLOURS)), rng.choice(SHAPES)
+
+
+def near_miss(wanted: Thing, kind: str, rng: random.Random) -> Thing:
+    """A thing that misses the wanted colour, shape or both."""
+    colour, shape = wanted
+    if kind != "shape":
+        colour = rng.choice([other for other in COLOURS if other != colour])
+    if kind != "colour":
+        shape = rng.choice([other for other in SHAPES if other != shape])
+    return colour, shape
+
+
+def draw(thing: Thing, rng: random.Random, noise: float) -> Image.Image:
+    """A SIDE x SIDE RGB picture: dark background, one filled shape of any size and place, noise."""
+    background = tuple(rng.randint(0, 50) for _ in range(3))
+    image = Image.new("RGB", (SIDE, SIDE), background)
+    pen, fill = ImageDraw.Draw(image), COLOURS[thing[0]]
+    r = rng.randint(11, 20)
+    x, y = (rng.randint(r + 2, SIDE - 2 - r) for _ in range(2))
+    if thing[1] == "circle":
+        pen.ellipse([x - r, y - r, x + r, y + r], fill=fill)
+    elif thing[1] == "square":
+        pen.rectangle([x - r, y - r, x + r, y + r], fill=fill)
+    else:
+        pen.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], fill=fill)
+    grain = np.random.default_rng(rng.getrandbits(64))
+    pixels = np.asarray(image, dtype=np.float32)
+    pixels = pixels + noise * grain.standard_normal(pixels.shape, dtype=np.float32)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def observation(wanted: Thing, shown: Thing) -> str:
+    """What is seen, each attribute followed at once by its verdict: "red yes circle no".
+
+    A tiny model sees well but compares badly when the verdict comes later: with this order the
+    comparison is one token away from what it compares.
+    """
+    return " ".join(
+        f"{seen} {'yes' if seen == asked else 'no'}"
+        for seen, asked in zip(shown, wanted, strict=True)
+    )
+
+
+def observations(wanted: Thing, things: tuple[Thing, ...]) -> str:
+    """ "Image 1 shows red yes circle no. Image 2 shows ..." """
+    return " ".join(
+        f"Image {i} shows {observation(wanted, thing)}." for i, thing in enumerate(things, start=1)
+    )
+
+
+def points(wanted: Thing, shown: Thing) -> tuple[int, int]:
+    """Scores of 10 for colour and shape."""
+    colour, shape = (
+        scale[seen != asked]
+        for scale, seen, asked in zip(POINTS.values(), shown, wanted, strict=True)
+    )
+    return colour, shape
+
+
+def teacher_cot(scene: Scene) -> str:
+    """The right chain of thought: observations, scores per dimension, totals, answer."""
+    first, second = (points(scene.wanted, thing) for thing in scene.things)
+    lines = [
+        "<think>",
+        observations(scene.wanted, scene.things),
+        score_lines(first, second),
+        "Total score:",
+        total_lines(first, second),
+        "</think>",
+        f"<answer>Image {scene.label} is better</answer>",
+    ]
+    return "\n".join(lines)
+
+
+def score_lines(first: tuple[int, int], second: tuple[int, int]) -> str:
+    """A line for each dimension: "1. Colour: Image 1 (9/10); Image 2 (2/10)"."""
+    return "\n".join(
+        f"{i}. {dimension}: Image 1 ({one}/10); Image 2 ({two}/10)"
+        for i, (dimension, one, two) in enumerate(
+            zip(("Colour", "Shape"), first, second, strict=True), start=1
+        )
+    )
+
+
+def total_lines(first: tuple[int, int], second: tuple[int, int]) -> str:
+    """A line for each image: "Image 1: 9+3=12"."""
+    return "\n".join(
+        f"Image {i}: {scores[0]}+{scores[1]}={sum(scores)}"
+        for i, scores in enumerate((first, second), start=1)
+    )
+
+
+def _quota(size: int, shares: tuple[float, ...]) -> list[int]:
+    """`size` split by `shares`, by largest remainder."""
+    exact = [size * share for share in shares]
+    counts = [int(value) for value in exact]
+    by_remainder = sorted(range(len(shares)), key=lambda i: counts[i] - exact[i])
+    for i in by_remainder[: size - sum(counts)]:
+        counts[i] += 1
+    return counts
+
+
+def scenes(pool: str, settings: Settings) -> list[Scene]:
+    """A pool's comparisons, in order; kinds and labels are balanced exactly."""
+    size: int = getattr(settings, pool)
+    rng = random.Random(f"{settings.seed}/{pool}")
+    kinds = [
+        kind
+        for kind, count in zip(KINDS, _quota(size, settings.mix), strict=True)
+        for _ in range(count)
+    ]
+    rng.shuffle(kinds)
+    labels = [1 + i % 2 for i in range(size)]
+    rng.shuffle(labels)
+    made = []
+    for i, (kind, label) in enumerate(zip(kinds, labels, strict=True)):
+        wanted = any_thing(rng)
+        miss = near_miss(wanted, kind, rng)
+        things = (wanted, miss) if label == 1 else (miss, wanted)
+        prefix = "cold" if pool == "cold_start" else pool
+        made.append(Scene(f"{prefix}_{i:04d}", wanted, things, label, kind))
+    return made
+
+
+def pictures(scene: Scene, settings: Settings) -> Iterator[tuple[str, Image.Image]]:
+    """File name and picture of Image 1, then of Image 2."""
+    for letter, thing in zip("ab", scene.things, strict=True):
+        rng = random.Random(f"{settings.seed}/{scene.name}/{letter}")
+        yield f"{scene.name}_{letter}.png", draw(thing, rng, settings.pool_noise)
+
+
+def cold_start_row(scene: Scene, template: str, folder: str) -> dict[str, Any]:
+    """A ShareGPT row; `folder` leads from the media root to the pictures."""
+    prompt = "<image><image>" + tasks.fill(template, {"caption": scene.caption})
+    images = [f"{folder}/{scene.name}_{letter}.png" for letter in "ab"]
+    return {"conversations": conversation(prompt, teacher_cot(scene)), "images": images}
+
+
+def raw_row(scene: Scene) -> dict[str, Any]:
+    """A row of the raw preference format, as published data sets have it."""
+    question = (
+        "<image><image>Which image fits the caption better? Answer with one sentence.\n"
+        f"{tasks.CAPTION_MARKER} [{scene.caption}]"
+    )
+    answer = f"Image {scene.label} is better than Image {3 - scene.label}."
+    return {
+        "prompt": scene.caption,
+        "images": [f"{scene.name}_{letter}.png" for letter in "ab"],
+        "conversations": conversation(question, answer),
+    }
+
+
+def read_summary(folder: Path, signature: dict[str, Any]) -> dict[str, Any] | None:
+    """The folder's summary if it was made with the same settings, else None."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return summary if summary.get("settings") == signature else None
+
+
+def write_data(settings: Settings, command: list[str]) -> dict[str, Any]:
+    """Write all pools below `settings.out` and return the summary, which is written last.
+
+    A folder that already has these settings' summary is left as it is. Paths in cold_start.json
+    are relative to the parent of `out` (the media root), those of the raw pools to `out`/images.
+    """
+    from tqdm import tqdm
+
+    started = time.monotonic()
+    signature = settings.signature(DATA_SETTINGS)
+    if done := read_summary(settings.out, signature):
+        print(f"{settings.out}: already made with these settings")
+        return done
+    template = settings.read_template()
+    images = settings.out / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    (settings.out / "summary.json").unlink(missing_ok=True)
+    for stale in images.glob("*_[0-9]*_[ab].png"):
+        stale.unlink()
+    pools = {pool: scenes(pool, settings) for pool in POOLS}
+    counts: dict[str, Any] = {}
+    bar = tqdm(total=sum(map(len, pools.values())), desc="pictures", unit="pair")
+    for pool, members in pools.items():
+        for scene in members:
+            for name, image in pictures(scene, settings):
+                image.save(images / name, compress_level=1)
+            bar.update()
+        if pool == "cold_start":
+            folder = f"{settings.out.name}/images"
+            rows = [cold_start_row(scene, template, folder) for scene in members]
+        else:
+            rows = [raw_row(scene) for scene in members]
+        store.write_json(settings.out / f"{pool}.json", rows)
+        counts[pool] = {
+            "rows": len(rows),
+            "label_1": sum(scene.label == 1 for scene in members),
+            "kinds": dict(Counter(scene.kind for scene in members)),
+        }
+    bar.close()
+    summary = {
+        "counts": counts,
+        "captions": len(COLOURS) * len(SHAPES),
+        "settings": signature,
+        "command": command,
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "pillow": PIL.__version__,
+        },
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    store.write_json(settings.out / "summary.json", summary)
+    return summary

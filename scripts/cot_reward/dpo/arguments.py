@@ -1,0 +1,118 @@
+"""The flags and YAML keys of stage 3: TRL's own, and those of this script."""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from trl import DPOConfig, ModelConfig, TrlParser
+
+from cot_reward.settings import UserError, nearest, read_yaml
+
+
+@dataclass
+class ScriptArguments:
+    """What TRL's dataclasses do not have."""
+
+    data_path: str = field(
+        metadata={"help": "DPO rows to train on: JSON Lines, or one JSON list."},
+    )
+    eval_data_path: str | None = field(
+        default=None, metadata={"help": "DPO rows to evaluate on, see --eval_strategy."}
+    )
+    image_folder: str = field(
+        default="dataset", metadata={"help": "The folder that the rows' image paths start from."}
+    )
+    image_max_pixels: int = field(
+        default=262144,
+        metadata={
+            "help": "Images with more pixels are resized to this many, as in SFT and inference."
+        },
+    )
+    freeze_vision_tower: bool = field(
+        default=True, metadata={"help": "Do not train the vision tower."}
+    )
+    freeze_multi_modal_projector: bool = field(
+        default=True,
+        metadata={"help": "Do not train the projector between vision tower and text model."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.image_max_pixels < 1:
+            raise ValueError(f"image_max_pixels is {self.image_max_pixels}; it must be positive")
+
+
+@dataclass
+class PairConfig(DPOConfig):
+    """TRL's DPOConfig, save for one default: no chain of thought is cut unless that is asked for.
+
+    Rewards come from the answer at a text's very end, so TRL's 1,024 tokens would silently train
+    on pairs whose two texts no longer differ in what matters.
+    """
+
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Cut prompt + completion to this many tokens; none: nothing is cut."},
+    )
+
+
+class _Parser(TrlParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def parse(
+    argv: Sequence[str] | None = None,
+) -> tuple[ScriptArguments, PairConfig, ModelConfig]:
+    """The settings from `--config FILE.yaml` and flags; flags win.
+
+    Raises UserError for an unknown key or flag, naming the nearest valid one, and for values that
+    TRL or transformers refuse.
+    """
+    kinds: Any = (ScriptArguments, PairConfig, ModelConfig)
+    parser = _Parser(kinds, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, help="YAML file of these settings")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    path = _config_path(arguments)
+    names = {action.dest for action in parser._actions} - {"help", "config"}
+    if path is not None:
+        parser.set_defaults_with_config(**read_yaml(path, sorted(names)))
+    # TRL's own default sets the key that this is about; a user cannot act on it.
+    warnings.filterwarnings("ignore", ".*gradient_checkpointing.*deprecated", FutureWarning)
+    try:
+        script, training, model, _, unknown = parser.parse_args_into_dataclasses(
+            arguments, return_remaining_strings=True, look_for_args_file=False
+        )
+    except (ValueError, ImportError) as error:
+        raise UserError(" ".join(str(error).split())) from None
+    if unknown:
+        flag = unknown[0].split("=")[0]
+        if not flag.startswith("-"):
+            raise UserError(f"unexpected argument '{flag}'")
+        options = [option for action in parser._actions for option in action.option_strings]
+        raise UserError(f"unknown flag '{flag}'.{nearest(flag, options)}")
+    if not model.model_name_or_path:
+        raise UserError("--model_name_or_path is needed (or 'model_name_or_path' in YAML)")
+    training.resume_from_checkpoint = _true_or_path(training.resume_from_checkpoint)
+    return script, training, model
+
+
+def _config_path(arguments: Sequence[str]) -> Path | None:
+    """The file named by `--config FILE` or `--config=FILE`; the last one counts."""
+    path = None
+    for position, argument in enumerate(arguments):
+        if argument == "--config":
+            if position + 1 == len(arguments):
+                raise UserError("argument --config: expected one argument")
+            path = arguments[position + 1]
+        elif argument.startswith("--config="):
+            path = argument.removeprefix("--config=")
+    return None if path is None else Path(path)
+
+
+def _true_or_path(value: Any) -> Any:
+    """`--resume_from_checkpoint true` as the boolean that the trainer wants, else the path."""
+    words = {"true": True, "false": None}
+    return words.get(value.lower(), value) if isinstance(value, str) else value or None

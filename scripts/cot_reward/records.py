@@ -1,0 +1,162 @@
+"""The records that flow from stage to stage: fields, keys, validation and JSON forms."""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Order = Literal["given", "swapped"]
+ORDERS: tuple[Order, Order] = ("given", "swapped")
+
+
+def comparison_key(task: str, text: str, context: Sequence[str], pair: Sequence[str]) -> str:
+    """The identity of a comparison: 64 hexadecimal digits (sha256 of canonical JSON).
+
+    `text` is the caption or question, `context` the media that the question is about, `pair` the
+    two candidates (media paths below the media root, or answer texts). Both presentation orders
+    share one key; a caption that comes with other images has another key.
+    """
+    text = unicodedata.normalize("NFC", text).strip()
+    material = [task, text, list(context), sorted(pair)]
+    canonical = json.dumps(material, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two candidates for one text, with the one that people prefer.
+
+    `label` is 1 or 2 and counts in the given order. `source` names the data set. Media paths are
+    relative to the media root.
+    Raises ValueError for a label outside {1, 2} or two equal candidates.
+    """
+
+    task: str
+    text: str
+    candidates: tuple[str, str]
+    label: int
+    source: str = ""
+    context: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.label not in (1, 2):
+            raise ValueError(f"the label is {self.label!r}; it must be 1 or 2")
+        if not self.text.strip():
+            raise ValueError("the caption or question is empty")
+        if self.candidates[0] == self.candidates[1]:
+            raise ValueError(f"both candidates are the same: {self.candidates[0]!r}")
+
+    @property
+    def key(self) -> str:
+        return comparison_key(self.task, self.text, self.context, self.candidates)
+
+    def presented(self, order: Order) -> tuple[tuple[str, str], int]:
+        """The candidates as shown in this order, and the label as it counts there."""
+        first, second = self.candidates
+        return (
+            ((first, second), self.label) if order == "given" else ((second, first), 3 - self.label)
+        )
+
+
+@dataclass(frozen=True)
+class Response:
+    """One sampled completion. `finish_reason` is the server's own word ("stop", "length", ...)."""
+
+    text: str
+    finish_reason: str
+    model: str
+    sample: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge found.
+
+    verdict: correct | incorrect | unparsed | truncated
+    coherence: wrong_sum | contradicts | tie | no_totals | coherent, "" when unparsed or truncated
+    answer: 1 | 2 as presented, 0 when there is none
+    mismatch: the summands of the totals are not the scores given above them
+    """
+
+    verdict: str
+    coherence: str
+    answer: int
+    mismatch: bool = False
+
+
+# Every row of correct.jsonl, incorrect.jsonl and unusable.jsonl has every key: `datasets` infers
+# a column's type from the first chunk, and a key that is absent or null there breaks the load.
+ROW_FIELDS: dict[str, type] = {
+    "conversations": list,
+    "images": list,
+    "videos": list,
+    "id": str,
+    "task": str,
+    "source": str,
+    "order": str,
+    "sample": int,
+    "label": int,
+    "answer": int,
+    "verdict": str,
+    "coherence": str,
+    "finish_reason": str,
+    "model": str,
+    "template_hash": str,
+}
+
+PAIR_FIELDS: dict[str, type] = {
+    "problem": str,
+    "chosen": str,
+    "rejected": str,
+    "images": list,
+    "videos": list,
+    "id": str,
+    "task": str,
+    "order": str,
+    "chosen_model": str,
+    "rejected_model": str,
+}
+
+
+def conversation(prompt: str, completion: str) -> list[dict[str, str]]:
+    """LLaMA-Factory's ShareGPT form of one turn."""
+    return [{"from": "human", "value": prompt}, {"from": "gpt", "value": completion}]
+
+
+def turns(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Prompt and completion of a ShareGPT row with one turn. Raises ValueError otherwise."""
+    talk = row.get("conversations")
+    if not isinstance(talk, list) or len(talk) != 2:
+        raise ValueError("'conversations' must be a list of one human and one gpt turn")
+    values = []
+    for turn, speaker in zip(talk, ("human", "gpt"), strict=True):
+        if not isinstance(turn, Mapping) or turn.get("from") != speaker:
+            raise ValueError(
+                f"'conversations' must be a human turn, then a gpt turn: no {speaker!r}"
+            )
+        if not isinstance(turn.get("value"), str):
+            raise ValueError(f"the {speaker} turn's 'value' must be a string")
+        values.append(turn["value"])
+    return values[0], values[1]
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """A chosen and a rejected chain of thought about one comparison in one presentation order."""
+
+    problem: str
+    chosen: str
+    rejected: str
+    images: tuple[str, ...]
+    videos: tuple[str, ...]
+    id: str
+    task: str
+    order: str
+    chosen_model: str
+    rejected_model: str
+
+    def to_row(self) -> dict[str, Any]:
+        row = {name: getattr(self, name) for name in PAIR_FIELDS}
+        return row | {"images": list(self.images), "videos": list(self.videos)}

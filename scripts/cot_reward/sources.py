@@ -1,0 +1,83 @@
+"""Adapters: a raw row of some data set -> Comparison. A new data set is one function here."""
+
+import posixpath
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cot_reward.records import Comparison, turns
+from cot_reward.settings import UserError
+
+Adapter = Callable[[dict[str, Any], str], Comparison]
+
+
+def prefix_of(image_root: Path, media_root: Path) -> str:
+    """What turns a path below the image root into one below the media root ("" when the same).
+
+    Raises UserError when the image root is not inside the media root.
+    """
+    try:
+        prefix = image_root.resolve().relative_to(media_root.resolve()).as_posix()
+    except ValueError:
+        raise UserError(
+            f"--image-root {image_root} is not inside --media-root {media_root}; "
+            "move or link the images below the media root"
+        ) from None
+    return "" if prefix == "." else prefix
+
+
+def _media(path: Any, prefix: str) -> str:
+    if not isinstance(path, str) or not path:
+        raise ValueError(f"a media path must be a string, not {path!r}")
+    path = posixpath.normpath(path)
+    if path.startswith(("/", "../")) or path == "..":
+        raise ValueError(f"the path {path!r} leads out of the image root")
+    return posixpath.normpath(posixpath.join(prefix, path))
+
+
+def upstream_pairwise(row: dict[str, Any], prefix: str) -> Comparison:
+    """Rows as UnifiedReward publishes them: `prompt`, two `images`, and the label in the gpt turn.
+
+    The human turn there is a direct-answer prompt and is not used.
+    """
+    images = row.get("images")
+    if not isinstance(images, list) or len(images) != 2:
+        raise ValueError("'images' must be a list of two paths")
+    caption = row.get("prompt")
+    if not isinstance(caption, str):
+        raise ValueError("'prompt' must be the caption, a string")
+    _, preference = turns(row)
+    labels = {
+        "Image 1 is better than Image 2.": 1,
+        "Image 2 is better than Image 1.": 2,
+    }
+    if preference.strip() not in labels:
+        raise ValueError(f"the label {preference[:60]!r} is neither of {list(labels)}")
+    first, second = (_media(path, prefix) for path in images)
+    label = labels[preference.strip()]
+    return Comparison("image_generation", caption, (first, second), label)
+
+
+def _is_upstream(row: dict[str, Any]) -> bool:
+    return {"prompt", "images", "conversations"} <= row.keys()
+
+
+# name -> (does this row look like one?, adapter)
+ADAPTERS: dict[str, tuple[Callable[[dict[str, Any]], bool], Adapter]] = {
+    "upstream": (_is_upstream, upstream_pairwise),
+}
+
+
+def adapter_for(row: dict[str, Any], source: str | None) -> Adapter:
+    """The named adapter, or the one that recognises the row. Raises UserError for neither."""
+    if source is not None:
+        if source not in ADAPTERS:
+            raise UserError(f"unknown --source '{source}'; known: {', '.join(ADAPTERS)}")
+        return ADAPTERS[source][1]
+    for recognises, adapter in ADAPTERS.values():
+        if recognises(row):
+            return adapter
+    raise UserError(
+        f"no adapter knows rows with the keys {sorted(row)}; name "
+        f"one with --source ({', '.join(ADAPTERS)}) or add one in scripts/cot_reward/sources.py"
+    )

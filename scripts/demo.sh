@@ -1,0 +1,150 @@
+#!/usr/bin/env bash
+# The whole chain in small, on real LLaMA-Factory, vLLM and TRL:
+#
+#     make demo                       # = scripts/demo.sh --seeds "0"
+#     make demo SEEDS="0 1 2"         # three runs over one base, pooled in one table
+#
+# Every step is skipped when its summary stands, so that a stopped demo goes on where it was.
+# Options: --seeds "N ..."; --configs DIR (configs/demo); --world FILE (DIR/world.yaml);
+# --data DIR (dataset/demo); --runs DIR (runs/demo); --eval-samples N (4);
+# --pool NAME (heldout): the comparisons that the table is about; settings are chosen on validation.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+seeds=0 configs=configs/demo data=dataset/demo runs=runs/demo world= eval_samples=4 pool=heldout
+while (($#)); do
+  case $1 in
+    --seeds) seeds=$2 ;;
+    --configs) configs=$2 ;;
+    --world) world=$2 ;;
+    --data) data=$2 ;;
+    --runs) runs=$2 ;;
+    --eval-samples) eval_samples=$2 ;;
+    --pool) pool=$2 ;;
+    *) echo "error: unknown option $1" >&2; sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+  esac
+  shift 2
+done
+world=${world:-$configs/world.yaml}
+main=.envs/main/bin sft=.envs/sft/bin
+# One thread per trainer: the models are so small that two threads mostly wait for each other
+# (alone about as fast, and five times as fast when the machine does anything else).
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
+port=$($main/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+mkdir -p "$runs"
+
+server_pid= server_model=
+stop_server() {
+  if [[ -n $server_pid ]]; then
+    kill -TERM "$server_pid" 2>/dev/null || true
+    wait "$server_pid" 2>/dev/null || true
+  fi
+  server_pid= server_model=
+}
+trap stop_server EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# serve MODEL: a server for this model is up; another one is stopped first.
+serve() {
+  [[ $server_model == "$1" ]] && return
+  stop_server
+  echo "== serve $1 (about a minute)"
+  coproc SERVER { exec scripts/serve.sh "$1" --port "$port" --limit-mm-per-prompt '{"image":2}' --max-num-seqs 256; }
+  server_pid=$SERVER_PID
+  local url
+  read -r url <&"${SERVER[0]}" || { echo "error: no server for $1" >&2; exit 1; }
+  server_model=$1
+}
+
+# step NAME FILE COMMAND...: run the command unless FILE, which it writes last, is there.
+step() {
+  local name=$1 file=$2 started=$SECONDS
+  shift 2
+  if [[ -e $file ]]; then
+    echo "== $name: done"
+    return
+  fi
+  printf '== %s\n+ %s\n' "$name" "$*"
+  "$@"
+  [[ -e $file ]] || { echo "error: $name ended without $file" >&2; exit 1; }
+  printf '{"step": "%s", "seconds": %d}\n' "$name" $((SECONDS - started)) >>"$runs/steps.jsonl"
+}
+
+# LLaMA-Factory's last file comes before its plots; this marker comes after everything.
+sft_train() {
+  local out=$1
+  shift
+  stop_server
+  rm -rf "$out"
+  "$sft/llamafactory-cli" train "$@" output_dir="$out"
+  echo '{"stage": "sft"}' >"$out/summary.json"
+}
+
+# infer MODEL NAME FILE ARGUMENTS...: the client against a server of this model.
+infer() {
+  local model=$1 name=$2 out=$3
+  shift 3
+  [[ -e $out/summary.json ]] || serve "$model"
+  step "$name" "$out/summary.json" $main/python scripts/image_stream_gpt.py \
+    --config $configs/inference.yaml --base-url "http://127.0.0.1:$port/v1" \
+    --image-root "$data/images" --out "$out" "$@"
+}
+
+# evaluate MODEL NAME DIR SEED: the pool's comparisons in both orders, greedy and sampled.
+evaluate() {
+  infer "$1" "$2: $pool, greedy" "$3/greedy" \
+    --data "$data/$pool.json" --temperature 0 --num-samples 1
+  infer "$1" "$2: $pool, T=1" "$3/sampled" \
+    --data "$data/$pool.json" --temperature 1 --num-samples "$eval_samples" --seed "$4"
+}
+
+step "world and base" "$runs/base/summary.json" \
+  $main/python scripts/make_demo.py --config "$world" --out "$data" --model-out "$runs/base"
+[[ -n ${SKIP_BASE:-} ]] || evaluate "$runs/base" "base" "$runs/eval_base" 0
+
+for seed in $seeds; do
+  run=$runs/seed$seed
+  mkdir -p "$run"
+  # LLaMA-Factory finds a data set by its name in this file; each seed has its own responses.
+  columns='"formatting": "sharegpt", "columns": {"messages": "conversations", "images": "images"}'
+  cat >"$run/dataset_info.json" <<JSON
+{"demo_cold_start": {"file_name": "$PWD/$data/cold_start.json", $columns},
+ "demo_rejection": {"file_name": "stage1_infer/correct.jsonl", $columns}}
+JSON
+  step "seed $seed: check cold-start rows" "$run/checked_cold_start" \
+    bash -c "$main/python scripts/check_rows.py $data/cold_start.json && touch $run/checked_cold_start"
+  step "seed $seed: stage 1, cold start" "$run/stage1/summary.json" \
+    sft_train "$run/stage1" "$configs/qwen_cold_start.yaml" seed="$seed" \
+    model_name_or_path="$runs/base" dataset_dir="$run"
+  infer "$run/stage1" "seed $seed: stage 1 answers the rejection pool" "$run/stage1_infer" \
+    --data "$data/rejection.json" --seed "$seed"
+  evaluate "$run/stage1" "seed $seed: stage 1" "$run/eval_stage1" "$seed"
+  step "seed $seed: check rejection rows" "$run/checked_rejection" \
+    bash -c "$main/python scripts/check_rows.py $run/stage1_infer/correct.jsonl && touch $run/checked_rejection"
+  step "seed $seed: stage 2, rejection sampling" "$run/stage2/summary.json" \
+    sft_train "$run/stage2" "$configs/rejection.yaml" seed="$seed" \
+    model_name_or_path="$run/stage1" dataset_dir="$run"
+  infer "$run/stage2" "seed $seed: stage 2 answers the DPO pool" "$run/stage2_infer" \
+    --data "$data/dpo.json" --num-samples 4 --seed "$seed"
+  evaluate "$run/stage2" "seed $seed: stage 2" "$run/eval_stage2" "$seed"
+  stop_server
+  step "seed $seed: pairs" "$run/pairs/summary.json" $main/python scripts/merge_json.py \
+    --config "$configs/merge.yaml" --correct "$run/stage2_infer/correct.jsonl" \
+    --incorrect "$run/stage1_infer/incorrect.jsonl" "$run/stage2_infer/incorrect.jsonl" \
+    --exclude "$data/heldout.json" --image-root "$data/images" --out "$run/pairs"
+  step "seed $seed: check pairs" "$run/checked_pairs" \
+    bash -c "$main/python scripts/check_rows.py $run/pairs/train.jsonl && touch $run/checked_pairs"
+  for stage in stage3:dpo control:control_sft; do
+    stop_server
+    step "seed $seed: ${stage%:*}, ${stage#*:}" "$run/${stage%:*}/summary.json" \
+      $main/accelerate launch --config_file "$configs/accelerate.yaml" scripts/DPO_VL.py \
+      --config "$configs/${stage#*:}.yaml" --model_name_or_path "$run/stage2" \
+      --data_path "$run/pairs/train.jsonl" --image_folder dataset --seed "$seed" \
+      --output_dir "$run/${stage%:*}"
+    evaluate "$run/${stage%:*}" "seed $seed: ${stage%:*}" "$run/eval_${stage%:*}" "$seed"
+  done
+done
+stop_server
+
+$main/python scripts/report.py --runs "$runs" --seeds $seeds

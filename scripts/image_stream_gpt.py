@@ -1,0 +1,22 @@
+"""Ask a running server for chains of thought about labelled comparisons, judge and save them.
+
+    python scripts/image_stream_gpt.py                               # configs/inference.yaml
+    python scripts/image_stream_gpt.py --data dataset/EvalMuse/pairwise/train_data.json \
+        --image-root dataset/EvalMuse/images --num-samples 4 --out runs/stage2_infer
+"""
+
+import os
+from pathlib import Path
+
+from cot_reward import settings
+from cot_reward.inference import InferenceSettings, infer
+
+
+def main() -> int:
+    chosen = settings.parse(InferenceSettings, __doc__ or "", config=Path("configs/inference.yaml"))
+    # vLLM without --api-key accepts any key; the SDK refuses an empty one.
+    return infer(chosen, api_key=os.environ.get(chosen.api_key_env) or "none")
+
+
+if __name__ == "__main__":
+    settings.run(main)

@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# Serve a model directory with vLLM until Ctrl-C:
+#
+#     scripts/serve.sh runs/stage1 [--port 8000] [any other vllm flag]
+#     scripts/serve.sh runs/stage1 --tensor-parallel-size 2 --data-parallel-size 4
+#
+# Prints the base URL on standard output once the server answers. On failure it prints the server's
+# last lines and exits non-zero; when it ends, in whatever way, no process is left behind.
+# The server's log: $SERVE_LOG, or runs/serve-PORT.log. $SERVE_TIMEOUT: seconds to wait (1800).
+set -euo pipefail
+
+home=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if [[ $# -lt 1 || $1 == -* ]]; then
+  sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+  exit 2
+fi
+model=${1%/}
+shift
+port=8000
+previous=
+for argument in "$@"; do
+  [[ $previous == --port ]] && port=$argument
+  [[ $argument == --port=* ]] && port=${argument#--port=}
+  previous=$argument
+done
+if [[ ! -f $model/config.json ]]; then
+  echo "error: $model/config.json: no such file; MODEL_DIR is a folder that training has written" >&2
+  exit 2
+fi
+
+if nvidia-smi -L >/dev/null 2>&1; then
+  environment=serve
+  hardware=()
+else
+  # The CPU build: float32, no compilation (minutes for nothing at small sizes), all cores. Prompts
+  # are not split: vLLM 0.32 then rewinds the generator of a seeded request, which a CPU generator
+  # cannot do, and the engine dies ("CPU Generator does not use offset").
+  environment=serve-cpu
+  hardware=(--enforce-eager --dtype float32 --max-model-len 4096
+    --no-enable-chunked-prefill --max-num-batched-tokens 8192)
+  export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1}
+  export VLLM_CPU_OMP_THREADS_BIND=${VLLM_CPU_OMP_THREADS_BIND:-nobind}
+fi
+python=$home/.envs/$environment/bin/python
+if [[ ! -x $python ]]; then
+  echo "error: the $environment environment is not built; run: make envs" >&2
+  exit 2
+fi
+# A directory is served: nothing needs a hub, and nothing is told to anybody.
+export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
+
+if "$python" -c "import socket; socket.create_connection(('127.0.0.1', $port), 1)" 2>/dev/null; then
+  echo "error: port $port is taken; choose another with --port" >&2
+  exit 2
+fi
+log=${SERVE_LOG:-$home/runs/serve-$port.log}
+mkdir -p "$(dirname "$log")"
+
+server=
+cleanup() {
+  local code=$?
+  trap - EXIT INT TERM HUP
+  if [[ -n $server ]]; then
+    # The whole process group: vLLM's engine and workers are processes of their own.
+    kill -TERM -- "-$server" 2>/dev/null || true
+    for _ in $(seq 100); do
+      kill -0 -- "-$server" 2>/dev/null || break
+      sleep 0.1
+    done
+    kill -KILL -- "-$server" 2>/dev/null || true
+    wait "$server" 2>/dev/null || true
+  fi
+  exit "$code"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# Its own session, so that Ctrl-C reaches it through cleanup alone; and should this script be killed
+# with -9, the kernel still ends the server.
+launch=(setsid)
+setpriv --help 2>/dev/null | grep -q pdeathsig && launch+=(setpriv --pdeathsig TERM)
+"${launch[@]}" "$python" -m vllm.entrypoints.openai.api_server --model "$model" \
+  --served-model-name "$model" --host 127.0.0.1 "${hardware[@]}" "$@" >"$log" 2>&1 </dev/null &
+server=$!
+
+fail() {
+  echo "error: $1; the last lines of $log:" >&2
+  tail -n 30 "$log" >&2
+  exit 1
+}
+deadline=$((SECONDS + ${SERVE_TIMEOUT:-1800}))
+until "$python" -c "import urllib.request as r; r.urlopen('http://127.0.0.1:$port/health', timeout=5)" \
+  2>/dev/null; do
+  kill -0 "$server" 2>/dev/null || fail "the server ended before it answered"
+  ((SECONDS < deadline)) || fail "no answer after ${SERVE_TIMEOUT:-1800} seconds"
+  sleep 1
+done
+echo "http://127.0.0.1:$port/v1"
+# `wait` returns at once when a signal comes, so that cleanup is not delayed.
+code=0
+wait "$server" || code=$?
+fail "the server ended by itself (exit code $code)"

@@ -1,0 +1,92 @@
+"""Builders that several test files share. Plain functions: `from conftest import cot, raw_row`."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cot_reward.records import comparison_key, conversation
+from PIL import Image
+
+REPO = Path(__file__).parent.parent
+PYTHON = REPO / ".envs/dev/bin/python"
+
+
+def cot(
+    first: Sequence[object] = (8, 7, 9),
+    second: Sequence[object] = (6, 7, 5),
+    answer: int = 1,
+    noun: str = "Image",
+    totals: tuple[object, object] | None = None,
+    remark: str = "",
+) -> str:
+    """A chain of thought: scores per dimension, their sums, the answer."""
+    stated = totals or (sum(map(int, map(str, first))), sum(map(int, map(str, second))))
+    lines = [
+        f"{number}. Dimension {number}: {noun} 1 ({a}/10) - fine; {noun} 2 ({b}/10) - {remark}so"
+        for number, (a, b) in enumerate(zip(first, second, strict=True), 1)
+    ]
+    lines += [
+        "Total score:",
+        f"{noun} 1: {'+'.join(map(str, first))}={stated[0]}",
+        f"{noun} 2: {'+'.join(map(str, second))}={stated[1]}",
+    ]
+    return thought("\n".join(lines), answer, noun)
+
+
+def thought(reasoning: str, answer: int = 1, noun: str = "Image") -> str:
+    """A well-formed completion with this reasoning."""
+    return f"<think>\n{reasoning}\n</think>\n<answer>{noun} {answer} is better</answer>"
+
+
+def raw_row(caption: str, images: Sequence[str], label: int = 1) -> dict[str, Any]:
+    """A row of raw preference data, as upstream publishes it."""
+    preference = f"Image {label} is better than Image {3 - label}."
+    return {
+        "prompt": caption,
+        "images": list(images),
+        "conversations": conversation("Which image is better?", preference),
+    }
+
+
+def judged_row(
+    text: str,
+    label: int = 1,
+    caption: str = "a cat",
+    images: tuple[str, str] = ("a.png", "b.png"),
+    order: str = "given",
+    **other: Any,
+) -> dict[str, Any]:
+    """A stage 2 row. `images` and `label` are as presented; the findings are left for the judge."""
+    return {
+        "conversations": conversation(f"<image><image>Judge: [{caption}]", text),
+        "images": list(images),
+        "videos": [],
+        "id": comparison_key("image_generation", caption, (), images),
+        "task": "image_generation",
+        "source": "made",
+        "order": order,
+        "sample": 0,
+        "label": label,
+        "answer": 0,
+        "verdict": "",
+        "coherence": "",
+        "finish_reason": "stop",
+        "model": "model-a",
+        "template_hash": "0" * 16,
+    } | other
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def picture(path: Path, colour: tuple[int, int, int] = (200, 30, 30), size: int = 48) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (size, size), colour).save(path)
+    return path

@@ -1,0 +1,169 @@
+"""An OpenAI-compatible server that can be told to fail. Run in a process of its own:
+
+    with MockServer() as server:
+        server.tell(latency=0.1, faults=[{"caption": "a cat", "kind": "status", "status": 500}])
+
+Its answers depend on the caption and on seed + index alone, as those of a real one do.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from typing import Any
+
+# Answers of sample 0, 1, 2, ... by seed: right or wrong, coherent or not, cut or malformed.
+KINDS = ("one", "two", "one", "two", "contradicts", "no_totals", "unparsed", "length")
+
+
+def completion(number: int) -> tuple[str, str]:
+    """Text and finish reason of the sample with this seed."""
+    kind = KINDS[number % len(KINDS)]
+    a, b = (9, 6) if kind in ("one", "contradicts") else (6, 9)
+    answer = {"one": 1, "two": 2, "contradicts": 2, "no_totals": 1}.get(kind, 1)
+    reasoning = f"Seen {number}. Style: Image 1 ({a}/10); Image 2 ({b}/10)\n"
+    if kind != "no_totals":
+        reasoning += f"Total: Image 1: {a}, Image 2: {b}"
+    if kind == "length":
+        return f"<think>{reasoning}", "length"
+    if kind == "unparsed":
+        return f"<think>{reasoning}</think>Image 1 is better", "stop"
+    return f"<think>{reasoning}</think><answer>Image {answer} is better</answer>", "stop"
+
+
+class MockServer:
+    """The server's process, and what a test says to it and hears from it."""
+
+    def __init__(self, port: int = 0, models: str = "mock") -> None:
+        command = [sys.executable, __file__, str(port), models]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+
+    def _call(self, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", data, 30) as answer:
+            return json.load(answer)
+
+    def tell(self, latency: float = 0.0, faults: list[dict[str, Any]] | None = None) -> None:
+        """Forget the log, and from now on answer like this.
+
+        A fault: "kind" (status, cut, close, wrong_n, same_index, body), "times" (always, without
+        it), "caption" (all, without it), and for "status" and "body" what to say.
+        """
+        self._call("/tell", {"latency": latency, "faults": faults or []})
+
+    def log(self) -> list[dict[str, Any]]:
+        """Every request since `tell`: caption, images (as sent), seed, n, when, and the rest."""
+        found: list[dict[str, Any]] = self._call("/log")
+        return found
+
+    def wait_for(self, requests: int, seconds: float = 30) -> None:
+        until = time.monotonic() + seconds
+        while len(self.log()) < requests:
+            assert time.monotonic() < until, f"{requests} requests did not come"
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def __enter__(self) -> "MockServer":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+
+def _serve(port: int, models: list[str]) -> None:
+    from aiohttp import web
+
+    state: dict[str, Any] = {"latency": 0.0, "faults": [], "log": []}
+
+    async def tell(request: web.Request) -> web.Response:
+        state.update(await request.json(), log=[])
+        return web.json_response({})
+
+    async def log(request: web.Request) -> web.Response:
+        return web.json_response(state["log"])
+
+    async def list_models(request: web.Request) -> web.Response:
+        data = [{"id": model, "object": "model"} for model in models]
+        return web.json_response({"object": "list", "data": data})
+
+    def fault_for(caption: str) -> dict[str, Any]:
+        for fault in state["faults"]:
+            if fault.get("caption", caption) == caption and fault.get("times", 1) > 0:
+                if "times" in fault:
+                    fault["times"] -= 1
+                return dict(fault)
+        return {}
+
+    async def chat(request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        (message,) = body["messages"]
+        *images, text = message["content"]
+        caption = text["text"].rpartition("[")[2].rstrip("]")
+        sent = {key: body[key] for key in body if key != "messages"}
+        urls = [image["image_url"]["url"] for image in images]
+        entry = sent | {"caption": caption, "images": urls, "text": text["text"]}
+        state["log"].append(entry | {"when": time.time()})
+        await asyncio.sleep(state["latency"])
+        fault = fault_for(caption)
+        kind = fault.get("kind")
+        if kind == "status":
+            headers = {"Retry-After": fault["retry_after"]} if "retry_after" in fault else {}
+            said = {"error": {"message": fault.get("message", "told to fail")}}
+            return web.json_response(said, status=fault["status"], headers=headers)
+        if kind == "body":
+            return web.Response(
+                text=fault["body"], content_type=fault.get("type", "application/json")
+            )
+        count = body["n"] - (kind == "wrong_n")
+        choices = []
+        for index in range(count):
+            said, reason = completion(body["seed"] + index)
+            choices.append({
+                "index": 0 if kind == "same_index" else index, "finish_reason": reason,
+                "message": {"role": "assistant", "content": fault.get("text", said)},
+            })  # fmt: skip
+        usage = {"prompt_tokens": 100, "completion_tokens": 50 * count, "total_tokens": 0}
+        whole = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
+                 "choices": choices[::-1], "usage": usage}  # fmt: skip
+        if kind in ("cut", "close"):
+            half = json.dumps(whole).encode()[:100]
+            response = web.StreamResponse(headers={"Content-Type": "application/json"})
+            # "cut": promised more than came. "close": the end of the body is not even promised.
+            response.content_length = 5000 if kind == "cut" else None
+            if kind == "close":
+                response.force_close()
+            await response.prepare(request)
+            await response.write(half)
+            assert request.transport is not None
+            if kind == "cut":
+                request.transport.close()
+            return response
+        return web.json_response(whole)
+
+    async def main() -> None:
+        app = web.Application(client_max_size=2**30)
+        app.add_routes([
+            web.post("/tell", tell), web.get("/log", log), web.get("/v1/models", list_models),
+            web.post("/v1/chat/completions", chat),
+        ])  # fmt: skip
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        print(runner.addresses[0][1], flush=True)
+        await asyncio.Event().wait()
+
+    asyncio.run(main())
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]), sys.argv[2].split(","))

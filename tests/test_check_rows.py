@@ -1,0 +1,233 @@
+"""`scripts/check_rows.py`: what it finds, where it says that it is, and its exit status."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cot_reward import checks, media
+from cot_reward.records import conversation
+from PIL import Image
+
+REPO = Path(__file__).parent.parent
+
+
+def sft(images: list[str], **extra: Any) -> dict[str, Any]:
+    return {
+        "conversations": conversation("<image>" * len(images) + "Which?", "<answer>x</answer>"),
+        "images": images,
+        **extra,
+    }
+
+
+def dpo(images: list[str], **extra: Any) -> dict[str, Any]:
+    problem = "<image>" * len(images) + "Which?"
+    return {"problem": problem, "chosen": "a", "rejected": "b", "images": images, **extra}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "media"
+    root.mkdir()
+    for name in ("a.png", "b.png", "c.jpg"):
+        Image.new("RGB", (60, 60), "red").save(root / name)
+    (root / "clip.mp4").write_bytes(b"frames")
+    return root
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        path.write_text(json.dumps(rows, indent=1))
+    return path
+
+
+def found(path: Path, root: Path) -> list[tuple[str, str]]:
+    report = checks.check_files([path], root, workers=2)
+    return [(problem.where, problem.reason) for problem in report.problems]
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_clean(tmp_path: Path, root: Path, name: str) -> None:
+    video = dpo([], videos=["clip.mp4"]) | {"problem": "<video>Which?"}
+    rows = [sft(["a.png", "b.png"]), sft([]), dpo(["b.png", "./a.png"]), video]
+    report = checks.check_files([write(tmp_path / name, rows)], root, workers=2)
+    assert report.problems == []
+    assert (report.rows, report.images, report.videos) == (4, 2, 1)
+
+
+def break_media(root: Path) -> None:
+    (root / "zero.png").write_bytes(b"")
+    (root / "zero.mp4").write_bytes(b"")
+    (root / "text.png").write_text("hello")
+    whole = (root / "c.jpg").read_bytes()
+    (root / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "out.png").symlink_to(root.parent / "outside.png")
+    Image.new("RGB", (60, 60)).save(root.parent / "outside.png")
+    Image.new("1", (1_000_000, 1)).save(root / "thin.png")
+
+
+VIDEO_ROW = sft([], videos=["zero.mp4"]) | {"conversations": conversation("<video>W", "x")}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (sft(["gone.png"]), "missing"),
+        (sft(["a.png", "../outside.png"]), "escapes"),
+        (sft(["out.png"]), "escapes"),
+        (sft(["/etc/hostname"]), "escapes"),
+        (dpo(["zero.png"]), "empty"),
+        (sft(["text.png"]), "not_an_image"),
+        (sft(["cut.jpg"]), "corrupt"),
+        (sft(["thin.png"]), "too_large"),
+        (VIDEO_ROW, "empty"),
+        (sft([], videos=["gone.mp4"]) | {"conversations": conversation("<video>", "x")}, "missing"),
+        (sft(["a.png"]) | {"images": []}, "placeholders"),
+        (sft([]) | {"images": ["a.png"]}, "placeholders"),
+        (dpo(["a.png"]) | {"images": ["a.png", "b.png"]}, "placeholders"),
+        (dpo(["a.png"], rejected="<image>"), "placeholders"),
+        (sft([]) | {"conversations": conversation("<audio>", "x")}, "placeholders"),
+        (sft([]) | {"conversations": conversation("p", " ")}, "fields"),
+        (sft([]) | {"conversations": conversation("p", "x")[:1]}, "fields"),
+        (sft([]) | {"conversations": conversation("p", "x")[::-1]}, "fields"),
+        (sft([]) | {"conversations": None}, "fields"),
+        (sft(["a.png"]) | {"images": "a.png"}, "fields"),
+        (sft(["a.png"]) | {"images": None}, "fields"),
+        (sft(["a.png"]) | {"images": [["a.png"]]}, "fields"),
+        (sft([], label="1"), "fields"),
+        (sft([], sample=True), "fields"),
+        (sft([], id=None), "fields"),
+        (dpo([], chosen=["a"]), "fields"),
+        (dpo([], order=1), "fields"),
+        ({"problem": "p", "chosen": "x"}, "fields"),
+        ({}, "fields"),
+        ("text", "fields"),
+        (None, "fields"),
+    ],
+)
+def test_one_bad_row(tmp_path: Path, root: Path, row: Any, reason: str) -> None:
+    break_media(root)
+    rows = [sft(["a.png"]), sft(["b.png"]), row]
+    path = write(tmp_path / "rows.jsonl", rows)
+    assert found(path, root) == [(f"{path}:3", reason)]
+    path = write(tmp_path / "rows.json", rows)
+    assert found(path, root) == [(f"{path}: row 3", reason)]
+
+
+@pytest.mark.parametrize(
+    "bad", ['{"conversations": [', "nonsense", '{"a": 1} {"b": 2}', "[" * 9999]
+)
+def test_a_malformed_line_has_its_number(tmp_path: Path, root: Path, bad: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    good = json.dumps(sft(["a.png"]))
+    path.write_text(f"{good}\n\n{bad}\n{good}\n")
+    assert found(path, root) == [(f"{path}:3", "malformed")]
+
+
+def test_a_malformed_list_has_its_line(tmp_path: Path, root: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text('[\n{"a": 1},\n{"a": }\n]')
+    assert found(path, root) == [(f"{path}:3", "malformed")]
+
+
+def test_bytes_that_are_not_utf8(tmp_path: Path, root: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json.dumps(sft(["a.png"])).encode() + b'\n{"a": "\xff"}\n')
+    assert found(path, root) == [(f"{path}:2", "malformed")]
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "[]"])
+def test_an_empty_file_is_a_problem(tmp_path: Path, root: Path, content: str) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(content)
+    assert found(path, root) == [(str(path), "empty_file")]
+
+
+def test_each_image_is_decoded_once(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+    load = media.load
+
+    def counted(path: Path) -> Image.Image:
+        decoded.append(path.name)
+        return load(path)
+
+    monkeypatch.setattr(media, "load", counted)
+    break_media(root)
+    rows = [sft(["a.png", "./a.png", "cut.jpg"]), dpo(["cut.jpg", "a.png"])]
+    path = write(tmp_path / "rows.jsonl", rows)
+    assert found(path, root) == [(f"{path}:1", "corrupt"), (f"{path}:2", "corrupt")]
+    assert sorted(decoded) == ["a.png", "cut.jpg"]
+
+
+# --- the script -----------------------------------------------------------------------------------
+def script(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(REPO / "scripts/check_rows.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPO, check=False)
+
+
+def test_script_says_clean(tmp_path: Path, root: Path) -> None:
+    files = [write(tmp_path / "a.json", [sft(["a.png"])]), write(tmp_path / "b.jsonl", [dpo([])])]
+    done = script(*files, "--image-folder", root)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "2 rows, 1 images, 0 videos: clean\n"
+
+
+def test_script_counts_and_shows_the_first_ten(tmp_path: Path, root: Path) -> None:
+    rows = [sft(["a.png"])] + [sft([f"{index}.png"]) for index in range(20)] + [sft([], id=3)]
+    path = write(tmp_path / "rows.jsonl", rows)
+    done = script(path, "--media-root", root)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[0].endswith("21 problems")
+    assert [line.split() for line in lines[1:3]] == [["20", "missing"], ["1", "fields"]]
+    assert len(lines) == 4 + 10
+    assert lines[4].startswith(f"  {path}:2: missing: 0.png")
+
+
+def test_every_problem_of_a_medium_names_its_file(tmp_path: Path, root: Path) -> None:
+    break_media(root)
+    names = ["gone.png", "out.png", "zero.png", "text.png", "cut.jpg", "thin.png"]
+    path = write(tmp_path / "rows.jsonl", [sft([name]) for name in names])
+    report = checks.check_files([path], root, workers=2)
+    assert len(report.problems) == len(names)
+    for name, problem in zip(names, report.problems, strict=True):
+        assert name in problem.message
+
+
+def test_shipped_samples_are_clean() -> None:
+    sample = REPO / "dataset/sample"
+    names = ("sft.json", "correct.jsonl", "incorrect.jsonl", "dpo.jsonl")
+    done = script(*(sample / name for name in names), "--media-root", REPO / "dataset")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith("8 rows")
+
+
+def test_users_mistakes(tmp_path: Path, root: Path) -> None:
+    path = write(tmp_path / "rows.json", [sft([])])
+    cases: list[tuple[list[Any], str]] = [
+        ([tmp_path / "gone.json"], "no such file"),
+        ([path, "--media-root", tmp_path / "gone"], "--media-root"),
+        ([path, "--media-rot", root], "Did you mean '--media-root'?"),
+        ([path, "--media-root", root, "--workers", 0], "--workers"),
+        ([], "FILE"),
+    ]
+    for arguments, message in cases:
+        done = script(*arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_help_is_quick_and_nothing_imports_torch() -> None:
+    start = time.monotonic()
+    assert "videos are not decoded" in script("--help").stdout
+    assert time.monotonic() - start < 1
+    code = "import cot_reward.checks, sys; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=REPO / "scripts", check=True)

@@ -1,0 +1,320 @@
+"""Every shipped configuration file is read by the program that it is for, and all are counted.
+
+Only `use_cpu` and the variables of a one-process torchrun are added, and for files whose paths come
+by flag those paths.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cot_reward import settings
+from cot_reward.tasks import TASKS, check_template
+
+REPO = Path(__file__).parent.parent
+SFT_PYTHON = REPO / ".envs/sft/bin/python"
+FILES = sorted(
+    str(path.relative_to(REPO))
+    for path in [*(REPO / "configs").rglob("*"), REPO / "dataset/dataset_info.json"]
+    if path.is_file()
+)
+
+# LLaMA-Factory's own readers, in its own environment, in one process for all files: it takes ten
+# seconds to start. Reads jobs (name, reader, argument), writes {name: error or ""}.
+SERVER = """
+import json, os, sys, traceback
+from pathlib import Path
+import yaml
+from llamafactory.data.loader import _get_merged_dataset
+from llamafactory.data.parser import get_dataset_list
+from llamafactory.hparams import get_infer_args, get_train_args
+
+def train(path, **extra):
+    values = yaml.safe_load(Path(path).read_text()) | {"use_cpu": True} | extra
+    model, data, training, finetuning, _ = get_train_args(values)
+    get_dataset_list(data.dataset, data.dataset_dir)
+    return model, data, training, finetuning
+
+def train_with_deepspeed(path):
+    *_, training, _ = train("configs/qwen_cold_start.yaml", deepspeed=path)
+    stage = json.loads(Path(path).read_text())["zero_optimization"]["stage"]
+    assert training.hf_deepspeed_config.config["zero_optimization"]["stage"] == stage
+    assert training.hf_deepspeed_config.is_zero3() == (stage == 3)
+
+def export(path):
+    model, *_ = get_infer_args(yaml.safe_load(Path(path).read_text()))
+    assert model.export_dir and model.adapter_name_or_path
+
+def datasets(path):
+    folder = str(Path(path).parent)
+    names = list(json.loads(Path(path).read_text()))
+    assert len(get_dataset_list(names, folder)) == len(names)
+    # The sample rows stand for those of a run: `../` in a file name, and empty `videos`.
+    for name in ("sample_sft", "rejection"):
+        model, data, training, _ = train(
+            "configs/rejection_lora.yaml", dataset=name, preprocessing_num_workers=1
+        )
+        rows = list(_get_merged_dataset([name], model, data, training, stage="sft"))
+        assert len(rows) == 2
+        for row in rows:
+            assert [turn["role"] for turn in row["_prompt"] + row["_response"]] == [
+                "user", "assistant"]
+            assert len(row["_images"]) == 2 and all(map(os.path.isfile, row["_images"]))
+            assert row["_videos"] is None
+
+results = {}
+for name, reader, argument in json.load(sys.stdin):
+    try:
+        globals()[reader](argument)
+        results[name] = ""
+    except BaseException:
+        results[name] = traceback.format_exc()
+Path("results.json").write_text(json.dumps(results))
+"""
+
+
+@dataclass(frozen=True)
+class LlamaFactory:
+    """The function of SERVER that reads a file."""
+
+    reader: str
+
+
+def values(path: str) -> dict[str, Any]:
+    return yaml.safe_load((REPO / path).read_text(encoding="utf-8"))
+
+
+def flags_for(path: str, *names: str) -> list[str]:
+    """Flags for those of the names that the file leaves to the command line."""
+    given = values(path)
+    return [part for name in names if name not in given for part in (f"--{name}", f"some/{name}")]
+
+
+def read_accelerate(path: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+    load_config_from_file(str(REPO / path))
+    # As `accelerate launch` merges it with its flags.
+    for flags, processes in ([], values(path)["num_processes"]), (["--num_processes", "3"], 3):
+        arguments = launch_command_parser().parse_args(["--config_file", path, *flags, "x.py"])
+        arguments, config, _ = _validate_launch_command(arguments)
+        assert arguments.num_processes == processes
+        assert config.distributed_type == values(path)["distributed_type"]
+
+
+def read_inference(path: str) -> None:
+    from cot_reward.inference import InferenceSettings
+
+    settings.parse(InferenceSettings, "", argv=["--config", path, *flags_for(path, "data", "out")])
+
+
+def read_merging(path: str) -> None:
+    from cot_reward.merging import MergeSettings
+
+    flags = flags_for(path, "correct", "incorrect", "out")
+    settings.parse(MergeSettings, "", argv=["--config", path, *flags])
+
+
+def read_dpo(path: str) -> None:
+    from cot_reward.dpo import arguments
+
+    flags = flags_for(path, "model_name_or_path", "data_path", "output_dir")
+    script, training, model = arguments.parse(["--config", path, "--use_cpu", "true", *flags])
+    read = {**vars(script), **vars(training), **vars(model)}
+    assert read["learning_rate"] == values(path)["learning_rate"]
+    assert read["max_length"] is None  # no chain of thought is cut
+
+
+def read_world(path: str) -> None:
+    from cot_reward import demo_world
+
+    settings.parse(demo_world.Settings, "", argv=["--config", path])
+
+
+def read_template(path: str) -> None:
+    check_template((REPO / path).read_text(encoding="utf-8"), TASKS["image_generation"])
+
+
+# Which program reads which files. Every file must match exactly one line.
+LOADERS: dict[str, LlamaFactory | Callable[[str], None]] = {
+    "configs/qwen_cold_start.yaml": LlamaFactory("train"),
+    "configs/rejection.yaml": LlamaFactory("train"),
+    "configs/*_lora.yaml": LlamaFactory("train"),
+    "configs/*_lora_export.yaml": LlamaFactory("export"),
+    "configs/demo/**/qwen_cold_start.yaml": LlamaFactory("train"),
+    "configs/demo/**/rejection.yaml": LlamaFactory("train"),
+    "configs/deepspeed/*.json": LlamaFactory("train_with_deepspeed"),
+    "dataset/dataset_info.json": LlamaFactory("datasets"),
+    "configs/accelerate/*.yaml": read_accelerate,
+    "configs/demo/**/accelerate.yaml": read_accelerate,
+    "configs/inference.yaml": read_inference,
+    "configs/demo/**/inference.yaml": read_inference,
+    "configs/merge.yaml": read_merging,
+    "configs/demo/**/merge.yaml": read_merging,
+    "configs/dpo.yaml": read_dpo,
+    "configs/demo/**/dpo*.yaml": read_dpo,
+    "configs/demo/**/control_sft.yaml": read_dpo,
+    "configs/demo/**/world.yaml": read_world,
+    "configs/demo/**/template.txt": read_template,
+}
+# Raised by hand with each new file, so that a pattern that sees too few of them is noticed.
+EXPECTED = 27
+MATCHES = {
+    file: [pattern for pattern in LOADERS if REPO / file in set(REPO.glob(pattern))]
+    for file in FILES
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """file -> "" or the traceback, of every file that LLaMA-Factory reads."""
+    assert SFT_PYTHON.exists(), f"{SFT_PYTHON} is missing: make envs"
+    # A house of its own: LLaMA-Factory refuses an output_dir that a run here has already filled.
+    house = tmp_path_factory.mktemp("house")
+    (house / "configs").symlink_to(REPO / "configs")
+    (house / "dataset").mkdir()
+    (house / "dataset/sample").symlink_to(REPO / "dataset/sample")
+    shutil.copy(REPO / "dataset/dataset_info.json", house / "dataset")
+    (house / "runs/stage2_infer").mkdir(parents=True)
+    shutil.copy(REPO / "dataset/sample/correct.jsonl", house / "runs/stage2_infer")
+
+    loaders = {file: LOADERS[patterns[0]] for file, patterns in MATCHES.items() if patterns}
+    jobs = [
+        (file, loader.reader, file)
+        for file, loader in loaders.items()
+        if isinstance(loader, LlamaFactory)
+    ]
+    wrong = house / "wrong.yaml"
+    wrong.write_text((REPO / "configs/rejection.yaml").read_text() + "\nnot_a_key: 1\n")
+    jobs.append(("wrong", "train", str(wrong)))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    torchrun |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    offline = {"HF_HOME": str(house / "hf"), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [SFT_PYTHON, "-c", SERVER],
+        input=json.dumps(jobs),
+        capture_output=True,
+        text=True,
+        cwd=house,
+        env=os.environ | torchrun | offline,
+        check=False,
+    )
+    assert (house / "results.json").exists(), done.stderr[-4000:]
+    return json.loads((house / "results.json").read_text())
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_config_is_read_by_its_program(
+    file: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(MATCHES[file]) == 1, f"add {file} to LOADERS (matches {MATCHES[file]})"
+    loader = LOADERS[MATCHES[file][0]]
+    if isinstance(loader, LlamaFactory):
+        assert request.getfixturevalue("results")[file] == ""
+    else:
+        monkeypatch.chdir(REPO)
+        loader(file)
+
+
+def test_no_loader_is_left_over_and_the_number_is_known() -> None:
+    used = {pattern for patterns in MATCHES.values() for pattern in patterns}
+    assert used == set(LOADERS)
+    assert len(FILES) == EXPECTED
+
+
+# --- what the files say ---------------------------------------------------------------------------
+REAL = ["qwen_cold_start", "rejection", "qwen_cold_start_lora", "rejection_lora"]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_training_settings(name: str) -> None:
+    config = values(f"configs/{name}.yaml")
+    expected = {
+        "template": "qwen2_vl",
+        "image_max_pixels": 262144,
+        "video_max_pixels": 16384,
+        "freeze_vision_tower": True,
+        "freeze_multi_modal_projector": True,
+        "cutoff_len": 13000,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 32,
+        "num_train_epochs": 3.0,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.03,
+        "bf16": True,
+        "enable_liger_kernel": True,
+        "plot_loss": True,
+        "report_to": "tensorboard",
+        "media_dir": "dataset",
+        "trust_remote_code": False,
+        "learning_rate": 1e-4 if name.endswith("lora") else 2.5e-6,
+        "finetuning_type": "lora" if name.endswith("lora") else "full",
+    }
+    assert {key: config.get(key) for key in expected} == expected
+    # With the key, a plain `llamafactory-cli train` on one GPU asks for torchrun.
+    assert ("deepspeed" in config) != name.endswith("lora")
+
+
+def test_stages_are_chained() -> None:
+    stage_1, stage_2 = values("configs/qwen_cold_start.yaml"), values("configs/rejection.yaml")
+    assert stage_2["model_name_or_path"] == stage_1["output_dir"]
+    assert values("configs/dpo.yaml")["model_name_or_path"] == stage_2["output_dir"]
+    base = values("configs/qwen_cold_start_lora.yaml")["model_name_or_path"]
+    for name in ("qwen_cold_start", "rejection"):
+        train = values(f"configs/{name}_lora.yaml")
+        export = values(f"configs/{name}_lora_export.yaml")
+        assert train["model_name_or_path"] == export["model_name_or_path"] == base
+        assert export["adapter_name_or_path"] == train["output_dir"]
+        base = export["export_dir"]
+
+
+def test_data_paths_meet() -> None:
+    registered = json.loads((REPO / "dataset/dataset_info.json").read_text())
+    file = (REPO / "dataset" / registered["rejection"]["file_name"]).resolve()
+    assert file == REPO / values("configs/inference.yaml")["out"] / "correct.jsonl"
+    file = (REPO / "dataset" / registered["demo_rejection"]["file_name"]).resolve()
+    assert file == REPO / values("configs/demo/inference.yaml")["out"] / "correct.jsonl"
+    bounds = [values(file).get("image_max_pixels") for file in FILES if file.endswith(".yaml")]
+    assert set(bounds) <= {262144, None}
+
+
+def test_no_absolute_paths() -> None:
+    def strings(value: Any) -> list[str]:
+        if isinstance(value, dict):
+            return [text for item in value.values() for text in strings(item)]
+        if isinstance(value, list):
+            return [text for item in value for text in strings(item)]
+        return [value] if isinstance(value, str) else []
+
+    for file in FILES:
+        if not file.endswith(".txt"):
+            for text in strings(values(file)):  # JSON is YAML
+                assert not text.startswith(("/", "~")), f"{file}: {text}"
+
+
+def test_readers_refuse_a_wrong_key(tmp_path: Path, results: dict[str, str]) -> None:
+    """The loaders above would notice a slip."""
+    assert "not_a_key" in results["wrong"]
+    for file, load in [
+        ("configs/inference.yaml", read_inference),
+        ("configs/merge.yaml", read_merging),
+        ("configs/dpo.yaml", read_dpo),
+        ("configs/accelerate/zero2.yaml", read_accelerate),
+        ("configs/demo/world.yaml", read_world),
+    ]:
+        path = tmp_path / Path(file).name
+        path.write_text((REPO / file).read_text() + "\nnot_a_key: 1\n")
+        with pytest.raises((settings.UserError, ValueError), match="not_a_key"):
+            load(str(path))

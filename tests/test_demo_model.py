@@ -1,0 +1,191 @@
+"""The demo's base: every environment reads the same tokens, pictures and weights from it."""
+
+import dataclasses
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cot_reward import demo_model, tasks
+from cot_reward import demo_world as world
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = world.Settings(template=ROOT / "configs/demo/template.txt", heldout=4)
+
+# Runs in each environment: argv is the checkpoint and a JSON file of texts and pictures.
+READ = """
+import json, sys
+import torch
+from PIL import Image
+from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+folder, request = sys.argv[1], json.load(open(sys.argv[2]))
+processor = AutoProcessor.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+images = [Image.open(path) for path in request["images"]]
+content = [{"type": "image"}] * 2 + [{"type": "text", "text": request["prompt"]}]
+chat = [{"role": "user", "content": content}]
+text = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+batch = processor(text=[text], images=images, return_tensors="pt")
+with torch.no_grad():
+    logits = model(**batch).logits[0, -1]
+out = {
+    "texts": [tokenizer(text)["input_ids"] for text in request["texts"]],
+    "decoded": [tokenizer.decode(tokenizer(text)["input_ids"]) for text in request["texts"]],
+    "prompt": batch["input_ids"][0].tolist(),
+    "grid": batch["image_grid_thw"].tolist(),
+    "pixels": batch["pixel_values"].double().sum(1).tolist(),
+    "logits": logits.tolist(),
+    "eos": model.generation_config.eos_token_id,
+    "special": [tokenizer.eos_token, tokenizer.pad_token],
+}
+print("RESULT" + json.dumps(out))
+"""
+
+# LLaMA-Factory's own way to the same tokens: its loader, template and picture preprocessing.
+READ_SFT = """
+import json, sys
+from llamafactory.data.template import get_template_and_fix_tokenizer
+from llamafactory.hparams import DataArguments, ModelArguments
+from llamafactory.model import load_tokenizer
+
+folder, request = sys.argv[1], json.load(open(sys.argv[2]))
+module = load_tokenizer(ModelArguments(model_name_or_path=folder))
+tokenizer, processor = module["tokenizer"], module["processor"]
+template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template="qwen2_vl"))
+messages = [
+    {"role": "user", "content": "<image><image>" + request["prompt"]},
+    {"role": "assistant", "content": request["texts"][0]},
+]
+plugin = template.mm_plugin
+messages = plugin.process_messages(messages, request["images"], [], [], processor)
+prompt, answer = template.encode_oneturn(tokenizer, messages)
+seen = plugin.get_mm_inputs(request["images"], [], [], [2], [0], [], [prompt], processor)
+out = {
+    "prompt": prompt,
+    "answer": answer,
+    "grid": seen["image_grid_thw"].tolist(),
+    "pixels": seen["pixel_values"].double().sum(1).tolist(),
+}
+print("RESULT" + json.dumps(out))
+"""
+
+
+def run_in(environment: str, code: str, *arguments: Path) -> dict[str, Any]:
+    """What a script prints after RESULT, in one of the project's environments."""
+    done = subprocess.run(
+        [ROOT / ".envs" / environment / "bin/python", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "HOME": "/tmp"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result: dict[str, Any] = json.loads(done.stdout.split("RESULT")[1])
+    return result
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained base, saved as the trained one is."""
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    tokenizer = demo_model.build_tokenizer(SETTINGS.read_template(), SETTINGS.vocab)
+    demo_model.build_model(tokenizer, SETTINGS).save_pretrained(folder)
+    demo_model.build_processor(tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def request_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("request")
+    scene = world.scenes("heldout", SETTINGS)[0]
+    images = []
+    for name, image in world.pictures(scene, SETTINGS):
+        image.save(folder / name)
+        images.append(str(folder / name))
+    texts = [
+        world.teacher_cot(scene),
+        "  spaces, 12.5 numbers\n\n\tand äöü 图像 <|im_end|>",
+        "Image 1's better\r\n",
+        "",
+    ]
+    prompt = tasks.fill(SETTINGS.read_template(), {"caption": scene.caption})
+    path = folder / "request.json"
+    path.write_text(json.dumps({"texts": texts, "prompt": prompt, "images": images}))
+    return path
+
+
+def test_all_environments_read_the_same(checkpoint: Path, request_file: Path) -> None:
+    main = run_in("main", READ, checkpoint, request_file)
+    for name in ("sft", "serve-cpu"):
+        other = run_in(name, READ, checkpoint, request_file)
+        # Sums of floats may differ in the last digits between builds.
+        for key in ("pixels", "logits"):
+            torch.testing.assert_close(
+                torch.tensor(other.pop(key)), torch.tensor(main[key]), atol=1e-3, rtol=1e-4
+            )
+        assert other == {key: main[key] for key in other}
+    assert main["grid"] == [[1, 4, 4]] * 2
+    assert main["special"] == ["<|im_end|>", "<|endoftext|>"]
+    texts = json.loads(request_file.read_text())["texts"]
+    assert main["decoded"] == texts
+    # The tokenizer that the base is trained with, before it is saved and loaded.
+    fresh = demo_model.build_tokenizer(SETTINGS.read_template(), SETTINGS.vocab)
+    assert [fresh(text)["input_ids"] for text in texts] == main["texts"]
+    encoder = demo_model.Encoder(demo_model.build_processor(fresh))
+    prompt = encoder.prompt("<image><image>" + json.loads(request_file.read_text())["prompt"])
+    assert encoder.ids(prompt) == main["prompt"]
+
+
+def test_llamafactory_sees_the_same_tokens_and_pictures(
+    checkpoint: Path, request_file: Path
+) -> None:
+    main = run_in("main", READ, checkpoint, request_file)
+    sft = run_in("sft", READ_SFT, checkpoint, request_file)
+    assert sft["prompt"] == main["prompt"]
+    end = main["eos"][0]
+    assert sft["answer"][: sft["answer"].index(end)] == main["texts"][0]
+    assert sft["grid"] == main["grid"]
+    torch.testing.assert_close(
+        torch.tensor(sft["pixels"]), torch.tensor(main["pixels"]), atol=1e-3, rtol=1e-4
+    )
+
+
+def test_a_cot_is_short(checkpoint: Path) -> None:
+    tokenizer = demo_model.build_tokenizer(SETTINGS.read_template(), SETTINGS.vocab)
+    for scene in world.scenes("heldout", SETTINGS):
+        assert len(tokenizer(world.teacher_cot(scene))["input_ids"]) <= 110
+
+
+def test_one_call_for_all_pictures_gives_the_same_features(checkpoint: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = demo_model.build_tokenizer(SETTINGS.read_template(), SETTINGS.vocab)
+    visual = demo_model.build_model(tokenizer, SETTINGS).model.visual.eval()
+    patches, grid = torch.randn(3 * 16, 3 * 2 * 14 * 14), torch.tensor([[1, 4, 4]] * 3)
+    with torch.no_grad():
+        one_by_one = visual(patches, grid).pooler_output
+        visual.config._attn_implementation = "flash_equal_lengths"
+        together = visual(patches, grid).pooler_output
+    torch.testing.assert_close(together, one_by_one)
+
+
+@pytest.mark.slow
+def test_training_is_repeatable_and_leaves_a_summary(tmp_path: Path) -> None:
+    small = dataclasses.replace(SETTINGS, warmup_steps=4, base_steps=4, batch=8)
+    summaries = []
+    for name in ("one", "two"):
+        settings = dataclasses.replace(small, model_out=tmp_path / name)
+        summaries.append(demo_model.write_base(settings, ["test"]))
+        assert json.loads((tmp_path / name / "summary.json").read_text()) == summaries[-1]
+    assert summaries[0]["loss"] == summaries[1]["loss"]
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
+    changed = (tmp_path / "two" / "model.safetensors").stat().st_mtime_ns
+    again = dataclasses.replace(small, model_out=tmp_path / "two")
+    assert demo_model.write_base(again, ["test"]) == summaries[1]
+    assert (tmp_path / "two" / "model.safetensors").stat().st_mtime_ns == changed

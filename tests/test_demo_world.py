@@ -1,0 +1,204 @@
+"""The demo's world: pools, pictures, teacher CoTs, and the files that make_demo.py writes."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cot_reward import demo_world as world
+from cot_reward import settings as settings_module
+from cot_reward.judge import judge
+from cot_reward.records import Verdict
+from cot_reward.tasks import TASKS
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = world.Settings(
+    template=ROOT / "configs/demo/template.txt",
+    cold_start=12,
+    rejection=20,
+    dpo=21,
+    validation=8,
+    heldout=10,
+)
+COT = re.compile(
+    r"<think>\nImage 1 shows (\w+) (yes|no) (\w+) (yes|no)\. "
+    r"Image 2 shows (\w+) (yes|no) (\w+) (yes|no)\.\n"
+    r"1\. Colour: Image 1 \((\d+)/10\); Image 2 \((\d+)/10\)\n"
+    r"2\. Shape: Image 1 \((\d+)/10\); Image 2 \((\d+)/10\)\n"
+    r"Total score:\nImage 1: (\d+)\+(\d+)=(\d+)\nImage 2: (\d+)\+(\d+)=(\d+)\n</think>\n"
+    r"<answer>Image ([12]) is better</answer>"
+)
+
+
+def test_every_cot_adds_up_and_answers_by_its_totals() -> None:
+    for scene in world.scenes("heldout", world.Settings(heldout=400)):
+        found = COT.fullmatch(world.teacher_cot(scene))
+        assert found
+        words, numbers = found.groups()[:8], [int(part) for part in found.groups()[8:]]
+        for i, thing in enumerate(scene.things):
+            assert (words[4 * i], words[4 * i + 2]) == thing
+            assert [word == "yes" for word in words[4 * i + 1 : 4 * i + 4 : 2]] == [
+                seen == asked for seen, asked in zip(thing, scene.wanted, strict=True)
+            ]
+        colour_1, colour_2, shape_1, shape_2, *totals, answer = numbers
+        assert totals == [
+            colour_1, shape_1, colour_1 + shape_1, colour_2, shape_2, colour_2 + shape_2
+        ]  # fmt: skip
+        assert totals[2] != totals[5]
+        assert answer == scene.label == (1 if totals[2] > totals[5] else 2)
+        assert scene.things[scene.label - 1] == scene.wanted
+        verdict = judge(world.teacher_cot(scene), TASKS["image_generation"], scene.label, "stop")
+        assert verdict == Verdict("correct", "coherent", scene.label)
+
+
+def test_labels_and_kinds_are_balanced() -> None:
+    settings = world.Settings()
+    for pool in world.POOLS:
+        members = world.scenes(pool, settings)
+        assert sum(scene.label == 1 for scene in members) == len(members) // 2
+        for kind, share in zip(world.KINDS, settings.mix, strict=True):
+            assert abs(sum(s.kind == kind for s in members) - share * len(members)) < 1
+        for scene in members:
+            worse = scene.things[2 - scene.label]
+            missed = tuple(a != b for a, b in zip(worse, scene.wanted, strict=True))
+            assert (
+                missed
+                == {
+                    "colour": (True, False),
+                    "shape": (False, True),
+                    "both": (True, True),
+                }[scene.kind]
+            )
+
+
+def test_the_seed_decides_everything() -> None:
+    other = dataclasses.replace(SMALL, seed=1)
+    scenes = world.scenes("dpo", SMALL)
+    assert scenes == world.scenes("dpo", SMALL)
+    assert scenes != world.scenes("dpo", other)
+
+    def pixels(settings: world.Settings) -> list[bytes]:
+        return [image.tobytes() for _, image in world.pictures(scenes[0], settings)]
+
+    assert pixels(SMALL) == pixels(SMALL)
+    assert pixels(SMALL) != pixels(other)
+
+
+def test_pictures_show_their_thing() -> None:
+    scene = world.Scene("x", ("red", "square"), (("red", "square"), ("white", "circle")), 1, "both")
+    for (_, image), (colour, _) in zip(
+        world.pictures(scene, dataclasses.replace(SMALL, noise=0.0)), scene.things, strict=True
+    ):
+        assert image.size == (world.SIDE, world.SIDE)
+        assert image.mode == "RGB"
+        shown = (np.asarray(image) == world.COLOURS[colour]).all(axis=2).mean()
+        assert 0.05 < shown < 0.6
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("media") / "demo"
+    world.write_data(dataclasses.replace(SMALL, out=out), ["test"])
+    return out
+
+
+def test_pools_have_no_picture_in_common(written: Path) -> None:
+    files = sorted((written / "images").iterdir())
+    assert len(files) == 2 * (12 + 20 + 21 + 8 + 10)
+    assert len({hashlib.sha256(file.read_bytes()).digest() for file in files}) == len(files)
+    named = [
+        Path(name).name
+        for pool in world.POOLS
+        for row in json.loads((written / f"{pool}.json").read_text())
+        for name in row["images"]
+    ]
+    assert sorted(named) == [file.name for file in files]
+
+
+def test_rows_have_the_contracts_forms(written: Path) -> None:
+    for row in json.loads((written / "cold_start.json").read_text()):
+        assert list(row) == ["conversations", "images"]
+        human, gpt = row["conversations"]
+        assert human["from"] == "human"
+        assert human["value"].startswith("<image><image>")
+        assert human["value"].count("<image>") == 2
+        assert gpt["from"] == "gpt"
+        assert COT.fullmatch(gpt["value"])
+        for name in row["images"]:
+            with Image.open(written.parent / name) as image:
+                image.load()
+    for pool in world.POOLS[1:]:
+        rows = json.loads((written / f"{pool}.json").read_text())
+        for row, scene in zip(rows, world.scenes(pool, SMALL), strict=True):
+            assert list(row) == ["prompt", "images", "conversations"]
+            assert row["prompt"] == scene.caption
+            human, gpt = row["conversations"]
+            assert human["value"].count("<image>") == 2
+            assert "<think>" not in human["value"]
+            better, worse = scene.label, 3 - scene.label
+            assert gpt["value"] == f"Image {better} is better than Image {worse}."
+
+
+def test_a_second_run_does_nothing_and_other_settings_do(written: Path) -> None:
+    settings = dataclasses.replace(SMALL, out=written)
+    summary = json.loads((written / "summary.json").read_text())
+    assert summary["counts"]["dpo"]["rows"] == 21
+    before = (written / "dpo.json").stat().st_mtime_ns
+    assert world.write_data(settings, ["again"]) == summary
+    assert (written / "dpo.json").stat().st_mtime_ns == before
+    signature = dataclasses.replace(settings, dpo=22).signature(world.DATA_SETTINGS)
+    assert world.read_summary(written, signature) is None
+
+
+def test_the_template_asks_for_what_the_judge_reads() -> None:
+    text = SMALL.read_template()
+    for part in ("<think>", "<answer>", "Image 1 is better", "Image 2 is better"):
+        assert part in text
+    assert text.endswith("Text Caption: [{caption}]")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mix_shape": 0.9}, "not 1"),
+        ({"dpo": -1}, "negative"),
+        ({"heads": 3}, "heads"),
+        ({"batch": 63}, "processes"),
+    ],
+)
+def test_bad_settings_are_refused(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMALL, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("config", ["configs/demo/world.yaml", "configs/demo/smoke/world.yaml"])
+def test_shipped_configs_load(config: str) -> None:
+    settings = settings_module.parse(world.Settings, "", config=ROOT / config, argv=[])
+    names = {field.name for field in dataclasses.fields(world.Settings)}
+    assert set(settings_module.read_yaml(ROOT / config, names)) == names
+    assert settings.heldout >= (500 if "smoke" not in config else 1)
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
+    config = tmp_path / "world.yaml"
+    config.write_text("held_out: 5\n")
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/make_demo.py", "--config", config],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "unknown key 'held_out'. Did you mean 'heldout'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_world_and_help_need_no_torch() -> None:
+    code = "import sys, make_demo; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT / "scripts", check=True)

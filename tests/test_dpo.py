@@ -1,0 +1,414 @@
+"""Stage 3: rows, collator, arguments, and a real training through `accelerate launch`."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cot_reward import curves, demo_model, media
+from cot_reward import demo_world as world
+from cot_reward.dpo import arguments, data, run
+from cot_reward.dpo.collator import PairCollator
+from cot_reward.settings import UserError
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+CAPTION = "Which fits better?\nText Caption: [a red circle]"
+SIZES = [(56, 56), (90, 61), (200, 150), (30, 300)]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen2.5-VL of some 0.1 M parameters with tokenizer and processor."""
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    small = world.Settings(hidden=32, mlp=64, layers=2, heads=2, kv_heads=1, vision_hidden=32)
+    tokenizer = demo_model.build_tokenizer("Judge. Text Caption: [{caption}]", 400)
+    model = demo_model.build_model(tokenizer, small)
+    # Random vision towers and tied heads give near-equal logits; any difference will do here.
+    model.save_pretrained(folder)
+    demo_model.build_processor(tokenizer).save_pretrained(folder)
+    return folder
+
+
+def row(images: list[str], chosen: str = "Image 1", **changes: Any) -> dict[str, Any]:
+    text = "<think>\nRed, blue.\n</think>\n<answer>{} is better</answer>"
+    return {
+        "problem": "<image>" * len(images) + CAPTION,
+        "chosen": text.format(chosen),
+        "rejected": text.format("Image 2"),
+        "images": images,
+        "videos": [],
+        "id": "0",
+        "task": "image_generation",
+        "order": "given",
+        "chosen_model": "a",
+        "rejected_model": "b",
+    } | changes
+
+
+def write(path: Path, rows: list[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures 0.png, 1.png, ... of SIZES."""
+    root = tmp_path_factory.mktemp("media")
+    rng = random.Random(0)
+    for number, size in enumerate(SIZES):
+        world.draw(("red", "circle"), rng, 10.0).resize(size).save(root / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def pairs(folder: Path, tmp_path: Path) -> str:
+    rows = [row([f"{i % 4}.png", f"{(i + 1) % 4}.png"], f"Image {i} 1") for i in range(8)]
+    return write(tmp_path / "pairs.jsonl", rows)
+
+
+def collator(base: Path, folder: Path, pixels: int = 262144) -> PairCollator:
+    processor = AutoProcessor.from_pretrained(base)
+    return PairCollator(processor, image_folder=folder, image_max_pixels=pixels)
+
+
+def trainer_for(base: Path, folder: Path, pairs: str, out: Path, *flags: str) -> Any:
+    settings = (
+        f"--config {ROOT}/configs/demo/dpo.yaml --model_name_or_path {base} --data_path {pairs} "
+        f"--image_folder {folder} --output_dir {out} --report_to none "
+        "--per_device_train_batch_size 2 --max_steps 1"
+    )
+    parsed = arguments.parse([*settings.split(), *flags])
+    return run.build_trainer(*parsed, data.load(pairs, str(folder))), parsed
+
+
+# --- rows -----------------------------------------------------------------------------------------
+def test_prompt_stands_once_and_images_where_their_placeholders_were() -> None:
+    got = data.conversational(row(["a.png", "b.png"], problem="One: <image>\ntwo: <image>. Judge."))
+    assert got["prompt"] == [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "One: "},
+                {"type": "image"},
+                {"type": "text", "text": "\ntwo: "},
+                {"type": "image"},
+                {"type": "text", "text": ". Judge."},
+            ],
+        }
+    ]
+    assert got["chosen"] == [{"role": "assistant", "content": row([])["chosen"]}]
+    assert got["images"] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"problem": "<image>" + CAPTION}, "has 1 <image> in 'problem' and 2 images"),
+        ({"images": ["0.png", "gone.png"]}, "gone.png: no such file"),
+        ({"images": ["0.png", "../0.png"]}, "out of the media root"),
+        ({"rejected": row([])["chosen"]}, "are the same text"),
+        ({"chosen": " \n"}, "'chosen' is empty"),
+        ({"problem": "<image><image> "}, "'problem' is empty"),
+        ({"chosen": None}, "'chosen' is None, not of type str"),
+        ({"images": "0.png"}, "not of type list"),
+        ({"images": [0, 1]}, "not a string"),
+        ({"videos": ["v.mp4"]}, "has videos"),
+        ({"chosen": "<|image_pad|>"}, "holds <|image_pad|>"),
+        ({"problem": CAPTION, "images": []}, "has no images"),
+    ],
+)
+def test_a_bad_row_is_named_by_its_line(
+    folder: Path, tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    good = row(["0.png", "1.png"])
+    path = write(tmp_path / "rows.jsonl", [good, good | changes, good])
+    with pytest.raises(UserError) as caught:
+        data.load(path, str(folder))
+    head, line = str(caught.value).split("\n")
+    assert head == f"{path}: 1 of 3 rows cannot be used:"
+    assert line.startswith("  line 2: ")
+    assert problem in line
+
+
+def test_the_first_ten_of_many_bad_rows_are_shown(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write(path, [row(["gone.png", "1.png"])] * 30)
+    path.write_text("not json\n[1]\n\n" + path.read_text())
+    with pytest.raises(UserError, match="32 of 32 rows") as caught:
+        data.load(str(path), str(folder))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 12
+    assert lines[1].startswith("  line 1: is not JSON")
+    assert lines[2] == "  line 2: is not a JSON object"
+    assert lines[3].startswith("  line 4: gone.png")
+    assert lines[-1] == "  and 22 more"
+
+
+def test_a_json_list_is_read_too(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps([row(["0.png", "1.png"])] * 3, indent=1))
+    assert len(data.load(str(tmp_path / "rows.json"), str(folder))) == 3
+
+
+# --- collator -------------------------------------------------------------------------------------
+def test_images_are_opened_by_the_collator_and_each_once(
+    base: Path, folder: Path, pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    load = media.load
+
+    def counting(path: Path) -> Image.Image:
+        opened.append(path.name)
+        return load(path)
+
+    monkeypatch.setattr(media, "load", counting)
+    rows = data.load(pairs, str(folder))
+    assert not opened
+    assert rows[0]["images"] == ["0.png", "1.png"]
+    batch = collator(base, folder)([rows[0], rows[1]])
+    assert sorted(opened) == ["0.png", "1.png", "2.png"]
+    assert batch["input_ids"].shape[0] == 4
+    (tmp_path / "0.png").write_bytes((folder / "0.png").read_bytes()[:200])
+    with pytest.raises(UserError, match="broken or cut"):
+        collator(base, tmp_path)([rows[0]])
+
+
+def test_token_ids_are_those_of_llama_factory(base: Path, folder: Path, tmp_path: Path) -> None:
+    """Stages 1 and 2 train on LLaMA-Factory's ids; images above and below the bound."""
+    pixels = 6000  # 0.png and 1.png lie below
+    rows = [row(["0.png", "1.png"]), row(["2.png", "3.png"]), row(["1.png", "2.png", "3.png"])]
+    rows.append(row(["3.png", "0.png"], problem="A <image>\nand  <image> b\n"))
+    write(tmp_path / "rows.jsonl", rows)
+    ids = tmp_path / "ids.json"
+    subprocess.run(
+        [ROOT / ".envs/sft/bin/python", "-c", LLAMA_FACTORY, base, folder, tmp_path, str(pixels)],
+        check=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"},
+    )
+    theirs = json.loads(ids.read_text())
+    dataset = data.load(str(tmp_path / "rows.jsonl"), str(folder))
+    batch = collator(base, folder, pixels)(list(dataset))
+    grids = [tuple(grid) for grid in batch["image_grid_thw"].tolist()]
+    assert len(theirs) == 2 * len(rows)
+    for number, their in enumerate(theirs):
+        real = batch["attention_mask"][number].bool()
+        ours = batch["input_ids"][number][real].tolist()
+        learned = batch["completion_mask"][number][real].bool()
+        assert ours == their["input_ids"]
+        expected = [label for label in their["labels"] if label != -100]
+        assert torch.tensor(ours)[learned].tolist() == expected
+        take = len(their["grid"])
+        assert grids[:take] == [tuple(grid) for grid in their["grid"]]
+        grids = grids[take:]
+
+
+LLAMA_FACTORY = """
+import json, sys
+from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
+from llamafactory.data.template import get_template_and_fix_tokenizer
+from llamafactory.hparams import DataArguments, ModelArguments
+from llamafactory.model import load_tokenizer
+
+base, folder, work, pixels = sys.argv[1:]
+loaded = load_tokenizer(ModelArguments(model_name_or_path=base, image_max_pixels=int(pixels)))
+data = DataArguments(template="qwen2_vl", cutoff_len=13000)
+template = get_template_and_fix_tokenizer(loaded["tokenizer"], data)
+encoder = SupervisedDatasetProcessor(template, **loaded, data_args=data)
+rows = [json.loads(line) for line in open(f"{work}/rows.jsonl")]
+out = []
+for key in ("chosen", "rejected"):
+    for row in rows:
+        images = [f"{folder}/{name}" for name in row["images"]]
+        ids, labels = encoder._encode_data_example(
+            prompt=[{"role": "user", "content": row["problem"]}],
+            response=[{"role": "assistant", "content": row[key]}],
+            system="", tools="", images=images, videos=[], audios=[],
+        )
+        grid = template.mm_plugin._get_mm_inputs(images, [], [], loaded["processor"])
+        grid = grid["image_grid_thw"].tolist()
+        out.append({"input_ids": ids, "labels": labels, "grid": grid})
+json.dump(out, open(f"{work}/ids.json", "w"))
+"""
+
+
+# --- arguments ------------------------------------------------------------------------------------
+REQUIRED = ["--data_path", "x.jsonl", "--model_name_or_path", "x", "--use_cpu", "--bf16", "false"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--learning_rat", "1"], "unknown flag '--learning_rat'. Did you mean '--learning_rate'?"),
+        (["--data-pat=1"], "unknown flag '--data-pat'. Did you mean '--data-path'?"),
+        (["stray"], "unexpected argument 'stray'"),
+        (["--learning_rate", "fast"], "invalid float value: 'fast'"),
+        (["--loss_type", "sigmoid", "sft", "--loss_weights", "1"], "same length as `loss_type`"),
+        (["--image_max_pixels", "0"], "image_max_pixels is 0"),
+        (["--config"], "expected one argument"),
+        (["--config", "gone.yaml"], "gone.yaml: no such file"),
+    ],
+)
+def test_bad_flags_are_one_message(flags: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        arguments.parse(REQUIRED + flags)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_then_flags(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("beta: 0.5\nloss_type: sft\nlearning_rate: 1e-6\nfreeze_vision_tower: false\n")
+    flags = ["--config", str(path), "--beta", "0.2", "--freeze-multi-modal-projector", "false"]
+    script, training, model = arguments.parse(REQUIRED + flags)
+    assert (training.beta, training.loss_type, training.learning_rate) == (0.2, ["sft"], 1e-6)
+    assert (script.freeze_vision_tower, script.freeze_multi_modal_projector) == (False, False)
+    assert training.max_length is None
+    assert not training.trust_remote_code
+    assert model.dtype == "float32"
+    path.write_text("beta: 0.5\nlearning_rte: 1\n")
+    with pytest.raises(UserError, match=r"unknown key 'learning_rte'.*'learning_rate'"):
+        arguments.parse([*REQUIRED, "--config", str(path)])
+
+
+@pytest.mark.parametrize("name", ["dpo.yaml", "demo/dpo.yaml", "demo/control_sft.yaml"])
+def test_shipped_configs_parse(name: str) -> None:
+    flags = ["--config", str(ROOT / "configs" / name), "--use_cpu", "true"]
+    needed = REQUIRED[:4] if name.startswith("demo") else []
+    _, training, _ = arguments.parse(flags + needed)
+    assert training.max_length is None
+    assert "sft" in training.loss_type
+
+
+# --- training -------------------------------------------------------------------------------------
+def test_the_sft_term_is_the_mean_over_the_chosen_tokens(
+    base: Path, folder: Path, pairs: str, tmp_path: Path
+) -> None:
+    control = str(ROOT / "configs/demo/control_sft.yaml")
+    trainer, _ = trainer_for(base, folder, pairs, tmp_path / "o", "--config", control)
+    rows = data.load(pairs, str(folder))
+    batch = trainer.data_collator([rows[0], rows[3], rows[5]])
+    loss = trainer.compute_loss(trainer.model, dict(batch))
+    inputs = {key: value for key, value in batch.items() if key != "completion_mask"}
+    logits = trainer.model(**inputs).logits[:3, :-1]
+    learned = batch["completion_mask"][:3, 1:].bool()
+    expected = torch.nn.functional.cross_entropy(
+        logits[learned], batch["input_ids"][:3, 1:][learned]
+    )
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_frozen_parts_and_adapters(base: Path, folder: Path, pairs: str, tmp_path: Path) -> None:
+    frozen = ["--freeze_vision_tower", "--freeze_multi_modal_projector"]
+    trainer, _ = trainer_for(base, folder, pairs, tmp_path / "a", *frozen)
+    names = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert names
+    assert not [name for name in names if "visual" in name]
+    trainer, _ = trainer_for(base, folder, pairs, tmp_path / "b", frozen[0])
+    names = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert all("merger" in name for name in names if "visual" in name)
+    assert any("merger" in name for name in names)
+
+    trainer, parsed = trainer_for(base, folder, pairs, tmp_path / "c", "--use_peft", *frozen)
+    names = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert names
+    assert all("lora" in name and "visual" not in name for name in names)
+    run.train(trainer, *parsed)
+    assert (tmp_path / "c/adapter_model.safetensors").is_file()
+    assert (tmp_path / "c/processor_config.json").is_file()
+
+
+def launch(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = (
+        f"{BIN}/accelerate launch -q --config_file configs/demo/accelerate.yaml "
+        "--num_cpu_threads_per_process 1 scripts/DPO_VL.py"
+    )
+    return subprocess.run(
+        [*command.split(), *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "CI": "1"},
+    )
+
+
+@pytest.mark.slow
+def test_training_writes_a_model_that_loads(
+    base: Path, folder: Path, pairs: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    flags = (
+        f"--config configs/demo/dpo.yaml --model_name_or_path {base} --data_path {pairs} "
+        f"--image_folder {folder} --output_dir {out} --per_device_train_batch_size 2 "
+        "--save_strategy steps --save_steps 1 "
+        f"--eval_data_path {pairs} --eval_strategy steps --eval_steps 2"
+    ).split()
+    done = launch(*flags, "--max_steps", "2")
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["rows"] == {"in": 8, "out": 8, "skipped": {}}
+    assert summary["steps"] == 2
+    assert summary["settings"]["beta"] == 0.3
+    assert summary["settings"]["image_folder"] == str(folder)
+    assert {"rewards/margins", "eval_rewards/accuracies"} <= summary["metrics"].keys()
+    assert list(out.glob("runs/*/events.out.tfevents.*"))
+    assert {path.stem for path in out.glob("curves/*.png")} == {
+        name.replace("/", "_") for name in run.CURVES
+    }
+    assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 2
+
+    before = AutoModelForImageTextToText.from_pretrained(base).state_dict()
+    after = AutoModelForImageTextToText.from_pretrained(out).state_dict()
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert (out / "generation_config.json").is_file()
+    read = {path: AutoProcessor.from_pretrained(path) for path in (base, out)}
+    assert read[out].chat_template == read[base].chat_template
+    assert read[out].tokenizer.get_vocab() == read[base].tokenizer.get_vocab()
+    assert json.loads((out / "config.json").read_text()).get("use_cache", True)
+
+    done = launch(*flags, "--max_steps", "3", "--resume_from_checkpoint", "true")
+    assert done.returncode == 0, done.stderr
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3]
+
+
+def test_a_missing_picture_is_found_before_a_model_loads(folder: Path, tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", [row(["0.png", "1.png"]), row(["0.png", "gone.png"])])
+    flags = (
+        f"--config configs/demo/dpo.yaml --data_path {rows} --image_folder {folder} "
+        f"--model_name_or_path {tmp_path}/no_model --output_dir {tmp_path}/out"
+    )
+    done = subprocess.run(
+        [sys.executable, "scripts/DPO_VL.py", *flags.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"error: {rows}: 1 of 2 rows cannot be used:",
+        f"  line 2: gone.png: no such file below {folder}",
+    ]
+
+
+# --- curves ---------------------------------------------------------------------------------------
+def test_curves_read_both_trainers_logs(tmp_path: Path) -> None:
+    theirs = [{"current_steps": 5, "loss": 2.0}, {"current_steps": 10, "loss": float("nan")}]
+    assert curves.series(theirs, "loss") == ([5.0], [2.0])
+    ours = [{"step": 1, "loss": 2.0}, {"step": 1, "eval_loss": 1.0}, {"step": 2, "loss": 1.0}]
+    assert curves.series(ours, "loss") == ([1.0, 2.0], [2.0, 1.0])
+    assert curves.smoothed([3.0, 3.0, 3.0]) == pytest.approx([3.0, 3.0, 3.0])
+    target = tmp_path / "curves/loss.png"
+    assert curves.plot_history(ours, ["loss", "eval_loss"], target, "loss")
+    assert Image.open(target).width > 500
+    assert not curves.plot_history(ours, ["other"], tmp_path / "none.png", "none")
+    assert not (tmp_path / "none.png").exists()

@@ -1,0 +1,436 @@
+"""The judge: one test for each verdict and finding, in the forms that real models write."""
+
+import json
+import time
+from collections import Counter
+from decimal import Decimal
+
+import pytest
+from conftest import REPO, cot, thought
+from cot_reward.judge import destination, judge, totals_in
+from cot_reward.records import Verdict
+from cot_reward.tasks import TASKS
+from hypothesis import given
+from hypothesis import strategies as st
+
+IMAGES = TASKS["image_generation"]
+PUBLISHED = REPO.parent / "shared/data/evalmuse_pairs_200.jsonl"
+
+
+def verdict(text: str, label: int = 1, finish_reason: str = "stop") -> str:
+    return judge(text, IMAGES, label, finish_reason).verdict
+
+
+def coherence(reasoning: str, answer: int = 1) -> str:
+    return judge(thought(reasoning, answer), IMAGES, 1).coherence
+
+
+def totals(reasoning: str, noun: str = "Image") -> tuple[Decimal, Decimal] | None:
+    found, _ = totals_in(reasoning, noun)
+    return (found[1].total, found[2].total) if found else None
+
+
+# --- the verdict ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_the_answer_that_is_the_label_is_correct(task):
+    text = cot(answer=1, noun=task.noun)
+    assert judge(text, task, 1) == Verdict("correct", "coherent", 1)
+    assert judge(text, task, 2) == Verdict("incorrect", "coherent", 1)
+
+
+def test_answer_strings_of_each_task():
+    assert {name: task.answers for name, task in TASKS.items()} == {
+        "image_generation": ("Image 1 is better", "Image 2 is better"),
+        "video_generation": ("Video 1 is better", "Video 2 is better"),
+        "image_understanding": ("Answer 1 is better", "Answer 2 is better"),
+        "video_understanding": ("Answer 1 is better", "Answer 2 is better"),
+    }
+
+
+def test_another_tasks_answer_is_unparsed():
+    assert judge(cot(noun="Video"), IMAGES, 1) == Verdict("unparsed", "", 0)
+    assert judge(cot(), TASKS["image_understanding"], 1).verdict == "unparsed"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "Image 1",
+        "image 1 is better",
+        "Image 1 is better.",
+        "Image 1 is better than Image 2",
+        "Image 1 is better Image 2 is better",
+        "Image 3 is better",
+        "Both are equally good",
+        "**Image 1 is better**",
+        "Image 1\nis better",
+        "Image １ is better",
+    ],
+)
+def test_any_other_answer_is_unparsed(answer):
+    assert verdict(f"<think>x</think><answer>{answer}</answer>") == "unparsed"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Image 1 is better",
+        "<answer>Image 1 is better</answer>",
+        "<think>x</think>Image 1 is better",
+        "<think>x</think><answer>Image 1 is better",
+        "<think>x<answer>Image 1 is better</answer>",
+        "x</think><answer>Image 1 is better</answer>",
+        "<answer>Image 1 is better</answer><think>x</think>",
+        "<think>x<answer>Image 1 is better</answer></think>",
+        "<Think>x</Think><answer>Image 1 is better</answer>",
+        "< think>x</think><answer>Image 1 is better</answer>",
+    ],
+)
+def test_a_missing_or_misplaced_block_is_unparsed(text):
+    assert verdict(text) == "unparsed"
+
+
+@pytest.mark.parametrize("tag", ["<think>", "</think>", "<answer>", "</answer>"])
+def test_a_tag_that_comes_twice_is_unparsed(tag):
+    text = thought("x")
+    assert verdict(text) == "correct"
+    assert verdict(text.replace(tag, tag + tag)) == "unparsed"
+    assert verdict(text.replace("x", f"x {tag} x")) == "unparsed"
+    assert verdict(text + text) == "unparsed"
+
+
+@pytest.mark.parametrize("where", ["Sure! {}", "{} I hope this helps.", "\ufeff{}", "{}<|im_end|>"])
+def test_text_outside_the_blocks_is_unparsed(where):
+    assert verdict(where.format(thought("x"))) == "unparsed"
+    assert verdict(thought("x").replace("</think>", "</think> so:")) == "unparsed"
+
+
+def test_generation_must_have_ended_by_itself():
+    assert verdict(cot(), finish_reason="stop") == "correct"
+    assert judge(cot(), IMAGES, 1, "length") == Verdict("truncated", "", 0)
+    assert judge("<think>cut o", IMAGES, 1, "length") == Verdict("truncated", "", 0)
+    for reason in ("content_filter", "abort", "tool_calls", "error"):
+        assert judge(cot(), IMAGES, 1, reason) == Verdict("unparsed", "", 0)
+
+
+def test_published_rows_have_no_finish_reason_and_are_judged_all_the_same():
+    assert judge(cot(), IMAGES, 1).verdict == "correct"
+
+
+# --- the coherence --------------------------------------------------------------------------------
+
+
+def test_coherent():
+    assert judge(cot((8, 7, 9), (6, 7, 5), 1), IMAGES, 1).coherence == "coherent"
+
+
+def test_contradicts_when_the_totals_point_to_the_other_answer():
+    assert judge(cot((8, 7, 9), (6, 7, 5), 2), IMAGES, 2) == Verdict("correct", "contradicts", 2)
+
+
+def test_tie():
+    assert judge(cot((8, 7), (7, 8), 2), IMAGES, 2).coherence == "tie"
+
+
+def test_wrong_sum():
+    assert judge(cot(totals=(25, 18)), IMAGES, 1).coherence == "wrong_sum"
+
+
+def test_wrong_sum_comes_before_contradicts_and_tie():
+    assert judge(cot(totals=(17, 18)), IMAGES, 1).coherence == "wrong_sum"
+    assert judge(cot(totals=(18, 18)), IMAGES, 1).coherence == "wrong_sum"
+
+
+@pytest.mark.parametrize(
+    "reasoning",
+    [
+        "",
+        "I like the first one.",
+        "1. Style: Image 1 (5/10) - dull; Image 2 (9/10) - bright",
+        "Total score: both are good.",
+        "Total score:\nImage 1: 24",
+        "Total score:\nImage 2: 9+8+8=25",
+        "Image 1: 9+8+8=25\nImage 2: 9+8+9=26",
+        "Image 1 is totally wrong (2/10), Image 2 is not (9/10)",
+    ],
+)
+def test_no_totals_is_never_read_as_a_contradiction(reasoning):
+    assert coherence(reasoning, 1) == coherence(reasoning, 2) == "no_totals"
+
+
+def test_a_mismatch_stands_beside_the_coherence():
+    said = "1. A: Image 1 (8/10), Image 2 (6/10)\n2. B: Image 1 (9/10), Image 2 (7/10)\n"
+    kept = said + "Total: Image 1: 8+9=17, Image 2: 6+7=13"
+    other = said + "Total: Image 1: 7+9=16, Image 2: 6+7=13"
+    assert judge(thought(kept), IMAGES, 1) == Verdict("correct", "coherent", 1, mismatch=False)
+    assert judge(thought(other), IMAGES, 1) == Verdict("correct", "coherent", 1, mismatch=True)
+
+
+def test_totals_without_summands_cannot_mismatch():
+    text = thought("A: Image 1 (8/10), Image 2 (6/10)\nTotal: Image 1: 9, Image 2: 6")
+    assert judge(text, IMAGES, 1).mismatch is False
+
+
+# --- the forms that real models write -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "reasoning",
+    [
+        "Total score:\nImage 1: 9+8+8=25\nImage 2: 6+7+5=18",
+        "Total score:\n- Image 1: 9 + 8 + 8 = 25\n- Image 2: 6 + 7 + 5 = 18",
+        "**Total score:**\n**Image 1:** 9+8+8=**25**\n**Image 2:** 6+7+5=**18**",
+        "### Total Scores\n* **Image 1**: 25\n* **Image 2**: 18",
+        "Totals: Image 1 = 25, Image 2 = 18.",
+        "Totals: Image 2: 18; Image 1: 25",
+        "Total: Image 1 (9+8+8=25), Image 2 (6+7+5=18)",
+        "Total: Image 1 (25) Image 2 (18)",
+        "Total score:\nImage 1: 25/30\nImage 2: 18/30",
+        "Total: Image 1: 9/10 + 8/10 + 8/10 = 25/30; Image 2: 6/10 + 7/10 + 5/10 = 18/30",
+        "Total: Image 1: (9+8+8) = 25, Image 2: (6+7+5) = 18",
+        "Image 1 total: 25\nImage 2 total: 18",
+        "**Image 1 Total:** 25\n**Image 2 Total:** 18",
+        "Image 1 total score: 9+8+8=25\nImage 2 total score: 6+7+5=18",
+        "Image 1's total is 25. Image 2's total is 18.",
+        "Image 1’s total score – 25\nImage 2’s total score – 18",
+        "Total for Image 1: 25\nTotal for Image 2: 18",
+        "TOTAL SCORE\nIMAGE 1: 25\nIMAGE 2: 18",
+        "Total score：\nImage 1：9＋8＋8＝25\nImage 2：6＋7＋5＝18",
+        "Total：Image １：２５，Image ２：１８",
+        "总分：\n图像1：9+8+8=25\n图像2：6+7+5=18",
+        "總分：圖片 1：25；圖片 2：18",
+        "总分\n图1（25）\n图2（18）",
+        "Total of all scores. Image 1 gets 25, Image 2 gets 18.",
+        "In total it is close.\nTotal score:\nImage 1: 25\nImage 2: 18\nSo the total is clear.",
+    ],
+)
+def test_forms_of_totals(reasoning):
+    assert totals(reasoning) == (25, 18)
+    assert coherence(reasoning, 1) == "coherent"
+    assert coherence(reasoning, 2) == "contradicts"
+
+
+def test_totals_of_nine_dimensions():
+    assert totals("Total score: Image 1: 48/90; Image 2: 51/90") == (48, 51)
+
+
+def test_decimals():
+    text = "Total: Image 1: 8.5+9+7.25=24.75, Image 2: 0.1+0.2=0.3"
+    assert totals(text) == (Decimal("24.75"), Decimal("0.3"))
+    assert coherence(text) == "coherent"
+    assert coherence(text.replace("=0.3", "=0.30")) == "coherent"
+    assert coherence(text.replace("24.75", "24.7")) == "wrong_sum"
+
+
+def test_extra_dimensions():
+    assert judge(cot((8, 7, 9, 10, 6), (6, 7, 5, 9, 9)), IMAGES, 1) == Verdict(
+        "correct", "coherent", 1
+    )
+
+
+def test_reordered_candidates():
+    reasoning = (
+        "1. A: Image 2 (6/10) - x; Image 1 (8/10) - y\n2. B: Image 2 (7/10); Image 1 (9/10)\n"
+        "Total: Image 2: 6+7=13, Image 1: 8+9=17"
+    )
+    assert judge(thought(reasoning), IMAGES, 1) == Verdict("correct", "coherent", 1)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        "Image 1 (8/10): x; Image 2 (6/10): y",
+        "- Image 1 (8/10): x\n- Image 2 (6/10): y",
+        "**Image 1** (8/10) x **Image 2** (6/10) y",
+        "**Image 1 (8/10)**: x\n**Image 2 (6/10)**: y",
+        "Image 1: 8/10, Image 2: 6/10",
+        "Image 1 - 8 / 10. Image 2 - 6 / 10.",
+        "Image 1 – score: 8/10. Image 2 – score: 6/10.",
+        "Image 1 scores 8/10 and Image 2 gets 6/10",
+        "Image 1（8/10）：x；Image 2（6/10）：y",
+        "图像1（8/10），图像2（6/10）",
+        "Image 1 (8.0/10), Image 2 (6/10)",
+    ],
+)
+def test_forms_of_scores(scores):
+    stated = "\nB: Both images (10/10)\nTotal: Image 1: 8+10=18, Image 2: 6+10=16"
+    assert judge(thought(scores + stated), IMAGES, 1) == Verdict("correct", "coherent", 1)
+
+
+@pytest.mark.parametrize(
+    "both",
+    [
+        "Both images (10/10)",
+        "Both Images: 10/10",
+        "Both (10/10)",
+        "Images 1 and 2 (10/10)",
+        "Image 1 and Image 2: 10/10",
+        "Image 1 & 2 (10/10)",
+    ],
+)
+def test_a_score_for_both_counts_for_each(both):
+    reasoning = (
+        f"A: {both} - fine\nB: Image 1 (8/10), Image 2 (6/10)\n"
+        "Total: Image 1: 10+8=18, Image 2: 10+6=16"
+    )
+    assert judge(thought(reasoning), IMAGES, 1) == Verdict("correct", "coherent", 1)
+
+
+def test_a_chain_of_thought_in_one_line():
+    text = (
+        "<think>A: Image 1 (8/10), Image 2 (6/10). B: Image 1 (9/10), Image 2 (7/10). Total score: "
+        "Image 1: 8+9=17 Image 2: 6+7=13</think><answer>Image 1 is better</answer>"
+    )
+    assert judge(text, IMAGES, 1) == Verdict("correct", "coherent", 1)
+
+
+def test_the_last_heading_counts_and_a_written_sum_before_a_bare_number():
+    assert totals("Total: Image 1: 1, Image 2: 9\nFinal total: Image 1: 25, Image 2: 18") == (
+        25,
+        18,
+    )
+    restated = "Total:\nImage 1: 9+8+8=25\nImage 2: 6+7+5=18\nSo Image 1 (25) beats Image 2 (18)."
+    assert totals(restated) == (25, 18)
+    late = "Total: Image 1 3, Image 2 4. That is, Image 1: 9+8=17 and Image 2: 6+7=13"
+    assert totals(late) == (17, 13)
+
+
+@pytest.mark.parametrize("noun", ["Video", "Answer"])
+def test_totals_of_the_other_tasks(noun):
+    assert totals(f"Total score:\n{noun} 1: 9+8=17\n{noun} 2: 6+7=13", noun) == (17, 13)
+    assert totals(f"Total score:\n{noun} 1: 9+8=17\n{noun} 2: 6+7=13", "Image") is None
+
+
+def test_candidates_above_two_are_not_candidates():
+    assert totals("Total: Image 1: 25, Image 12: 30, Image 2: 18") == (25, 18)
+    assert totals("Total: Image 1: 25, Image 21: 30") is None
+
+
+# --- where a response goes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("finding", ["coherent", "no_totals"])
+def test_trusted_right_answers_are_saved_as_correct(finding):
+    assert destination(Verdict("correct", finding, 1)) == "correct"
+
+
+@pytest.mark.parametrize("finding", ["wrong_sum", "contradicts", "tie"])
+def test_right_answers_against_their_own_reasoning_are_not_unless_asked(finding):
+    assert destination(Verdict("correct", finding, 1)) == "unusable"
+    assert destination(Verdict("correct", finding, 1), allow_incoherent=True) == "correct"
+
+
+@pytest.mark.parametrize("finding", ["coherent", "no_totals", "wrong_sum", "contradicts", "tie"])
+def test_every_wrong_answer_is_saved_as_incorrect(finding):
+    assert destination(Verdict("incorrect", finding, 1)) == "incorrect"
+
+
+@pytest.mark.parametrize("name", ["unparsed", "truncated"])
+def test_what_cannot_be_read_is_unusable(name):
+    assert destination(Verdict(name, "", 0), allow_incoherent=True) == "unusable"
+
+
+# --- properties -----------------------------------------------------------------------------------
+
+PIECES = st.sampled_from(
+    [
+        "<think>", "</think>", "<answer>", "</answer>", "Image", "Video", "1", "2", "Image 1",
+        "Image 2:", "total", "Total:", "总分", "图像", "both", "images", "'s", "8/10", "1.5",
+        "9+8=17", "+", "=", ".", "(", ")", "*", "：", "＋", "٣", "²", "\x00", "\u0301", "\ud800", " ", "\n",
+        "999999999999",
+    ]
+)  # fmt: skip
+TEXTS = st.one_of(
+    st.text(max_size=200),
+    st.lists(PIECES, max_size=60).map("".join),
+    st.lists(PIECES, max_size=60).map(" ".join),
+)
+
+
+@given(TEXTS, st.sampled_from(list(TASKS.values())), st.sampled_from([1, 2]), st.text(max_size=8))
+def test_no_text_crashes_it(text, task, label, finish_reason):
+    for whole in (text, f"<think>{text}</think><answer>{task.answers[0]}</answer>"):
+        found = judge(whole, task, label, finish_reason)
+        assert found.verdict in ("correct", "incorrect", "unparsed", "truncated")
+        assert (found.answer == 0) == (found.verdict in ("unparsed", "truncated"))
+        assert (found.coherence == "") == (found.answer == 0)
+
+
+SPACE = st.text(" \t\n\r\u00a0\u3000", max_size=6)
+
+
+@given(st.lists(PIECES, max_size=40).map(" ".join), st.tuples(SPACE, SPACE, SPACE, SPACE, SPACE))
+def test_white_space_around_the_blocks_changes_nothing(reasoning, space):
+    plain = f"<think>{reasoning}</think><answer>Image 1 is better</answer>"
+    a, b, c, d, e = space
+    wide = f"{a}<think>{reasoning}</think>{b}<answer>{c}Image 1 is better{d}</answer>{e}"
+    assert judge(wide, IMAGES, 1) == judge(plain, IMAGES, 1)
+
+
+SCORES = st.lists(st.integers(1, 10), min_size=1, max_size=6)
+
+
+@given(st.data(), SCORES, st.sampled_from(list(TASKS.values())))
+def test_swapping_the_candidates_of_a_consistent_text_swaps_its_answer(data, first, task):
+    second = data.draw(st.lists(st.integers(1, 10), min_size=len(first), max_size=len(first)))
+    answer = 1 if sum(first) >= sum(second) else 2
+    text = cot(first, second, answer, task.noun)
+    one, two = f"{task.noun} 1", f"{task.noun} 2"
+    swapped = text.replace(one, "\0").replace(two, one).replace("\0", two)
+    before, after = judge(text, task, answer), judge(swapped, task, 3 - answer)
+    assert after.answer == 3 - before.answer
+    assert before.verdict == after.verdict == "correct"
+    expected = "tie" if sum(first) == sum(second) else "coherent"
+    assert before.coherence == after.coherence == expected
+    assert not before.mismatch
+    assert not after.mismatch
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "1", "1+", "1.", "1/", "1+1+1 ", " ", " \n", "total ", "Image 1 ", "Image 1 total ",
+        "Image 1 total score is the sum of ", "Total: Image 1 1+1 ", "Image 1: 1+1=",
+        "Both images ",
+        "Image 1 (8/10) ", "images 1 and ", "Image ", "Image 1's ", "Image 1 (((((", "* ",
+        "<think>", "</think>", "</think><answer>", "</think><answer></answer>", "总分图",
+        "\u0301\u0327", "１＋",
+    ],
+)  # fmt: skip
+def test_200_kb_of_anything_take_no_time(unit):
+    long = unit * (200_000 // len(unit))
+    started = time.perf_counter()
+    for head in ("", "Total: Image 1 ", "Total: Image 1: 1+1"):
+        judge(f"<think>{head}{long}</think><answer>Image 1 is better</answer>", IMAGES, 1)
+        judge(f"<think>{head}{long}</think><answer>Image 1 is better</answer>{long}x", IMAGES, 1)
+    assert time.perf_counter() - started < 3
+
+
+def test_a_sum_with_endless_digits_is_no_total():
+    assert coherence(f"Total: Image 1: {'9' * 1_100_000}+1=2, Image 2: 3") == "no_totals"
+
+
+# --- published data -------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason=f"{PUBLISHED} is not on this machine")
+def test_the_published_pairs_give_the_counts_of_the_design():
+    rows = [json.loads(line) for line in PUBLISHED.read_text(encoding="utf-8").splitlines()]
+    # The label does not matter for the findings.
+    found = {side: [judge(row[side], IMAGES, 1) for row in rows] for side in ("chosen", "rejected")}
+    counts = {
+        side: Counter(v.coherence or v.verdict for v in verdicts)
+        for side, verdicts in found.items()
+    }
+    assert counts["chosen"] == {"coherent": 139, "contradicts": 42, "tie": 19}
+    assert counts["rejected"] == {
+        "coherent": 143, "wrong_sum": 24, "unparsed": 17, "no_totals": 8,
+        "contradicts": 6, "tie": 2,
+    }  # fmt: skip
+    assert sum(v.mismatch for v in found["rejected"]) == 80
+    assert not any(v.mismatch for v in found["chosen"])
+    assert sum(v.answer == 2 for v in found["chosen"]) == 140

@@ -1,0 +1,78 @@
+"""Adapters: raw rows of published data -> comparisons, or an error that costs only the row."""
+
+import pytest
+from conftest import raw_row
+from cot_reward.records import Comparison
+from cot_reward.settings import UserError
+from cot_reward.sources import adapter_for, prefix_of, upstream_pairwise
+
+
+def test_an_upstream_row():
+    found = upstream_pairwise(raw_row("a cat", ["1.png", "x/2.png"], label=2), "evalmuse/images")
+    assert found == Comparison(
+        "image_generation",
+        "a cat",
+        ("evalmuse/images/1.png", "evalmuse/images/x/2.png"),
+        2,
+    )
+
+
+def test_the_same_images_have_the_same_key_below_any_image_root():
+    far = upstream_pairwise(raw_row("a cat", ["1.png", "./2.png"]), "a/b")
+    near = upstream_pairwise(raw_row("a cat", ["b/1.png", "b//2.png"]), "a")
+    none = upstream_pairwise(raw_row("a cat", ["a/b/1.png", "a/c/../b/2.png"]), "")
+    assert far.key == near.key == none.key
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../1.png", "..", "x/../../1.png", "//1.png", "./../1.png"]
+)
+@pytest.mark.parametrize("prefix", ["", "images", "a/b"])
+def test_a_path_out_of_the_image_root_is_refused(path, prefix):
+    with pytest.raises(ValueError, match="leads out of the image root"):
+        upstream_pairwise(raw_row("a cat", ["1.png", path]), prefix)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": ["1.png"]}, "two paths"),
+        ({"images": ["1.png", "2.png", "3.png"]}, "two paths"),
+        ({"images": "1.png"}, "two paths"),
+        ({"images": None}, "two paths"),
+        ({"images": ["1.png", None]}, "must be a string"),
+        ({"images": ["1.png", ""]}, "must be a string"),
+        ({"images": ["1.png", "./1.png"]}, "both candidates are the same"),
+        ({"prompt": None}, "caption"),
+        ({"prompt": "  "}, "empty"),
+        ({"conversations": []}, "one human and one gpt turn"),
+    ],
+)
+def test_a_bad_row_says_what_is_wrong(change, message):
+    with pytest.raises(ValueError, match=message):
+        upstream_pairwise(raw_row("a cat", ["1.png", "2.png"]) | change, "")
+
+
+@pytest.mark.parametrize("said", ["", "Image 1", "Image 3 is better than Image 2.", "a tie"])
+def test_a_label_is_never_guessed(said):
+    row = raw_row("a cat", ["1.png", "2.png"])
+    row["conversations"][1]["value"] = said
+    with pytest.raises(ValueError, match="the label"):
+        upstream_pairwise(row, "")
+
+
+def test_the_adapter_is_found_from_the_row_or_by_name():
+    assert adapter_for(raw_row("a cat", ["1.png", "2.png"]), None) is upstream_pairwise
+    assert adapter_for({}, "upstream") is upstream_pairwise
+    with pytest.raises(UserError, match="no adapter knows rows with the keys \\['x'\\]"):
+        adapter_for({"x": 1}, None)
+    with pytest.raises(UserError, match="unknown --source 'hpd'"):
+        adapter_for({}, "hpd")
+
+
+def test_the_image_root_lies_in_the_media_root(tmp_path):
+    (tmp_path / "media/images").mkdir(parents=True)
+    assert prefix_of(tmp_path / "media/images", tmp_path / "media") == "images"
+    assert prefix_of(tmp_path / "media", tmp_path / "media") == ""
+    with pytest.raises(UserError, match="not inside --media-root"):
+        prefix_of(tmp_path / "elsewhere", tmp_path / "media")

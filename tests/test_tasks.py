@@ -1,0 +1,78 @@
+"""Templates: filling, checking, and finding the caption again."""
+
+import pytest
+from cot_reward.tasks import TASKS, caption_in, check_template, fill, template_hash
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def values(task, text="X"):
+    return dict.fromkeys(task.fields, text)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_each_tasks_own_template_is_whole_and_shows_its_answers(task):
+    check_template(task.template, task)
+    filled = fill(task.template, values(task))
+    assert "{" not in filled
+    for answer in task.answers:
+        assert answer in filled
+    for tag in ("<think>", "</think>", "<answer>", "</answer>"):
+        assert tag in filled
+
+
+def test_fill_replaces_every_field_everywhere():
+    assert fill("{a} and {b} and {a}", {"a": "1", "b": "2"}) == "1 and 2 and 1"
+
+
+def test_what_is_filled_in_is_not_filled_again():
+    assert fill("{a} {b}", {"a": "{b}", "b": "{a}"}) == "{b} {a}"
+    assert fill("[{caption}]", {"caption": "{caption} {0} {}"}) == "[{caption} {0} {}]"
+    assert fill("[{caption}]", {"caption": r"\1 \g<0> %s $x"}) == r"[\1 \g<0> %s $x]"
+
+
+def test_other_braces_stay():
+    template = 'Answer as {"score": 1} for {caption}, {other}, {{x}}'
+    assert fill(template, {"caption": "a"}) == 'Answer as {"score": 1} for a, {other}, {{x}}'
+    assert fill(template, {}) == template
+
+
+def test_a_template_without_a_field_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"no \{caption\}"):
+        check_template("judge these", TASKS["image_generation"])
+    with pytest.raises(ValueError, match=r"no \{answer_2\}"):
+        check_template("{question} {answer_1}", TASKS["image_understanding"])
+
+
+def test_the_hash_stands_for_the_exact_text():
+    assert template_hash("a") == template_hash("a")
+    assert len({template_hash(text) for text in ("a", "a ", "A", "é")}) == 4
+    assert len(template_hash("a")) == 16
+
+
+@pytest.mark.parametrize(
+    ("prompt", "caption"),
+    [
+        ("Judge. Text Caption: [a cat]", "a cat"),
+        ("Judge.\nText Caption: a cat\n", "a cat"),
+        ("Text Caption: [a [small] cat]", "a [small] cat"),
+        ("Text Caption: [a] and [b]", "a] and [b"),
+        ("Text Caption: example\nText Caption: [ a cat ]", "a cat"),
+        ("Text Caption: [a\ncat]", "a\ncat"),
+        ("Text Caption: [a cat", "[a cat"),
+    ],
+)
+def test_the_caption_follows_the_last_marker(prompt, caption):
+    assert caption_in(prompt) == caption
+
+
+@pytest.mark.parametrize("prompt", ["", "a cat", "Text Caption:", "Text Caption: []", "caption: x"])
+def test_no_marker_or_no_text_is_an_error(prompt):
+    with pytest.raises(ValueError, match="no caption"):
+        caption_in(prompt)
+
+
+@given(st.text().map(str.strip).filter(bool).filter(lambda text: "Text Caption:" not in text))
+def test_the_caption_comes_back_out_of_the_own_template(caption):
+    task = TASKS["image_generation"]
+    assert caption_in(fill(task.template, {"caption": caption})) == caption
