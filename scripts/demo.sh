@@ -29,7 +29,7 @@ world=${world:-$configs/world.yaml}
 main=.envs/main/bin sft=.envs/sft/bin
 # One thread per trainer: the models are so small that two threads mostly wait for each other
 # (alone about as fast, and five times as fast when the machine does anything else).
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 port=$($main/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 mkdir -p "$runs"
 
@@ -138,7 +138,8 @@ JSON
   for stage in stage3:dpo control:control_sft; do
     stop_server
     step "seed $seed: ${stage%:*}, ${stage#*:}" "$run/${stage%:*}/summary.json" \
-      $main/accelerate launch --config_file "$configs/accelerate.yaml" scripts/DPO_VL.py \
+      $main/accelerate launch -q --config_file "$configs/accelerate.yaml" \
+      --num_cpu_threads_per_process "$OMP_NUM_THREADS" scripts/DPO_VL.py \
       --config "$configs/${stage#*:}.yaml" --model_name_or_path "$run/stage2" \
       --data_path "$run/pairs/train.jsonl" --image_folder dataset --seed "$seed" \
       --output_dir "$run/${stage%:*}"

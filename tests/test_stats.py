@@ -111,6 +111,26 @@ def test_the_tally():
     assert figures["pass_rate_histogram"] == {"0.00": 1, "0.50": 1, "1.00": 1}
 
 
+def test_a_verdict_survives_the_swap_when_both_orders_name_the_same_candidate():
+    verdicts = {
+        "x": ("correct", "correct"),
+        "y": ("incorrect", "incorrect"),
+        "z": ("correct", "incorrect"),
+        "u": ("unparsed", "unparsed"),
+    }
+    figures = tally(
+        [
+            row(id_, order, verdict, 0 if verdict == "unparsed" else 1)
+            for id_, both in verdicts.items()
+            for order, verdict in zip(("given", "swapped"), both, strict=True)
+        ]
+    )
+    assert (figures["survives_swap"]["count"], figures["survives_swap"]["of"]) == (2, 4)
+    assert (figures["right_in_both_orders"]["count"], figures["right_in_both_orders"]["of"]) == (
+        1, 4,
+    )  # fmt: skip
+
+
 def test_no_swap_where_one_order_was_asked():
     figures = tally([row("x", "given", "correct", 1), row("y", "given", "correct", 1)])
     assert figures["survives_swap"]["of"] == 0

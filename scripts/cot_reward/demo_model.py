@@ -87,7 +87,7 @@ CHAT_TEMPLATE = (
 PATCH, MERGE = 14, 2
 IMAGE_TOKENS = (world.SIDE // (PATCH * MERGE)) ** 2
 SUM_EVERY = 6  # steps
-NOISES = (10.0, 50.0, 90.0)  # sd of pixel noise at which perception is measured
+NOISES = (10.0, 50.0, 100.0)  # sd of pixel noise at which perception is measured
 MODEL_SETTINGS = (
     "seed",
     "base_noise",

@@ -62,10 +62,7 @@ class Settings:
     mix_colour: float = field(default=0.2, metadata={"help": "share with a wrong colour"})
     mix_shape: float = field(default=0.7, metadata={"help": "share with a wrong shape"})
     mix_both: float = field(default=0.1, metadata={"help": "share with both wrong"})
-    noise: float = field(default=10.0, metadata={"help": "sd of the base's pixel noise, of 255"})
-    pool_noise: float = field(
-        default=100.0, metadata={"help": "sd of the pools' pixel noise: they are harder to see"}
-    )
+    noise: float = field(default=100.0, metadata={"help": "sd of the pools' pixel noise, of 255"})
 
     warmup_steps: int = field(default=300, metadata={"help": "most text-only steps of the base"})
     base_steps: int = field(default=750, metadata={"help": "steps with pictures and sums"})
@@ -118,7 +115,7 @@ class Settings:
         return text
 
 
-DATA_SETTINGS = ("seed", *POOLS, "mix_colour", "mix_shape", "mix_both", "pool_noise")
+DATA_SETTINGS = ("seed", *POOLS, "mix_colour", "mix_shape", "mix_both", "noise")
 
 
 @dataclass(frozen=True)
@@ -270,7 +267,7 @@ def pictures(scene: Scene, settings: Settings) -> Iterator[tuple[str, Image.Imag
     """File name and picture of Image 1, then of Image 2."""
     for letter, thing in zip("ab", scene.things, strict=True):
         rng = random.Random(f"{settings.seed}/{scene.name}/{letter}")
-        yield f"{scene.name}_{letter}.png", draw(thing, rng, settings.pool_noise)
+        yield f"{scene.name}_{letter}.png", draw(thing, rng, settings.noise)
 
 
 def cold_start_row(scene: Scene, template: str, folder: str) -> dict[str, Any]:

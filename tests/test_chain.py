@@ -1,0 +1,146 @@
+"""The whole chain on real LLaMA-Factory, vLLM and TRL, in some minutes: what `make demo` runs."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPO
+
+RUNS = REPO / "runs/demo-smoke"
+DATA = REPO / "dataset/demo-smoke"
+COMMAND = [
+    "scripts/demo.sh", "--world", "configs/demo/smoke/world.yaml", "--data", "dataset/demo-smoke",
+    "--runs", "runs/demo-smoke", "--eval-samples", "2",
+]  # fmt: skip
+STAGES = ("base", "stage1", "stage2", "control", "stage3")
+
+
+def processes() -> list[str]:
+    """Command lines that belong to this chain."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if "runs/demo-smoke" in line:
+            lines.append(line)
+    return lines
+
+
+def wait_until_gone(seconds: float = 30) -> list[str]:
+    deadline = time.monotonic() + seconds
+    while (left := processes()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return left
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Run the chain, kill it inside stage 1's inference, run it again to its end."""
+    shutil.rmtree(RUNS, ignore_errors=True)
+    shutil.rmtree(DATA, ignore_errors=True)
+    log = tmp_path_factory.mktemp("chain") / "log.txt"
+    with log.open("w") as output:
+        first = subprocess.Popen(
+            COMMAND, cwd=REPO, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        deadline = time.monotonic() + 1200
+        journal = RUNS / "seed0/stage1_infer/journal.jsonl"
+        while not (journal.exists() and journal.stat().st_size):
+            assert first.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline, "stage 1's inference did not begin"
+            time.sleep(0.2)
+        # The whole group at once, as a lost session or the out-of-memory killer would.
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait(60)
+    left = wait_until_gone()
+    trained = (RUNS / "seed0/stage1/summary.json").stat().st_mtime
+    kept = len(journal.read_text().splitlines())
+    second = subprocess.run(COMMAND, cwd=REPO, capture_output=True, text=True, check=False)
+    assert second.returncode == 0, (second.stdout + second.stderr)[-6000:]
+    yield {
+        "left_after_kill": left, "trained": trained, "kept": kept,
+        "out": second.stdout, "left": wait_until_gone(),
+    }  # fmt: skip
+
+
+def summary(path: str) -> dict[str, Any]:
+    return json.loads((RUNS / path / "summary.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_killed_chain_leaves_no_process_and_goes_on_where_it_was(chain: dict[str, Any]) -> None:
+    assert chain["left_after_kill"] == []
+    assert chain["left"] == []
+    assert "== seed 0: stage 1, cold start: done" in chain["out"]
+    assert (RUNS / "seed0/stage1/summary.json").stat().st_mtime == chain["trained"]
+    journal = (RUNS / "seed0/stage1_infer/journal.jsonl").read_text().splitlines()
+    units = [tuple(json.loads(line)[k] for k in ("key", "order", "sample")) for line in journal]
+    assert len(set(units)) == len(units) >= chain["kept"] > 0
+
+
+@pytest.mark.slow
+def test_every_account_holds(chain: dict[str, Any]) -> None:
+    for name in ("stage1_infer", "stage2_infer", *(f"eval_{s}/greedy" for s in STAGES[1:])):
+        account = summary(f"seed0/{name}")["account"]
+        assert account["judged"] == account["expected"] > 0, name
+        assert account["failed"] == account["not_asked"] == 0, name
+
+
+@pytest.mark.slow
+def test_stage_1_learned_the_form(chain: dict[str, Any]) -> None:
+    assert summary("eval_base/greedy")["well_formed"]["share"] < 0.1
+    assert summary("seed0/eval_stage1/greedy")["well_formed"]["share"] > 0.5
+
+
+@pytest.mark.slow
+def test_pairs_obey_their_definition(chain: dict[str, Any]) -> None:
+    rows = [json.loads(line) for line in (RUNS / "seed0/pairs/train.jsonl").open()]
+    held_out = {
+        row["id"]
+        for name in ("correct", "incorrect", "unusable")
+        for row in map(json.loads, (RUNS / f"seed0/eval_stage2/greedy/{name}.jsonl").open())
+    }
+    assert rows
+    answers = [row["chosen"].rstrip()[-len("1 is better</answer>")] for row in rows]
+    assert abs(answers.count("1") - answers.count("2")) <= max(1, 0.01 * len(rows))
+    for row in rows:
+        assert row["chosen"].split("<answer>")[1] != row["rejected"].split("<answer>")[1]
+        assert row["id"] not in held_out
+
+
+@pytest.mark.slow
+def test_the_table_has_every_stage_with_its_figures(chain: dict[str, Any]) -> None:
+    results = json.loads((RUNS / "results.json").read_text())
+    assert [record["stage"] for record in results["stages"]] == list(STAGES)
+    for record in results["stages"]:
+        for mode in ("greedy", "sampled"):
+            accuracy = record[mode]["accuracy"]
+            assert accuracy["low"] <= accuracy["share"] <= accuracy["high"]
+            assert accuracy["of"] == record[mode]["judged"]
+        assert record["title"] in chain["out"]
+    trained = {record["stage"]: record.get("training", {}) for record in results["stages"]}
+    # The control takes as many steps as the stage that it is a control for.
+    assert trained["control"]["steps"] == trained["stage3"]["steps"] > 0
+    names = {path.name for path in (RUNS / "curves").glob("*.png")}
+    assert names == {
+        "stages.png", "stage1_loss.png", "stage2_loss.png", "dpo_loss.png",
+        "dpo_chosen_reward.png", "dpo_rejected_reward.png", "dpo_reward_accuracy.png",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_finished_chain_has_nothing_left_to_do(chain: dict[str, Any]) -> None:
+    started = time.monotonic()
+    again = subprocess.run(COMMAND, cwd=REPO, capture_output=True, text=True, check=True)
+    assert time.monotonic() - started < 60
+    assert "\n+ " not in again.stdout
+    assert "stage 3: DPO" in again.stdout

@@ -1,0 +1,113 @@
+"""scripts/serve.sh when it cannot serve: it says why, ends non-zero and leaves no process behind.
+
+A start with a real model is part of the end-to-end test.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import REPO
+
+pytestmark = pytest.mark.slow
+
+SERVE = str(REPO / "scripts/serve.sh")
+BUILT = [REPO / f".envs/{name}/bin/python" for name in ("serve", "serve-cpu")]
+needs_vllm = pytest.mark.skipif(
+    not any(python.exists() for python in BUILT), reason="no serving environment: make envs"
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def serve(*arguments: object, folder: Path, seconds: float = 300) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [SERVE, *map(str, arguments)], env=os.environ | {"SERVE_LOG": str(folder / "serve.log")},
+        capture_output=True, text=True, check=False, timeout=seconds,
+    )  # fmt: skip
+
+
+def processes_about(text: str) -> list[str]:
+    """Command lines, of any process, that name the text."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if text in line and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(line)
+    return found
+
+
+@pytest.fixture
+def garbage(tmp_path):
+    """A model directory whose configuration no program can read."""
+    model = tmp_path / "garbage-model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "no such thing", "architectures": ')
+    return model
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["--port", "1"]])
+def test_without_a_directory_it_shows_its_use(tmp_path, arguments):
+    done = serve(*arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert "scripts/serve.sh runs/stage1 [--port 8000]" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_missing_directory_is_named(tmp_path):
+    for model in (tmp_path / "nowhere", tmp_path):
+        done = serve(model, folder=tmp_path)
+        assert done.returncode == 2
+        assert f"error: {model}/config.json: no such file" in done.stderr
+        assert done.stdout == ""
+
+
+@needs_vllm
+@pytest.mark.parametrize("form", ["--port {}", "--port={}"])
+def test_a_taken_port_is_named_and_its_owner_left_alone(tmp_path, garbage, form):
+    with socket.create_server(("127.0.0.1", 0)) as owner:
+        port = owner.getsockname()[1]
+        done = serve(garbage, *form.format(port).split(), folder=tmp_path)
+        assert done.returncode == 2
+        assert f"error: port {port} is taken; choose another with --port" in done.stderr
+        assert processes_about(str(garbage)) == []
+        socket.create_connection(("127.0.0.1", port), 1).close()
+
+
+@needs_vllm
+def test_a_server_that_cannot_start_shows_its_last_lines(tmp_path, garbage):
+    done = serve(garbage, "--port", free_port(), folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "error: the server ended before it answered" in done.stderr
+    last = (tmp_path / "serve.log").read_text().splitlines()[-1]
+    assert last in done.stderr
+    assert "Error" in done.stderr
+    assert processes_about(str(garbage)) == []
+
+
+@needs_vllm
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_it_starts_leaves_no_process(tmp_path, garbage, number, code):
+    running = subprocess.Popen(
+        [SERVE, str(garbage), "--port", str(free_port())],
+        env=os.environ | {"SERVE_LOG": str(tmp_path / "serve.log")},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    until = time.monotonic() + 30
+    while not any("api_server" in line for line in processes_about(str(garbage))):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    running.send_signal(number)
+    running.communicate(timeout=30)
+    assert running.returncode == code
+    assert processes_about(str(garbage)) == []
