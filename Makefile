@@ -62,5 +62,7 @@ check: $(ENVS)/dev/pins ## lint, format and types
 	$(ENVS)/dev/bin/ruff check .
 	$(ENVS)/dev/bin/ruff format --check .
 	$(ENVS)/dev/bin/mypy
+bench: envs ## benchmarks; their results are in tests/bench/RESULTS.md
+	$(ENVS)/main/bin/python tests/bench/threads.py
 test: envs check ## every check and test, the whole chain among them
 	$(ENVS)/dev/bin/pytest

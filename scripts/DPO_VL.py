@@ -4,8 +4,8 @@
 
     accelerate launch -q --config_file configs/demo/accelerate.yaml \\
         --num_cpu_threads_per_process 2 scripts/DPO_VL.py --config configs/demo/dpo.yaml \\
-        --model_name_or_path runs/demo/stage2 --data_path dataset/demo/dpo.jsonl \\
-        --image_folder dataset --output_dir runs/demo/stage3
+        --model_name_or_path runs/demo/seed0/stage2 --data_path runs/demo/seed0/pairs/train.jsonl \\
+        --image_folder dataset --output_dir runs/demo/seed0/stage3
 """
 
 import os

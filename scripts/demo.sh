@@ -118,7 +118,7 @@ JSON
     sft_train "$run/stage1" "$configs/qwen_cold_start.yaml" seed="$seed" \
     model_name_or_path="$runs/base" dataset_dir="$run"
   infer "$run/stage1" "seed $seed: stage 1 answers the rejection pool" "$run/stage1_infer" \
-    --data "$data/rejection.json" --seed "$seed"
+    --data "$data/rejection.json" --temperature 0.7 --seed "$seed"
   evaluate "$run/stage1" "seed $seed: stage 1" "$run/eval_stage1" "$seed"
   step "seed $seed: check rejection rows" "$run/checked_rejection" \
     bash -c "$main/python scripts/check_rows.py $run/stage1_infer/correct.jsonl && touch $run/checked_rejection"

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def wait_until_gone(seconds: float = 30) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Run the chain, kill it inside stage 1's inference, run it again to its end."""
     shutil.rmtree(RUNS, ignore_errors=True)
     shutil.rmtree(DATA, ignore_errors=True)
@@ -66,7 +65,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     kept = len(journal.read_text().splitlines())
     second = subprocess.run(COMMAND, cwd=REPO, capture_output=True, text=True, check=False)
     assert second.returncode == 0, (second.stdout + second.stderr)[-6000:]
-    yield {
+    return {
         "left_after_kill": left, "trained": trained, "kept": kept,
         "out": second.stdout, "left": wait_until_gone(),
     }  # fmt: skip

@@ -254,6 +254,7 @@ def test_reordered_candidates():
         "Image 1（8/10）：x；Image 2（6/10）：y",
         "图像1（8/10），图像2（6/10）",
         "Image 1 (8.0/10), Image 2 (6/10)",
+        "Image 1 sharp, well lit (8/10); Image 2 blurred (6/10)",
     ],
 )
 def test_forms_of_scores(scores):

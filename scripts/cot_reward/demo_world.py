@@ -199,18 +199,32 @@ def points(wanted: Thing, shown: Thing) -> tuple[int, int]:
 
 
 def teacher_cot(scene: Scene) -> str:
-    """The right chain of thought: observations, scores per dimension, totals, answer."""
+    """The right chain of thought: observations with their scores by dimension, totals, answer.
+
+    A score stands right behind the observation that it is for. With the observations on a line of
+    their own, texts whose scores left their observations passed the judge, and stages 2 and 3
+    learned to guess scores.
+    """
     first, second = (points(scene.wanted, thing) for thing in scene.things)
     lines = [
         "<think>",
-        observations(scene.wanted, scene.things),
-        score_lines(first, second),
+        *(
+            f"{i + 1}. {dimension}: Image 1 {_seen(scene, 0, i)} ({first[i]}/10); "
+            f"Image 2 {_seen(scene, 1, i)} ({second[i]}/10)"
+            for i, dimension in enumerate(("Colour", "Shape"))
+        ),
         "Total score:",
         total_lines(first, second),
         "</think>",
         f"<answer>Image {scene.label} is better</answer>",
     ]
     return "\n".join(lines)
+
+
+def _seen(scene: Scene, image: int, attribute: int) -> str:
+    """One attribute of one image with its verdict: "circle no"."""
+    seen, asked = scene.things[image][attribute], scene.wanted[attribute]
+    return f"{seen} {'yes' if seen == asked else 'no'}"
 
 
 def score_lines(first: tuple[int, int], second: tuple[int, int]) -> str:

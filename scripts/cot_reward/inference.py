@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +15,11 @@ from typing import Any, Literal
 from cot_reward import media
 from cot_reward.client import Ask, Client, Outcome, Sampling, ServerError, sample
 from cot_reward.judge import destination, judge
+from cot_reward.pool import Pool, read_pool
 from cot_reward.records import ORDERS, Comparison, Order, Response, conversation
 from cot_reward.settings import UserError, plain
-from cot_reward.sources import adapter_for, prefix_of
 from cot_reward.stats import tally
-from cot_reward.store import Journal, read_rows, write_json, write_jsonl
+from cot_reward.store import Journal, write_json, write_jsonl
 from cot_reward.tasks import TASKS, check_template, fill, template_hash
 
 
@@ -73,61 +73,6 @@ class InferenceSettings:
     @property
     def asked_orders(self) -> tuple[Order, ...]:
         return ORDERS if self.orders == "both" else (self.orders,)
-
-
-@dataclass
-class Pool:
-    """The comparisons of a run, by key, in input order, and the records that gave none."""
-
-    comparisons: dict[str, Comparison] = field(default_factory=dict)
-    position: dict[str, str] = field(default_factory=dict)
-    bad: list[dict[str, Any]] = field(default_factory=list)
-    duplicates: list[str] = field(default_factory=list)
-
-
-def read_pool(settings: InferenceSettings) -> Pool:
-    """All comparisons of the input files. A bad record costs only itself and is listed."""
-    pool = Pool()
-    conflicting: dict[str, str] = {}
-    prefix = prefix_of(settings.image_root or settings.media_root, settings.media_root)
-    if settings.source is not None:
-        adapter_for({}, settings.source)  # an unknown name is an error of its own
-    for path in settings.data:
-        adapter = None
-        for number, row in read_rows(path):
-            if settings.limit is not None and len(pool.comparisons) >= settings.limit:
-                break
-            where = f"{path}:{number}"
-            try:
-                if isinstance(row, ValueError):
-                    raise row
-                adapter = adapter or adapter_for(row, settings.source)
-                comparison = replace(adapter(row, prefix), source=path.stem)
-            except (ValueError, UserError) as error:
-                pool.bad.append(
-                    {"id": "", "where": where, "reason": "bad_record", "detail": str(error)}
-                )
-                continue
-            key = comparison.key
-            known = pool.comparisons.setdefault(key, comparison)
-            pool.position.setdefault(key, where)
-            if known is comparison:
-                continue
-            pool.duplicates.append(where)
-            # The same pair may come again in the other order, with the label turned around.
-            if known.candidates[known.label - 1] != comparison.candidates[comparison.label - 1]:
-                conflicting[key] = where
-    for key, where in conflicting.items():
-        del pool.comparisons[key]
-        first = pool.position.pop(key)
-        pool.bad.append({
-            "id": key, "where": first, "reason": "conflicting_label",
-            "detail": f"{where} has the same comparison with the other label",
-        })  # fmt: skip
-    if not pool.comparisons:
-        first = f"; the first: {pool.bad[0]['where']}: {pool.bad[0]['detail']}" if pool.bad else ""
-        raise UserError(f"{settings.data[0]}: no usable comparison, {len(pool.bad)} bad{first}")
-    return pool
 
 
 def _prompt_text(comparison: Comparison, template: str) -> str:
@@ -350,7 +295,9 @@ def _have(stage: Stage) -> int:
 
 async def _run(settings: InferenceSettings, api_key: str) -> int:
     started = time.monotonic()
-    pool = read_pool(settings)
+    pool = read_pool(
+        settings.data, settings.media_root, settings.image_root, settings.source, settings.limit
+    )
     async with Client(settings.base_url, api_key) as client:
         try:
             model = await client.model(settings.model)

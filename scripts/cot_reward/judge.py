@@ -70,7 +70,9 @@ def _patterns(noun: str) -> _Patterns:
     )
     # "Both images (10/10)", "Images 1 and 2 (8/10)" and "Image 1 and Image 2: 8/10" score both.
     both = rf"both(?:\s+{name}s?)?|{name}s?\s*1\s*(?:and|&|,|/|和)\s*(?:{name}\s*)?2"
-    score = rf"(?:(?P<both>{both})|{candidate}){filler}(?P<score>{_NUMBER})\s*/\s*\d+"
+    # "Image 1 blurred, dull (4/10)": a remark may come before the bracket, on the same line.
+    lead = rf"(?:{filler}|[^()\n;/\d]{{1,60}}\()"
+    score = rf"(?:(?P<both>{both})|{candidate}){lead}(?P<score>{_NUMBER})\s*/\s*\d+"
     return _Patterns(
         re.compile(total, re.IGNORECASE),
         re.compile(score, re.IGNORECASE),

@@ -129,8 +129,8 @@ def table(results: Mapping[str, Any]) -> str:
         "Held-out accuracy in %, with 95% Wilson intervals, pooled over the seeds "
         + ", ".join(map(str, results["seeds"])) + ".",
         "",
-        "| stage | decoding | accuracy | well-formed | coherent | answers 1 | survives swap | right twice "
-        "| s/step |",
+        "| stage | decoding | accuracy | well-formed | coherent | answers 1 | survives swap "
+        "| right twice | s/step |",
         "|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for record in results["stages"]:
