@@ -101,7 +101,7 @@ evaluate() {
 
 step "world and base" "$runs/base/summary.json" \
   $main/python scripts/make_demo.py --config "$world" --out "$data" --model-out "$runs/base"
-[[ -n ${SKIP_BASE:-} ]] || evaluate "$runs/base" "base" "$runs/eval_base" 0
+evaluate "$runs/base" "base" "$runs/eval_base" 0
 
 for seed in $seeds; do
   run=$runs/seed$seed

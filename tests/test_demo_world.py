@@ -26,11 +26,10 @@ SMALL = world.Settings(
     validation=8,
     heldout=10,
 )
+SEEN = r"(\w+) (yes|no) \((\d+)/10\)"
 COT = re.compile(
-    r"<think>\nImage 1 shows (\w+) (yes|no) (\w+) (yes|no)\. "
-    r"Image 2 shows (\w+) (yes|no) (\w+) (yes|no)\.\n"
-    r"1\. Colour: Image 1 \((\d+)/10\); Image 2 \((\d+)/10\)\n"
-    r"2\. Shape: Image 1 \((\d+)/10\); Image 2 \((\d+)/10\)\n"
+    rf"<think>\n1\. Colour: Image 1 {SEEN}; Image 2 {SEEN}\n"
+    rf"2\. Shape: Image 1 {SEEN}; Image 2 {SEEN}\n"
     r"Total score:\nImage 1: (\d+)\+(\d+)=(\d+)\nImage 2: (\d+)\+(\d+)=(\d+)\n</think>\n"
     r"<answer>Image ([12]) is better</answer>"
 )
@@ -40,19 +39,20 @@ def test_every_cot_adds_up_and_answers_by_its_totals() -> None:
     for scene in world.scenes("heldout", world.Settings(heldout=400)):
         found = COT.fullmatch(world.teacher_cot(scene))
         assert found
-        words, numbers = found.groups()[:8], [int(part) for part in found.groups()[8:]]
+        # (word, verdict, score): colour of both images, then shape of both.
+        seen = [found.groups()[i : i + 3] for i in range(0, 12, 3)]
+        *totals, answer = (int(part) for part in found.groups()[12:])
         for i, thing in enumerate(scene.things):
-            assert (words[4 * i], words[4 * i + 2]) == thing
-            assert [word == "yes" for word in words[4 * i + 1 : 4 * i + 4 : 2]] == [
-                seen == asked for seen, asked in zip(thing, scene.wanted, strict=True)
-            ]
-        colour_1, colour_2, shape_1, shape_2, *totals, answer = numbers
-        assert totals == [
-            colour_1, shape_1, colour_1 + shape_1, colour_2, shape_2, colour_2 + shape_2
-        ]  # fmt: skip
+            colour, shape = seen[i], seen[2 + i]
+            assert (colour[0], shape[0]) == thing
+            fits = tuple(a == b for a, b in zip(thing, scene.wanted, strict=True))
+            assert (colour[1] == "yes", shape[1] == "yes") == fits
+            first, second = int(colour[2]), int(shape[2])
+            assert totals[3 * i : 3 * i + 3] == [first, second, first + second]
         assert totals[2] != totals[5]
         assert answer == scene.label == (1 if totals[2] > totals[5] else 2)
-        assert scene.things[scene.label - 1] == scene.wanted
+        totals = [sum(world.points(scene.wanted, thing)) for thing in scene.things]
+        assert totals[scene.label - 1] > totals[2 - scene.label]
         verdict = judge(world.teacher_cot(scene), TASKS["image_generation"], scene.label, "stop")
         assert verdict == Verdict("correct", "coherent", scene.label)
 
@@ -65,16 +65,20 @@ def test_labels_and_kinds_are_balanced() -> None:
         for kind, share in zip(world.KINDS, settings.mix, strict=True):
             assert abs(sum(s.kind == kind for s in members) - share * len(members)) < 1
         for scene in members:
-            worse = scene.things[2 - scene.label]
-            missed = tuple(a != b for a, b in zip(worse, scene.wanted, strict=True))
-            assert (
-                missed
-                == {
-                    "colour": (True, False),
-                    "shape": (False, True),
-                    "both": (True, True),
-                }[scene.kind]
-            )
+            fits = [
+                tuple(a == b for a, b in zip(thing, scene.wanted, strict=True))
+                for thing in scene.things
+            ]
+            differs = tuple(a != b for a, b in zip(*fits, strict=True))
+            decided_by = {"colour": (True, False), "shape": (False, True), "both": (True, True)}
+            assert differs == decided_by[scene.kind]
+
+
+def test_the_better_picture_is_flawed_as_often_as_asked() -> None:
+    for share in (0.0, 0.4, 1.0):
+        members = world.scenes("dpo", world.Settings(flawed=share))
+        flawed = sum(scene.things[scene.label - 1] != scene.wanted for scene in members)
+        assert abs(flawed / len(members) - share) < 0.05
 
 
 def test_the_seed_decides_everything() -> None:

@@ -1,7 +1,6 @@
 """The judge: one test for each verdict and finding, in the forms that real models write."""
 
 import json
-import time
 from collections import Counter
 from decimal import Decimal
 
@@ -402,13 +401,15 @@ def test_swapping_the_candidates_of_a_consistent_text_swaps_its_answer(data, fir
         "\u0301\u0327", "１＋",
     ],
 )  # fmt: skip
-def test_200_kb_of_anything_take_no_time(unit):
+# A pattern that goes back and forth over the text would take hours here, not a second.
+@pytest.mark.timeout(60)
+def test_200_kb_of_anything_are_judged(unit):
     long = unit * (200_000 // len(unit))
-    started = time.perf_counter()
     for head in ("", "Total: Image 1 ", "Total: Image 1: 1+1"):
-        judge(f"<think>{head}{long}</think><answer>Image 1 is better</answer>", IMAGES, 1)
-        judge(f"<think>{head}{long}</think><answer>Image 1 is better</answer>{long}x", IMAGES, 1)
-    assert time.perf_counter() - started < 3
+        text = f"<think>{head}{long}</think><answer>Image 1 is better</answer>"
+        clean = not any(tag in unit for tag in ("<think>", "</think>", "<answer>"))
+        assert bool(judge(text, IMAGES, 1).answer) == clean
+        assert judge(f"{text}{long}x", IMAGES, 1).verdict == "unparsed"
 
 
 def test_a_sum_with_endless_digits_is_no_total():

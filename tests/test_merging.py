@@ -89,7 +89,13 @@ def test_incoherent_texts_only_when_asked(tmp_path):
     pairs, _ = run(tmp_path, [judged_row(chosen)], [judged_row(rejected)], "--allow-incoherent")
     assert (pairs[0]["chosen"], pairs[0]["rejected"]) == (chosen, rejected)
     with pytest.raises(UserError, match="'rejected_contradicts': 1"):
-        run(tmp_path, [judged_row(RIGHT)], [judged_row(rejected)], "--coherent-rejected")
+        run(
+            tmp_path,
+            [judged_row(RIGHT)],
+            [judged_row(rejected)],
+            "--rejected-coherence",
+            "coherent",
+        )
 
 
 def test_texts_without_totals_may_be_chosen(tmp_path):

@@ -59,13 +59,16 @@ class Settings:
     dpo: int = field(default=1200, metadata={"help": "comparisons for stage 3"})
     validation: int = field(default=300, metadata={"help": "comparisons to choose settings on"})
     heldout: int = field(default=500, metadata={"help": "comparisons for the table"})
-    mix_colour: float = field(default=0.2, metadata={"help": "share with a wrong colour"})
-    mix_shape: float = field(default=0.7, metadata={"help": "share with a wrong shape"})
-    mix_both: float = field(default=0.1, metadata={"help": "share with both wrong"})
+    mix_colour: float = field(default=0.2, metadata={"help": "share that colour decides"})
+    mix_shape: float = field(default=0.7, metadata={"help": "share that shape decides"})
+    mix_both: float = field(default=0.1, metadata={"help": "share that both decide"})
+    flawed: float = field(
+        default=0.4, metadata={"help": "share whose better picture misses the caption too"}
+    )
     noise: float = field(default=100.0, metadata={"help": "sd of the pools' pixel noise, of 255"})
 
     warmup_steps: int = field(default=300, metadata={"help": "most text-only steps of the base"})
-    base_steps: int = field(default=750, metadata={"help": "steps with pictures and sums"})
+    base_steps: int = field(default=1000, metadata={"help": "steps with pictures and sums"})
     base_noise: float = field(default=10.0, metadata={"help": "sd of the base's pixel noise"})
     batch: int = field(default=64, metadata={"help": "rows in a step"})
     warmup_lr: float = field(default=2e-3, metadata={"help": "peak learning rate, text only"})
@@ -115,7 +118,7 @@ class Settings:
         return text
 
 
-DATA_SETTINGS = ("seed", *POOLS, "mix_colour", "mix_shape", "mix_both", "noise")
+DATA_SETTINGS = ("seed", *POOLS, "mix_colour", "mix_shape", "mix_both", "flawed", "noise")
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,22 @@ def near_miss(wanted: Thing, kind: str, rng: random.Random) -> Thing:
     if kind != "colour":
         shape = rng.choice([other for other in SHAPES if other != shape])
     return colour, shape
+
+
+def contrast(wanted: Thing, kind: str, flawed: bool, rng: random.Random) -> tuple[Thing, Thing]:
+    """A better and a worse thing that differ in how the kind's attributes fit the caption.
+
+    Flawed: the better one misses an attribute too. Were one picture always perfect, the model would
+    infer the second from the first instead of looking, and a misread first picture would lead it
+    into texts that it has never seen.
+    """
+    if not flawed:
+        return wanted, near_miss(wanted, kind, rng)
+    if kind == "shape":
+        return near_miss(wanted, "colour", rng), near_miss(wanted, "both", rng)
+    # Of two pictures with one flaw each, the wrong shape costs less (POINTS).
+    worse = near_miss(wanted, "both" if kind == "colour" else "colour", rng)
+    return near_miss(wanted, "shape", rng), worse
 
 
 def draw(thing: Thing, rng: random.Random, noise: float) -> Image.Image:
@@ -270,8 +289,8 @@ def scenes(pool: str, settings: Settings) -> list[Scene]:
     made = []
     for i, (kind, label) in enumerate(zip(kinds, labels, strict=True)):
         wanted = any_thing(rng)
-        miss = near_miss(wanted, kind, rng)
-        things = (wanted, miss) if label == 1 else (miss, wanted)
+        better, worse = contrast(wanted, kind, rng.random() < settings.flawed, rng)
+        things = (better, worse) if label == 1 else (worse, better)
         prefix = "cold" if pool == "cold_start" else pool
         made.append(Scene(f"{prefix}_{i:04d}", wanted, things, label, kind))
     return made

@@ -161,8 +161,10 @@ def judge(text: str, task: Task, label: int, finish_reason: str = "") -> Verdict
     return Verdict("correct" if answer == label else "incorrect", coherence, answer, mismatch)
 
 
+# What can be found of the coherence of a well-formed text.
+FINDINGS = ("coherent", "no_totals", "tie", "contradicts", "wrong_sum")
 # A right answer teaches only when its own reasoning does not speak against it.
-TRUSTED = ("coherent", "no_totals")
+TRUSTED = FINDINGS[:2]
 
 
 def destination(verdict: Verdict, allow_incoherent: bool = False) -> str:

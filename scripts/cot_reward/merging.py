@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cot_reward.judge import TRUSTED, judge
+from cot_reward.judge import FINDINGS, TRUSTED, judge
 from cot_reward.pairing import Judged, balance, pairs_of, to_pair
 from cot_reward.records import ROW_FIELDS, turns
-from cot_reward.settings import UserError, plain
+from cot_reward.settings import UserError, nearest, plain
 from cot_reward.sources import adapter_for, prefix_of
 from cot_reward.store import read_rows, write_json, write_jsonl
 from cot_reward.tasks import TASKS
@@ -46,8 +46,13 @@ class MergeSettings:
     allow_incoherent: bool = field(
         default=False, metadata={"help": "chosen texts whose totals speak against their answer"}
     )
-    coherent_rejected: bool = field(
-        default=False, metadata={"help": "only rejected texts whose totals lead to their answer"}
+    chosen_coherence: list[str] = field(
+        default_factory=lambda: list(TRUSTED),
+        metadata={"help": "findings that a chosen text may have (--allow-incoherent: any)"},
+    )
+    rejected_coherence: list[str] = field(
+        default_factory=lambda: list(FINDINGS),
+        metadata={"help": "findings that a rejected text may have"},
     )
     balance_positions: bool = field(
         default=True, metadata={"help": "as many chosen answers 1 as 2, by source and task"}
@@ -60,6 +65,15 @@ class MergeSettings:
     def __post_init__(self) -> None:
         if self.pairs_per_comparison < 1:
             raise ValueError("--pairs-per-comparison must be at least 1")
+        for flag, chosen in (
+            ("--chosen-coherence", self.chosen_coherence),
+            ("--rejected-coherence", self.rejected_coherence),
+        ):
+            for name in chosen:
+                if name not in FINDINGS:
+                    raise ValueError(
+                        f"{flag}: no finding is called '{name}'.{nearest(name, FINDINGS)}"
+                    )
 
 
 @dataclass
@@ -100,10 +114,10 @@ def _judged(row: dict[str, Any], side: str, settings: MergeSettings) -> Judged |
     verdict = judge(text, TASKS[row["task"]], row["label"], row["finish_reason"])
     if verdict.verdict != side:
         return f"judged_{verdict.verdict}"
-    incoherent = verdict.coherence not in TRUSTED
-    if side == "correct" and incoherent and not settings.allow_incoherent:
-        return f"chosen_{verdict.coherence}"
-    if side == "incorrect" and verdict.coherence != "coherent" and settings.coherent_rejected:
+    if side == "correct":
+        if verdict.coherence not in settings.chosen_coherence and not settings.allow_incoherent:
+            return f"chosen_{verdict.coherence}"
+    elif verdict.coherence not in settings.rejected_coherence:
         return f"rejected_{verdict.coherence}"
     return Judged(
         id=row["id"], order=row["order"], task=row["task"], source=row["source"], prompt=prompt,
