@@ -1,6 +1,7 @@
 """Builders that several test files share. Plain functions: `from conftest import cot, raw_row`."""
 
 import json
+import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,18 @@ def picture(path: Path, colour: tuple[int, int, int] = (200, 30, 30), size: int 
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (size, size), colour).save(path)
     return path
+
+
+def run_in(environment: str, code: str, *arguments: Path) -> dict[str, Any]:
+    """What a script prints after RESULT, in one of the project's environments."""
+    done = subprocess.run(
+        [REPO / ".envs" / environment / "bin/python", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPO,
+        env={"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "HOME": "/tmp"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result: dict[str, Any] = json.loads(done.stdout.split("RESULT")[1])
+    return result

@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from conftest import run_in
 from cot_reward import demo_model, tasks
 from cot_reward import demo_world as world
 
@@ -72,21 +71,6 @@ out = {
 }
 print("RESULT" + json.dumps(out))
 """
-
-
-def run_in(environment: str, code: str, *arguments: Path) -> dict[str, Any]:
-    """What a script prints after RESULT, in one of the project's environments."""
-    done = subprocess.run(
-        [ROOT / ".envs" / environment / "bin/python", "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "HOME": "/tmp"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    result: dict[str, Any] = json.loads(done.stdout.split("RESULT")[1])
-    return result
 
 
 @pytest.fixture(scope="module")

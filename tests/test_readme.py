@@ -1,0 +1,105 @@
+"""Every command and path that the two READMEs name exists."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import PYTHON, REPO
+
+READMES = ("README.md", "README.zh-CN.md")
+# What a run writes, or a user brings; everything else that looks like a path must be there.
+WRITTEN = ("runs/", ".envs/", "dataset/")
+OURS = ("dataset/README.md", "dataset/sample/", "dataset/dataset_info.json")
+PATH = re.compile(
+    r"(?<![\w/.-])((?:configs|scripts|dataset|asset|requirements|tests|runs|\.envs)/[\w./*-]*"
+    r"|[\w.-]+\.(?:md|txt|toml))"
+)
+
+
+def text_of(name: str) -> str:
+    return (REPO / name).read_text(encoding="utf-8")
+
+
+def commands(name: str) -> list[str]:
+    """The indented command lines, continuation lines joined, comments cut."""
+    joined = text_of(name).replace("\\\n", " ")
+    lines = [line.strip().split("  #")[0].split("   main")[0] for line in joined.splitlines()
+             if line.startswith("    ")]  # fmt: skip
+    starts = ("python ", "make ", "scripts/", "accelerate ", "llamafactory-cli ", "FORCE_TORCHRUN")
+    return [line for line in lines if line.startswith(starts)]
+
+
+def repository_files() -> list[str]:
+    """What git knows or would add: not environments, not what runs wrote."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=REPO, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [name for name in listed.stdout.splitlines() if (REPO / name).exists()]
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_every_path_exists(name: str) -> None:
+    files = repository_files()
+    # A bare file name may stand in a folder of ours, or be one that a run writes.
+    known = {Path(file).name for file in files} | {"results.md"}
+    missing = []
+    for path in {found.rstrip(".,") for found in PATH.findall(text_of(name))}:
+        if path.startswith(WRITTEN) and not path.startswith(OURS):
+            continue
+        if not any(REPO.glob(path)) and path not in known:
+            missing.append(path)
+    assert not missing
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_every_make_target_exists(name: str) -> None:
+    makefile = text_of("Makefile")
+    targets = re.findall(r"(?:`|^    )make ([a-z][a-z-]*)", text_of(name), re.MULTILINE)
+    assert {"demo", "test", "envs"} <= set(targets)
+    for target in targets:
+        assert re.search(rf"^{target}\b.*:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_every_flag_of_a_command_is_known(name: str) -> None:
+    checked = 0
+    helps: dict[str, str] = {}
+    for command in commands(name):
+        words = shlex.split(command)
+        script = next((w for w in words if re.fullmatch(r"scripts/\w+\.py", w)), None)
+        if script is None or script == "scripts/DPO_VL.py":
+            continue
+        if script not in helps:
+            shown = subprocess.run(
+                [PYTHON, script, "--help"], cwd=REPO, capture_output=True, text=True, check=True
+            )
+            helps[script] = shown.stdout
+        for flag in (w for w in words[words.index(script) :] if w.startswith("--")):
+            assert f"{flag} " in helps[script] or f"{flag}," in helps[script], (script, flag)
+            checked += 1
+    assert checked > 5
+
+
+def test_both_readmes_have_the_same_commands() -> None:
+    def real(name: str) -> set[str]:
+        return {" ".join(shlex.split(command)) for command in commands(name)}
+
+    assert real("README.zh-CN.md") <= real("README.md")
+    assert len(real("README.zh-CN.md")) > 10
+
+
+def test_the_makefile_has_help_for_its_targets() -> None:
+    shown = subprocess.run(["make", "help"], cwd=REPO, capture_output=True, text=True, check=True)
+    assert {"demo", "test", "lock", "demo-clean"} <= set(shown.stdout.split())
+
+
+def test_nothing_names_a_path_of_one_machine() -> None:
+    for name in repository_files():
+        path = REPO / name
+        if path.suffix in (".png", ".txt"):
+            continue
+        content = path.read_text(encoding="utf-8", errors="replace")
+        assert not re.search(r"(?<![\w.])/(?:root|home|work)/\w", content), name
