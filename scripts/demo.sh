@@ -27,8 +27,8 @@ while (($#)); do
 done
 world=${world:-$configs/world.yaml}
 main=.envs/main/bin sft=.envs/sft/bin
-# One thread per trainer: the models are so small that two threads mostly wait for each other
-# (alone about as fast, and five times as fast when the machine does anything else).
+# One thread per trainer, and no spinning: the models are so small that two threads mostly wait for
+# each other, and as soon as anything else runs a step takes several times as long.
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 port=$($main/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 mkdir -p "$runs"
@@ -127,11 +127,16 @@ JSON
     model_name_or_path="$run/stage1" dataset_dir="$run"
   infer "$run/stage2" "seed $seed: stage 2 answers the DPO pool" "$run/stage2_infer" \
     --data "$data/dpo.json" --num-samples 4 --seed "$seed"
+  # A converged stage 2 is mostly right or mostly wrong about a comparison; hotter samples find more
+  # comparisons with a text of both kinds. The merger keeps the coherent ones only.
+  infer "$run/stage2" "seed $seed: stage 2 answers the DPO pool at T=1.3" "$run/stage2_infer_hot" \
+    --data "$data/dpo.json" --num-samples 5 --temperature 1.3 --seed "$seed"
   evaluate "$run/stage2" "seed $seed: stage 2" "$run/eval_stage2" "$seed"
   stop_server
   step "seed $seed: pairs" "$run/pairs/summary.json" $main/python scripts/merge_json.py \
-    --config "$configs/merge.yaml" --correct "$run/stage2_infer/correct.jsonl" \
+    --config "$configs/merge.yaml" --correct "$run/stage2_infer/correct.jsonl" "$run/stage2_infer_hot/correct.jsonl" \
     --incorrect "$run/stage1_infer/incorrect.jsonl" "$run/stage2_infer/incorrect.jsonl" \
+    "$run/stage2_infer_hot/incorrect.jsonl" \
     --exclude "$data/heldout.json" --image-root "$data/images" --out "$run/pairs"
   step "seed $seed: check pairs" "$run/checked_pairs" \
     bash -c "$main/python scripts/check_rows.py $run/pairs/train.jsonl && touch $run/checked_pairs"
