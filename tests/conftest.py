@@ -106,3 +106,16 @@ def run_in(environment: str, code: str, *arguments: Path) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-3000:]
     result: dict[str, Any] = json.loads(done.stdout.split("RESULT")[1])
     return result
+
+
+def save_untrained_base(folder: Path) -> Path:
+    """The demo's base with random weights, saved as the trained one is."""
+    import torch
+    from cot_reward import demo_model, demo_world
+
+    settings = demo_world.Settings(template=REPO / "configs/demo/template.txt")
+    torch.manual_seed(0)
+    tokenizer = demo_model.build_tokenizer(settings.read_template(), settings.vocab)
+    demo_model.build_model(tokenizer, settings).save_pretrained(folder)
+    demo_model.build_processor(tokenizer).save_pretrained(folder)
+    return folder

@@ -88,7 +88,12 @@ def test_a_killed_chain_leaves_no_process_and_goes_on_where_it_was(chain: dict[s
 
 @pytest.mark.slow
 def test_every_account_holds(chain: dict[str, Any]) -> None:
-    for name in ("stage1_infer", "stage2_infer", *(f"eval_{s}/greedy" for s in STAGES[1:])):
+    for name in (
+        "stage1_infer",
+        "stage2_infer",
+        "stage2_infer_hot",
+        *(f"eval_{s}/greedy" for s in STAGES[1:]),
+    ):
         account = summary(f"seed0/{name}")["account"]
         assert account["judged"] == account["expected"] > 0, name
         assert account["failed"] == account["not_asked"] == 0, name

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import run_in
+from conftest import run_in, save_untrained_base
 from cot_reward import demo_model, tasks
 from cot_reward import demo_world as world
 
@@ -75,13 +75,7 @@ print("RESULT" + json.dumps(out))
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained base, saved as the trained one is."""
-    folder = tmp_path_factory.mktemp("base")
-    torch.manual_seed(0)
-    tokenizer = demo_model.build_tokenizer(SETTINGS.read_template(), SETTINGS.vocab)
-    demo_model.build_model(tokenizer, SETTINGS).save_pretrained(folder)
-    demo_model.build_processor(tokenizer).save_pretrained(folder)
-    return folder
+    return save_untrained_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import run_in
-from cot_reward import demo_model, media
-from cot_reward import demo_world as world
+from conftest import run_in, save_untrained_base
+from cot_reward import media
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-SETTINGS = world.Settings(template=ROOT / "configs/demo/template.txt")
 BOUND = 262144
 PROMPT = "Text Caption: [a red circle, 12.5 cm]"
 
@@ -75,12 +72,7 @@ print("RESULT" + json.dumps({"ids": ids, "grid": seen["image_grid_thw"].tolist()
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    torch.manual_seed(0)
-    tokenizer = demo_model.build_tokenizer(SETTINGS.read_template(), SETTINGS.vocab)
-    demo_model.build_model(tokenizer, SETTINGS).save_pretrained(folder)
-    demo_model.build_processor(tokenizer).save_pretrained(folder)
-    return folder
+    return save_untrained_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(params=[((56, 56), (112, 84)), ((700, 500), (1000, 700))], ids=["below", "above"])
