@@ -11,6 +11,9 @@ UV_VERSION := 0.13.9
 # Never fetch an interpreter: the machine's Python 3.11 is used.
 export UV_PYTHON_DOWNLOADS := never
 
+# Threads that wait for one another in a busy loop starve whatever else runs on a small machine.
+export OMP_WAIT_POLICY := passive
+
 # Serving needs another vLLM build where there is no GPU.
 SERVE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo serve || echo serve-cpu)
 
