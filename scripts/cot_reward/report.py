@@ -193,7 +193,7 @@ def plot_stages(results: Mapping[str, Any], path: Path) -> None:
                 ha="left" if number else "right", va="center", fontsize=8,
             )  # fmt: skip
     axes.axhline(50, color="0.6", linewidth=1, linestyle="--")
-    axes.annotate("chance", (len(names) - 0.55, 50), fontsize=8, color="0.4", va="bottom")
+    axes.annotate("chance", (-0.55, 50.5), fontsize=8, color="0.4", va="bottom")
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.set_ylabel("held-out accuracy, %")
