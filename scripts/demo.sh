@@ -81,6 +81,17 @@ sft_train() {
   echo '{"stage": "sft"}' >"$out/summary.json"
 }
 
+# check NAME ROWS MARKER: every row and medium before a training.
+check() {
+  step "$1" "$3" and_mark "$3" $main/python scripts/check_rows.py "$2"
+}
+and_mark() {
+  local marker=$1
+  shift
+  "$@"
+  touch "$marker"
+}
+
 # infer MODEL NAME FILE ARGUMENTS...: the client against a server of this model.
 infer() {
   local model=$1 name=$2 out=$3
@@ -112,16 +123,14 @@ for seed in $seeds; do
 {"demo_cold_start": {"file_name": "$PWD/$data/cold_start.json", $columns},
  "demo_rejection": {"file_name": "stage1_infer/correct.jsonl", $columns}}
 JSON
-  step "seed $seed: check cold-start rows" "$run/checked_cold_start" \
-    bash -c "$main/python scripts/check_rows.py $data/cold_start.json && touch $run/checked_cold_start"
+  check "seed $seed: check cold-start rows" "$data/cold_start.json" "$run/checked_cold_start"
   step "seed $seed: stage 1, cold start" "$run/stage1/summary.json" \
     sft_train "$run/stage1" "$configs/qwen_cold_start.yaml" seed="$seed" \
     model_name_or_path="$runs/base" dataset_dir="$run"
   infer "$run/stage1" "seed $seed: stage 1 answers the rejection pool" "$run/stage1_infer" \
     --data "$data/rejection.json" --temperature 0.7 --seed "$seed"
   evaluate "$run/stage1" "seed $seed: stage 1" "$run/eval_stage1" "$seed"
-  step "seed $seed: check rejection rows" "$run/checked_rejection" \
-    bash -c "$main/python scripts/check_rows.py $run/stage1_infer/correct.jsonl && touch $run/checked_rejection"
+  check "seed $seed: check rejection rows" "$run/stage1_infer/correct.jsonl" "$run/checked_rejection"
   step "seed $seed: stage 2, rejection sampling" "$run/stage2/summary.json" \
     sft_train "$run/stage2" "$configs/rejection.yaml" seed="$seed" \
     model_name_or_path="$run/stage1" dataset_dir="$run"
@@ -134,12 +143,12 @@ JSON
   evaluate "$run/stage2" "seed $seed: stage 2" "$run/eval_stage2" "$seed"
   stop_server
   step "seed $seed: pairs" "$run/pairs/summary.json" $main/python scripts/merge_json.py \
-    --config "$configs/merge.yaml" --correct "$run/stage2_infer/correct.jsonl" "$run/stage2_infer_hot/correct.jsonl" \
+    --config "$configs/merge.yaml" \
+    --correct "$run/stage2_infer/correct.jsonl" "$run/stage2_infer_hot/correct.jsonl" \
     --incorrect "$run/stage1_infer/incorrect.jsonl" "$run/stage2_infer/incorrect.jsonl" \
     "$run/stage2_infer_hot/incorrect.jsonl" \
     --exclude "$data/heldout.json" --image-root "$data/images" --out "$run/pairs"
-  step "seed $seed: check pairs" "$run/checked_pairs" \
-    bash -c "$main/python scripts/check_rows.py $run/pairs/train.jsonl && touch $run/checked_pairs"
+  check "seed $seed: check pairs" "$run/pairs/train.jsonl" "$run/checked_pairs"
   for stage in stage3:dpo control:control_sft; do
     stop_server
     step "seed $seed: ${stage%:*}, ${stage#*:}" "$run/${stage%:*}/summary.json" \

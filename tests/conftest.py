@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cot_reward.records import comparison_key, conversation
 from PIL import Image
 
@@ -119,3 +120,21 @@ def save_untrained_base(folder: Path) -> Path:
     demo_model.build_model(tokenizer, settings).save_pretrained(folder)
     demo_model.build_processor(tokenizer).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A mock of an OpenAI-compatible server, in another process."""
+    from server import MockServer
+
+    with MockServer() as running:
+        yield running
+
+
+@pytest.fixture
+def world(tmp_path, server):
+    """Comparisons on disk and the client's command line about them."""
+    # world imports the builders above.
+    from world import World
+
+    return World(tmp_path, server)

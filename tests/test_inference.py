@@ -18,18 +18,6 @@ from cot_reward.tasks import TASKS, template_hash
 from server import MockServer
 from world import SCRIPT, World, unit
 
-
-@pytest.fixture(scope="module")
-def server():
-    with MockServer() as running:
-        yield running
-
-
-@pytest.fixture
-def world(tmp_path, server):
-    return World(tmp_path, server)
-
-
 # --- a run without faults -------------------------------------------------------------------------
 
 

@@ -11,20 +11,7 @@ from cot_reward.inference import request_seed
 from cot_reward.records import ORDERS
 from cot_reward.settings import UserError
 from cot_reward.store import Journal
-from server import MockServer
 from world import World, unit
-
-
-@pytest.fixture(scope="module")
-def server():
-    with MockServer() as running:
-        yield running
-
-
-@pytest.fixture
-def world(tmp_path, server):
-    return World(tmp_path, server)
-
 
 # --- faults of the server -------------------------------------------------------------------------
 

@@ -195,10 +195,12 @@ def observation(wanted: Thing, shown: Thing) -> str:
     A tiny model sees well but compares badly when the verdict comes later: with this order the
     comparison is one token away from what it compares.
     """
-    return " ".join(
-        f"{seen} {'yes' if seen == asked else 'no'}"
-        for seen, asked in zip(shown, wanted, strict=True)
-    )
+    return " ".join(_checked(*pair) for pair in zip(shown, wanted, strict=True))
+
+
+def _checked(seen: str, asked: str) -> str:
+    """One attribute with its verdict: "circle no"."""
+    return f"{seen} {'yes' if seen == asked else 'no'}"
 
 
 def observations(wanted: Thing, things: tuple[Thing, ...]) -> str:
@@ -224,12 +226,13 @@ def teacher_cot(scene: Scene) -> str:
     their own, texts whose scores left their observations passed the judge, and stages 2 and 3
     learned to guess scores.
     """
-    first, second = (points(scene.wanted, thing) for thing in scene.things)
+    wanted, (one, two) = scene.wanted, scene.things
+    first, second = points(wanted, one), points(wanted, two)
     lines = [
         "<think>",
         *(
-            f"{i + 1}. {dimension}: Image 1 {_seen(scene, 0, i)} ({first[i]}/10); "
-            f"Image 2 {_seen(scene, 1, i)} ({second[i]}/10)"
+            f"{i + 1}. {dimension}: Image 1 {_checked(one[i], wanted[i])} ({first[i]}/10); "
+            f"Image 2 {_checked(two[i], wanted[i])} ({second[i]}/10)"
             for i, dimension in enumerate(("Colour", "Shape"))
         ),
         "Total score:",
@@ -238,12 +241,6 @@ def teacher_cot(scene: Scene) -> str:
         f"<answer>Image {scene.label} is better</answer>",
     ]
     return "\n".join(lines)
-
-
-def _seen(scene: Scene, image: int, attribute: int) -> str:
-    """One attribute of one image with its verdict: "circle no"."""
-    seen, asked = scene.things[image][attribute], scene.wanted[attribute]
-    return f"{seen} {'yes' if seen == asked else 'no'}"
 
 
 def score_lines(first: tuple[int, int], second: tuple[int, int]) -> str:

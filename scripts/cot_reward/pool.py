@@ -38,7 +38,7 @@ def read_pool(
     if source is not None:
         adapter_for({}, source)  # an unknown name is an error of its own
     for path in files:
-        adapter = None
+        adapter, name = None, _source(path, media_root)
         for number, row in read_rows(path):
             if limit is not None and len(pool.comparisons) >= limit:
                 break
@@ -47,7 +47,7 @@ def read_pool(
                 if isinstance(row, ValueError):
                     raise row
                 adapter = adapter or adapter_for(row, source)
-                comparison = replace(adapter(row, prefix), source=_source(path, media_root))
+                comparison = replace(adapter(row, prefix), source=name)
             except (ValueError, UserError) as error:
                 pool.bad.append(
                     {"id": "", "where": where, "reason": "bad_record", "detail": str(error)}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import platform
 import re
 import shlex
@@ -21,6 +20,7 @@ from cot_reward.curves import plot_history
 from cot_reward.dpo.arguments import PairConfig, ScriptArguments
 from cot_reward.dpo.collator import PairCollator
 from cot_reward.settings import UserError
+from cot_reward.store import write_whole
 
 CURVES = {
     "loss": "loss",
@@ -158,7 +158,7 @@ def train(
         "command": shlex.join([sys.executable, *sys.argv]),
         "versions": {"python": platform.python_version(), **_versions()},
     }
-    _write_atomically(output / "summary.json", summary)
+    write_whole(output / "summary.json", json.dumps(summary, indent=2, default=str) + "\n")
     print(f"{steps} steps in {seconds:.0f} s; model, curves and summary are in {output}")
 
 
@@ -183,10 +183,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _write_atomically(path: Path, content: Any) -> None:
-    """JSON that is there whole or not at all."""
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    os.replace(draft, path)
