@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cot_reward import media
 from cot_reward.records import comparison_key, conversation
 from PIL import Image
 
@@ -92,6 +93,11 @@ def picture(path: Path, colour: tuple[int, int, int] = (200, 30, 30), size: int 
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (size, size), colour).save(path)
     return path
+
+
+def encoded(path: Path, max_pixels: int, cache_dir: Path | None) -> tuple[bytes, str]:
+    """What a new reader would send of a file: bytes and MIME type."""
+    return media.Reader(max_pixels, cache_dir).read(path)[1:]
 
 
 def run_in(environment: str, code: str, *arguments: Path) -> dict[str, Any]:

@@ -48,13 +48,21 @@ class MockServer:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", data, 30) as answer:
             return json.load(answer)
 
-    def tell(self, latency: float = 0.0, faults: list[dict[str, Any]] | None = None) -> None:
+    def tell(
+        self,
+        latency: float = 0.0,
+        faults: list[dict[str, Any]] | None = None,
+        slots: int = 0,
+        models: list[str] | None = None,
+    ) -> None:
         """Forget the log, and from now on answer like this.
 
-        A fault: "kind" (status, cut, close, wrong_n, same_index, body), "times" (always, without
-        it), "caption" (all, without it), and for "status" and "body" what to say.
+        A fault: "kind" (status, cut, close, wrong_n, same_index, body, hang), "times" (always,
+        without it), "caption" (all, without it), and for "status" and "body" what to say. With
+        `slots` so many requests are worked on at a time, and others wait. `models` are listed.
         """
-        self._call("/tell", {"latency": latency, "faults": faults or []})
+        told = {"latency": latency, "faults": faults or [], "slots": slots}
+        self._call("/tell", told | ({"models": models} if models else {}))
 
     def log(self) -> list[dict[str, Any]]:
         """Every request since `tell`: caption, images (as sent), seed, n, when, and the rest."""
@@ -83,17 +91,22 @@ class MockServer:
 def _serve(port: int, models: list[str]) -> None:
     from aiohttp import web
 
-    state: dict[str, Any] = {"latency": 0.0, "faults": [], "log": []}
+    state: dict[str, Any] = {"latency": 0.0, "faults": [], "log": [], "told": asyncio.Event()}
+    state["slots"] = asyncio.Semaphore(10**6)
 
     async def tell(request: web.Request) -> web.Response:
-        state.update(await request.json(), log=[])
+        said = await request.json()
+        said["slots"] = asyncio.Semaphore(said["slots"] or 10**6)
+        state["told"].set()
+        state.update({"models": models} | said, log=[], told=asyncio.Event())
         return web.json_response({})
 
     async def log(request: web.Request) -> web.Response:
         return web.json_response(state["log"])
 
     async def list_models(request: web.Request) -> web.Response:
-        data = [{"id": model, "object": "model"} for model in models]
+        listed = state.get("models", models)
+        data = [{"id": model, "object": "model"} for model in listed]
         return web.json_response({"object": "list", "data": data})
 
     def fault_for(caption: str) -> dict[str, Any]:
@@ -113,9 +126,16 @@ def _serve(port: int, models: list[str]) -> None:
         urls = [image["image_url"]["url"] for image in images]
         entry = sent | {"caption": caption, "images": urls, "text": text["text"]}
         state["log"].append(entry | {"when": time.time()})
-        await asyncio.sleep(state["latency"])
+        async with state["slots"]:
+            await asyncio.sleep(state["latency"])
         fault = fault_for(caption)
         kind = fault.get("kind")
+        if kind == "hang":
+            # Until the test says something else; then, too, no answer comes.
+            await state["told"].wait()
+            if request.transport is not None:
+                request.transport.close()
+            return web.Response()
         if kind == "status":
             headers = {"Retry-After": fault["retry_after"]} if "retry_after" in fault else {}
             said = {"error": {"message": fault.get("message", "told to fail")}}

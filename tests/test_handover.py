@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import run_in, save_untrained_base
-from cot_reward import media
+from conftest import encoded, run_in, save_untrained_base
 from PIL import Image
 
 BOUND = 262144
@@ -83,7 +82,7 @@ def comparison(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     for i, (width, height) in enumerate(request.param):
         path = tmp_path / f"{i}.png"
         Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(path)
-        data, _ = media.encoded(path, BOUND, tmp_path / "cache")
+        data, _ = encoded(path, BOUND, tmp_path / "cache")
         sent = tmp_path / f"{i}_sent.png"
         sent.write_bytes(data)
         originals.append(str(path))

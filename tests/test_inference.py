@@ -144,7 +144,7 @@ def test_the_same_command_asks_nothing_again_and_more_samples_extend_it(finished
         (["--temperature", 0.5], "temperature: 1.0 there, 0.5 now"),
         (["--seed", 4], "seed: 3 there, 4 now"),
         (["--max-tokens", 9], "max_tokens: 2048 there, 9 now"),
-        (["--template", "own.txt"], "templates"),
+        (["--template", "own.txt"], "template of image_generation: "),
     ],
 )
 def test_other_settings_in_the_same_folder_are_named(finished, tmp_path, flags, named):

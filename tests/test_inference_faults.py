@@ -2,15 +2,19 @@
 
 import json
 import random
+import resource
 import signal
+import subprocess
 import time
 from collections import Counter
 
 import pytest
+from conftest import REPO
 from cot_reward.inference import request_seed
 from cot_reward.records import ORDERS
 from cot_reward.settings import UserError
 from cot_reward.store import Journal
+from server import MockServer
 from world import World, unit
 
 # --- faults of the server -------------------------------------------------------------------------
@@ -58,9 +62,12 @@ def test_passing_faults_are_retried_and_lasting_ones_are_listed(tmp_path, server
     assert world.summary["retries"] == 8 + 2 * 2
     halves = [row for row in world.judged if row["id"] == world.key(11)]
     assert {row["conversations"][1]["value"] for row in halves} == {"? half"}
-    # What failed is asked again by the same command, and nothing else.
+    # What failed is known as failed, and asked again only when told so.
     server.tell()
     assert world.call(*flags) == 0
+    assert server.log() == []
+    assert world.summary["account"] == {"expected": 24, "judged": 18, "failed": 6, "not_asked": 0}
+    assert world.call(*flags, "--retry-failed") == 0
     assert {entry["caption"] for entry in server.log()} == {f"caption {n}" for n in (8, 9, 10)}
     assert world.summary["account"] == {"expected": 24, "judged": 24, "failed": 0, "not_asked": 0}
 
@@ -73,6 +80,155 @@ def test_a_run_in_which_nothing_succeeds_is_an_error(world, server):
     assert world.summary["account"]["failed"] == 6
 
 
+def test_one_record_that_hangs_costs_itself(tmp_path, server):
+    world = World(tmp_path, server, count=6)
+    server.tell(faults=[{"caption": "caption 2", "kind": "hang"}])
+    flags = ["--num-samples", 1, "--orders", "given", "--timeout", 0.5, "--max-attempts", 2]
+    started = time.monotonic()
+    assert world.call(*flags) == 0
+    assert time.monotonic() - started < 30
+    (failed,) = world.read("failed")
+    assert (failed["id"], failed["reason"]) == (world.key(2), "attempts_used_up")
+    assert "no answer within 0.5 s" in failed["detail"]
+    assert world.summary["account"] == {"expected": 6, "judged": 5, "failed": 1, "not_asked": 0}
+
+
+def test_a_request_has_a_deadline_whatever_its_attempts(world, server):
+    server.tell(faults=[{"caption": "caption 0", "kind": "status", "status": 429,
+                         "retry_after": "30"}])  # fmt: skip
+    assert world.call("--num-samples", 1, "--orders", "given", "--deadline", 5) == 0
+    (failed,) = world.read("failed")
+    assert failed["reason"] == "deadline"
+    assert "HTTP 429" in failed["detail"]
+    assert [entry["caption"] for entry in server.log()].count("caption 0") == 1
+
+
+def test_a_completion_with_a_media_token_reaches_no_training_file(world, server):
+    bad = "<think>An <image> token. Image 1 (9/10); Image 2 (2/10)</think>"
+    bad += "<answer>Image 1 is better</answer>"
+    server.tell(faults=[{"caption": "caption 0", "kind": "text", "text": bad}])
+    assert world.call("--num-samples", 1) == 0
+    assert {row["id"] for row in world.read("unusable")} >= {world.key(0)}
+    assert world.summary["account"]["judged"] == 6
+
+
+# --- servers that are out -------------------------------------------------------------------------
+
+
+def test_a_server_that_dies_and_comes_back_costs_nothing(tmp_path):
+    with MockServer() as first:
+        world = World(tmp_path, first, count=30)
+        first.tell(latency=0.2)
+        running = world.start("--num-samples", 1, "--concurrency", 4, "--max-attempts", 1)
+        first.wait_for(12)
+        port = first.port
+    time.sleep(2)
+    with MockServer(port=port):
+        output, _ = running.communicate(timeout=60)
+    assert running.returncode == 0, output
+    assert "the server is out" in output
+    assert "the server is back after" in output
+    # Not even the single attempt that each request has was taken.
+    assert world.summary["account"] == {"expected": 60, "judged": 60, "failed": 0, "not_asked": 0}
+    assert world.summary["pauses"] == 1
+    assert world.summary["paused_seconds"] > 1
+
+
+def test_a_server_that_stays_dead_ends_the_run_with_everything_kept(tmp_path):
+    with MockServer() as first:
+        world = World(tmp_path, first, count=150)
+        first.tell(latency=0.05)
+        flags = ["--num-samples", 1, "--concurrency", 8, "--max-attempts", 1]
+        running = world.start(*flags, "--max-pause", 2)
+        first.wait_for(100)
+        port = first.port
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 1, output
+    assert "the server was out for more than 2 s" in output
+    assert "Traceback" not in output
+    assert not (world.out / "summary.json").exists()
+    kept = len(journaled(world))
+    assert 80 < kept < 300
+    assert len(world.judged) == kept
+    assert world.read("failed") == []
+    assert f"{300 - kept} not asked" in output
+    with MockServer(port=port) as again:
+        assert world.call(*flags) == 0
+        assert len(again.log()) == 300 - kept
+    assert world.summary["account"]["judged"] == 300
+
+
+def test_an_engine_that_hangs_behind_a_server_that_answers_is_out(tmp_path, server):
+    world = World(tmp_path, server, count=20)
+    flags = ["--num-samples", 1, "--concurrency", 4, "--timeout", 1, "--max-attempts", 1]
+    server.tell(latency=0.1)
+    running = world.start(*flags)
+    server.wait_for(10)
+    server.tell(faults=[{"kind": "hang"}])
+    time.sleep(4)
+    server.tell()
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 0, output
+    assert "the server is out (no answer within 1 s)" in output
+    assert world.summary["account"] == {"expected": 40, "judged": 40, "failed": 0, "not_asked": 0}
+
+
+def test_an_engine_that_hangs_from_the_start_is_out(world, server):
+    server.tell(faults=[{"kind": "hang"}])
+    flags = ["--num-samples", 1, "--timeout", 0.5, "--max-attempts", 1]
+    assert world.call(*flags, "--max-pause", 1) == 1
+    assert world.read("failed") == world.judged == []
+    server.tell()
+    assert world.call(*flags) == 0
+    assert world.summary["account"]["judged"] == 6
+
+
+def test_a_model_that_is_unloaded_is_waited_for(tmp_path, server):
+    world = World(tmp_path, server, count=20)
+    server.tell(latency=0.1)
+    running = world.start("--num-samples", 1, "--concurrency", 2)
+    server.wait_for(5)
+    server.tell(models=["other"], faults=[{"kind": "status", "status": 404}])
+    time.sleep(2)
+    server.tell()
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 0, output
+    assert "it lists other, not mock" in output
+    assert world.summary["account"]["failed"] == 0
+
+
+def test_a_key_that_is_refused_stops_the_run_and_is_told_to_nobody(tmp_path, server):
+    world = World(tmp_path, server, count=20)
+    said = {"kind": "status", "status": 401, "message": "Incorrect API key: sk-very-secret"}
+    server.tell(latency=0.1)
+    flags = ["--num-samples", 1, "--concurrency", 2, "--api-key-env", "SERVER_KEY"]
+    running = world.start(*flags, env={"SERVER_KEY": "sk-very-secret"})
+    server.wait_for(5)
+    server.tell(faults=[said])
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 2, output
+    assert "HTTP 401" in output
+    assert "--api-key-env" in output
+    written = output + "".join(p.read_text() for p in world.out.iterdir())
+    assert "sk-very-secret" not in written
+    assert journaled(world)
+
+
+def test_ctrl_c_during_a_pause_ends_at_once(tmp_path):
+    with MockServer() as first:
+        world = World(tmp_path, first, count=10)
+        first.tell(latency=0.2)
+        running = world.start("--num-samples", 1, "--concurrency", 2)
+        first.wait_for(4)
+    time.sleep(1.5)
+    started = time.monotonic()
+    running.send_signal(signal.SIGINT)
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 130, output
+    assert time.monotonic() - started < 10
+    assert len(journaled(world)) == len(world.judged)
+
+
 # --- stopped runs ---------------------------------------------------------------------------------
 
 
@@ -80,7 +236,8 @@ def journaled(world: World) -> list[tuple[str, str, int]]:
     """The whole entries on disk; a torn last line counts for nothing."""
     path = world.out / "journal.jsonl"
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    return [unit(json.loads(line)) for line in lines if line.endswith(b"\n")]
+    entries = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    return [unit(entry) for entry in entries if "reason" not in entry]
 
 
 def units_of(world: World, entry: dict, seeds: dict[int, tuple[str, str]]) -> set:
@@ -90,20 +247,24 @@ def units_of(world: World, entry: dict, seeds: dict[int, tuple[str, str]]) -> se
     return {(*seeds[first], start + index) for index in range(entry["n"])}
 
 
-def test_kill_9_and_the_same_command_continues(tmp_path, server):
-    world = World(tmp_path, server, count=10)
+def test_kill_9_at_random_points_and_the_same_command_continues(tmp_path, server):
+    world = World(tmp_path, server, count=40)
     seeds = {
         request_seed(0, world.key(n), order): (world.key(n), order)
-        for n in range(10) for order in ORDERS
+        for n in range(40) for order in ORDERS
     }  # fmt: skip
     flags = ["--num-samples", 2, "--concurrency", 2]
     draw = random.Random(1)
-    for _ in range(4):
+    for _ in range(20):
         before = set(journaled(world))
-        server.tell(latency=0.1)
+        server.tell(latency=0.03)
         running = world.start(*flags)
-        server.wait_for(1)
-        time.sleep(draw.uniform(0.02, 0.2))
+        # Half of them are killed while they ask, half at any point from the start on.
+        if draw.random() < 0.5:
+            server.wait_for(1)
+            time.sleep(draw.uniform(0, 0.15))
+        else:
+            time.sleep(draw.uniform(0.1, 1.2))
         running.kill()
         running.communicate()
         assert not (world.out / "summary.json").exists()
@@ -118,7 +279,36 @@ def test_kill_9_and_the_same_command_continues(tmp_path, server):
     everything = {(*where, index) for where in seeds.values() for index in range(2)}
     assert Counter(asked) == Counter(everything - before)
     assert Counter(journaled(world)) == Counter(map(unit, world.judged)) == Counter(everything)
-    assert world.summary["account"]["judged"] == 40
+    assert world.summary["account"]["judged"] == 160
+    # Nothing half-written is left.
+    assert {path.name for path in world.out.iterdir()} == {
+        "journal.jsonl", "settings.json", "summary.json",
+        "correct.jsonl", "incorrect.jsonl", "unusable.jsonl", "failed.jsonl",
+    }  # fmt: skip
+
+
+def test_a_full_disk_stops_the_run_with_a_clear_error_and_it_continues(tmp_path, server):
+    world = World(tmp_path, server, count=20)
+    flags = ["--num-samples", 2]
+
+    def full() -> None:
+        # A file may have so many bytes: what a write finds is as on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
+
+    stopped = subprocess.run(
+        world.command(*flags), cwd=REPO, capture_output=True, text=True, preexec_fn=full,
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert stopped.returncode == 2
+    assert "cannot be written" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert not (world.out / "summary.json").exists()
+    kept = journaled(world)
+    server.tell()
+    assert world.call(*flags) == 0
+    assert sum(entry["n"] for entry in server.log()) == 80 - len(kept)
+    assert Counter(map(unit, world.judged)).most_common(1)[0][1] == 1
+    assert world.summary["account"] == {"expected": 80, "judged": 80, "failed": 0, "not_asked": 0}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import encoded
 from cot_reward import media
 from cot_reward.media import MediaError
 from hypothesis import given, settings
@@ -290,7 +291,7 @@ def test_damage_is_a_media_error_or_harmless(tmp_path_factory: Any, data: Any) -
     path.write_bytes(damaged)
     with warnings.catch_warnings(), contextlib.suppress(MediaError):
         warnings.simplefilter("ignore")
-        media.encoded(path, 262144, None)  # any other exception fails the test
+        encoded(path, 262144, None)  # any other exception fails the test
 
 
 def test_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +315,7 @@ def test_first_frame_of_an_animation(tmp_path: Path) -> None:
 )
 def test_bytes_within_the_bound_travel_as_they_are(tmp_path: Path, suffix: str, mime: str) -> None:
     path = saved(tmp_path / f"a.{suffix}", noise("RGB", 200, 100, 0))
-    assert media.encoded(path, 262144, tmp_path / "cache") == (path.read_bytes(), mime)
+    assert encoded(path, 262144, tmp_path / "cache") == (path.read_bytes(), mime)
     assert not (tmp_path / "cache").exists()
 
 
@@ -352,7 +353,7 @@ UNCHANGED: dict[str, tuple[Image.Image, dict[str, Any]]] = {
 def test_other_images_travel_bounded_and_without_loss(tmp_path: Path, name: str) -> None:
     image, options = BOUNDED[name]
     path = saved(tmp_path / name, image, **options)
-    sent, mime = media.encoded(path, 262144, None)
+    sent, mime = encoded(path, 262144, None)
     assert mime == "image/png"
     seen = Image.open(io.BytesIO(sent))
     expected = media.bound(media.load(path))
@@ -384,7 +385,7 @@ def test_vllm_and_llama_factory_see_the_same_pixels(
     for name, (image, options) in (BOUNDED | UNCHANGED).items():
         sources.append(saved(tmp_path / name, image, **options))
         sent.append(tmp_path / f"{name}.sent")
-        sent[-1].write_bytes(media.encoded(sources[-1], 262144, None)[0])
+        sent[-1].write_bytes(encoded(sources[-1], 262144, None)[0])
     answers = tmp_path / "answers.json"
     script = VLLM.replace("{digest}", inspect.getsource(digest))
     command = [str(part) for part in (python, "-c", script, answers, *sent)]
@@ -407,7 +408,7 @@ def test_needs_bound() -> None:
 def test_too_thin_names_the_file(tmp_path: Path) -> None:
     path = saved(tmp_path / "thin.png", Image.new("1", (1_000_000, 1)))
     with pytest.raises(MediaError, match=r"thin\.png.*1000000 x 1") as caught:
-        media.encoded(path, 262144, None)
+        encoded(path, 262144, None)
     assert caught.value.reason == "too_large"
 
 
@@ -415,22 +416,22 @@ def test_too_thin_names_the_file(tmp_path: Path) -> None:
 def test_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path / "a.png", noise("RGB", 800, 600, 0))
     cache = tmp_path / "below/cache"
-    first = media.encoded(path, 262144, cache)
+    first = encoded(path, 262144, cache)
     (kept,) = cache.iterdir()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert kept.name == f"{digest}-262144.png"
     assert kept.read_bytes() == first[0]
 
-    smaller, _ = media.encoded(path, 16384, cache)
+    smaller, _ = encoded(path, 16384, cache)
     assert len(list(cache.iterdir())) == 2
     assert len(smaller) < len(first[0])
 
     monkeypatch.setattr(media, "bound", None)  # a second call does not bound again
-    assert media.encoded(path, 262144, cache) == first
+    assert encoded(path, 262144, cache) == first
     monkeypatch.undo()
 
     saved(path, noise("RGB", 800, 600, 1))  # the key is the content, not the name
-    assert media.encoded(path, 262144, cache) != first
+    assert encoded(path, 262144, cache) != first
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,5 +442,5 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        media.encoded(path, 262144, tmp_path / "cache")
+        encoded(path, 262144, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

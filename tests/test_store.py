@@ -13,16 +13,14 @@ import pytest
 from conftest import read_lines
 from cot_reward import store
 from cot_reward.settings import UserError
-from cot_reward.store import Journal, read_rows, write_json, write_jsonl, write_whole
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from cot_reward.store import Journal, journal_entries, write_json, write_whole
 
 SCRIPTS = Path(store.__file__).parent.parent
 PRELUDE = """
 import resource, sys
 from pathlib import Path
 from cot_reward.settings import UserError
-from cot_reward.store import Journal, write_whole
+from cot_reward.store import Journal, journal_entries, write_whole
 """
 
 
@@ -32,83 +30,6 @@ def python(program: str, *arguments: object) -> subprocess.CompletedProcess[str]
         [sys.executable, "-c", PRELUDE + program, *map(str, arguments)],
         cwd=SCRIPTS, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
-
-
-# --- reading --------------------------------------------------------------------------------------
-
-
-def rows(path: Path) -> list[object]:
-    return [
-        (number, row if isinstance(row, dict) else type(row)) for number, row in read_rows(path)
-    ]
-
-
-@pytest.mark.parametrize("mark", ["", "\ufeff", " \n"])
-def test_a_list_and_lines_read_alike(tmp_path, mark):
-    path = tmp_path / "x"
-    path.write_text(mark + '[{"a": 1}, {"a": "é"}]', encoding="utf-8")
-    as_list = rows(path)
-    path.write_text(mark.strip() + '{"a": 1}\n{"a": "é"}\n', encoding="utf-8")
-    assert rows(path) == as_list == [(1, {"a": 1}), (2, {"a": "é"})]
-
-
-def test_a_bad_line_costs_itself_and_keeps_its_number(tmp_path):
-    path = tmp_path / "x.jsonl"
-    deep = "[" * 100_000
-    half = '{"a": "\\ud83d"}'
-    path.write_text(f'{{"a": 1}}\n{{"a": \n\n[1]\n7\n{deep}\n{half}\n{{"a": 2}}', encoding="utf-8")
-    assert [row for _, row in rows(path)] == [{"a": 1}, *[ValueError] * 5, {"a": 2}]
-    assert [number for number, _ in rows(path)] == [1, 2, 4, 5, 6, 7, 8]
-
-
-def test_a_bad_item_of_a_list_costs_itself(tmp_path):
-    path = tmp_path / "x.json"
-    path.write_text('[{"a": 1}, null, [1], "b", {"a": "\\udc00"}, {"a": 2}]')
-    found = rows(path)
-    assert [row for _, row in found] == [{"a": 1}, *[ValueError] * 4, {"a": 2}]
-    assert [number for number, _ in found] == [1, 2, 3, 4, 5, 6]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "empty"),
-        (b" \n", "empty"),
-        (b'[{"a": 1}, {"a"', "not a whole JSON list"),
-        (b"[" * 100_000, "not a whole JSON list"),
-        (b'{"a": "\xff"}', "cannot be read"),
-        (b'[{"a": "\xff"}]', "cannot be read"),
-    ],
-)
-def test_a_file_that_is_no_data_is_named(tmp_path, content, message):
-    path = tmp_path / "x.json"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=message) as error:
-        rows(path)
-    assert str(path) in str(error.value)
-
-
-def test_a_missing_file_or_a_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
-        rows(tmp_path / "x.json")
-    with pytest.raises(UserError, match="cannot be read"):
-        rows(tmp_path)
-
-
-JSON = st.dictionaries(
-    st.text(st.characters(exclude_categories=["Cs"])),
-    st.text(st.characters(exclude_categories=["Cs"])) | st.integers() | st.booleans(),
-    max_size=4,
-)
-
-
-@given(st.lists(JSON, min_size=1, max_size=5))
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50
-)
-def test_what_is_written_is_read(tmp_path, made):
-    write_jsonl(tmp_path / "x.jsonl", made)
-    assert [row for _, row in read_rows(tmp_path / "x.jsonl")] == made
 
 
 # --- whole files ----------------------------------------------------------------------------------
@@ -176,17 +97,17 @@ except UserError as error:
 
 def entries(path: Path) -> list[dict[str, object]]:
     with Journal(path) as journal:
-        return list(journal.entries())
+        return [entry for _, entry in journal_entries(journal.path)]
 
 
 def test_entries_come_back_in_order(tmp_path):
     path = tmp_path / "deep/journal.jsonl"
     with Journal(path) as journal:
-        assert list(journal.entries()) == []
+        assert [entry for _, entry in journal_entries(journal.path)] == []
         journal.append([{"n": 0}, {"n": 1, "text": "line\nbreak é 🐈 \u2028"}])
         journal.append([])
         journal.append([{"n": 2}])
-        assert [entry["n"] for entry in journal.entries()] == [0, 1, 2]
+        assert [entry["n"] for _, entry in journal_entries(journal.path)] == [0, 1, 2]
     assert entries(path)[1]["text"] == "line\nbreak é 🐈 \u2028"
 
 
@@ -195,7 +116,7 @@ def test_a_torn_last_line_is_cut_off(tmp_path, torn):
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b'{"n": 0}\n{"n": 1}\n' + torn)
     with Journal(path) as journal:
-        assert [entry["n"] for entry in journal.entries()] == [0, 1]
+        assert [entry["n"] for _, entry in journal_entries(journal.path)] == [0, 1]
         journal.append([{"n": 2}])
     assert [entry["n"] for entry in entries(path)] == [0, 1, 2]
 
@@ -241,7 +162,7 @@ def test_kill_9_at_random_points_keeps_each_entry_exactly_once(tmp_path):
     path = tmp_path / "journal.jsonl"
     program = """
 with Journal(Path(sys.argv[1])) as journal:
-    done = sum(1 for _ in journal.entries())
+    done = sum(1 for _ in journal_entries(journal.path))
     while True:
         print(done, flush=True)
         journal.append([{"n": n, "text": "x" * 3000} for n in range(done, done + 3)])
@@ -305,7 +226,7 @@ try:
 except OSError as error:
     assert error.errno == 28
 journal.close()
-assert [entry["n"] for entry in Journal(journal.path).entries()] == list(range(n))
+assert [entry["n"] for _, entry in journal_entries(journal.path)] == list(range(n))
 try:
     write_whole(Path(sys.argv[1]) / "summary.json", "x" * 100_000)
 except UserError as error:

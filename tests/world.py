@@ -1,6 +1,7 @@
 """A media root, a data file and the client's command line about them."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,9 +49,9 @@ class World:
         argv = self.command(*flags)[len(SCRIPT) :]
         return infer(settings.parse(InferenceSettings, "", argv=argv), api_key="none")
 
-    def start(self, *flags: object) -> subprocess.Popen[str]:
+    def start(self, *flags: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self.command(*flags), cwd=REPO, text=True,
+            self.command(*flags), cwd=REPO, text=True, env=os.environ | (env or {}),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 

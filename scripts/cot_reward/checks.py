@@ -14,10 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cot_reward import media, records
-
-PLACEHOLDERS = {"images": "<image>", "videos": "<video>"}
-# LLaMA-Factory would look for audio behind this one.
-FOREIGN_PLACEHOLDER = "<audio>"
+from cot_reward.records import FOREIGN_PLACEHOLDER, PLACEHOLDERS
 
 
 @dataclass(frozen=True, order=True)

@@ -2,25 +2,35 @@
 
 import asyncio
 import hashlib
+import json
+import platform
 import signal
+import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from cot_reward import media
-from cot_reward.client import Ask, Client, Outcome, Sampling, ServerError, sample
-from cot_reward.judge import destination, judge
-from cot_reward.pool import Pool, read_pool
-from cot_reward.records import ORDERS, Comparison, Order, Response, conversation
+from cot_reward import media, results, tasks
+from cot_reward.client import wire
+from cot_reward.client.capacity import Capacity
+from cot_reward.client.flow import ReadMedium, sample
+from cot_reward.client.outage import Outage
+from cot_reward.client.server import AttemptError, Server, ServerError
+from cot_reward.client.wire import Ask, Outcome, Sampling
+from cot_reward.judge import judge
+from cot_reward.ledger import Ledger
+from cot_reward.pool import read_pool
+from cot_reward.records import ORDERS, Order
 from cot_reward.settings import UserError, plain
-from cot_reward.stats import tally
-from cot_reward.store import Journal, write_json, write_jsonl
-from cot_reward.tasks import TASKS, check_template, fill, template_hash
+from cot_reward.store import Journal, journal_entries, write_json
+from cot_reward.tasks import TASKS, check_template, template_hash
 
 
 def _help(text: str, **default: Any) -> Any:
@@ -29,9 +39,12 @@ def _help(text: str, **default: Any) -> Any:
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    data: list[Path] = _help("JSON or JSONL files of labelled comparisons")
+    data: list[Path] = _help(
+        "JSON, JSONL or Parquet files of labelled comparisons; -: standard input; repeatable"
+    )
     out: Path = _help("folder for the results; the same command continues a stopped run")
     source: str | None = _help("adapter; found from the rows without it", default=None)
+    task: str | None = _help("of records that do not name theirs", default=None)
     template: Path | None = _help("prompt template file; our own without it", default=None)
     media_root: Path = _help("all written paths are relative to it", default=Path("dataset"))
     image_root: Path | None = _help(
@@ -48,11 +61,21 @@ class InferenceSettings:
     max_tokens: int = _help("bound on a chain of thought, in tokens", default=2048)
     seed: int = _help("of the run", default=0)
     orders: Literal["given", "swapped", "both"] = _help("presentation orders", default="both")
-    concurrency: int = _help("requests in flight", default=64)
+    concurrency: str = _help(
+        "requests in flight; auto: as many as make the server faster", default="auto"
+    )
+    media: Literal["inline", "file"] = _help(
+        "inline: images travel in the request; file: the server reads them by file:// address",
+        default="inline",
+    )
     image_max_pixels: int = _help("larger images are resized as in training", default=262144)
     timeout: float = _help("seconds for one attempt", default=600.0)
+    deadline: float = _help("seconds for a request with all its attempts", default=3600.0)
     max_attempts: int = _help("per request", default=5)
+    max_pause: float = _help("seconds to wait for a server that is out", default=1800.0)
     limit: int | None = _help("only the first comparisons", default=None)
+    retry_failed: bool = _help("ask again for what failed in earlier runs", default=False)
+    dry_run: bool = _help("print the first request and the counts, send nothing", default=False)
     allow_incoherent: bool = _help(
         "let right answers with contradicting totals into correct.jsonl", default=False
     )
@@ -63,147 +86,26 @@ class InferenceSettings:
                 "--temperature 0 always gives the same text; use --num-samples 1, or sample"
             )
         bounds = {
-            "num_samples": 1, "max_tokens": 1, "concurrency": 1, "max_attempts": 1,
-            "image_max_pixels": 1, "temperature": 0, "timeout": 0.001, "top_p": 1e-9,
+            "num_samples": 1, "max_tokens": 1, "max_attempts": 1, "image_max_pixels": 1,
+            "temperature": 0, "timeout": 0.001, "deadline": 0.001, "max_pause": 0, "top_p": 1e-9,
         }  # fmt: skip
         for name, least in bounds.items():
             if getattr(self, name) < least:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least {least}")
+        if self.concurrency != "auto" and not (
+            self.concurrency.isdecimal() and int(self.concurrency) > 0
+        ):
+            raise ValueError(f"--concurrency {self.concurrency}: a number from 1, or auto")
+        if "@" in self.base_url or "?" in self.base_url:
+            # It is written to files and messages.
+            raise ValueError(
+                "--base-url must not hold a name, password or query; put the key into the "
+                "environment variable that --api-key-env names"
+            )
 
     @property
     def asked_orders(self) -> tuple[Order, ...]:
         return ORDERS if self.orders == "both" else (self.orders,)
-
-
-def _prompt_text(comparison: Comparison, template: str) -> str:
-    if TASKS[comparison.task].placeholder:
-        return fill(template, {"caption": comparison.text})
-    first, second = comparison.candidates
-    return fill(template, {"question": comparison.text, "answer_1": first, "answer_2": second})
-
-
-class Stage:
-    """One run: what is asked, the journal of what came, and the files derived from it."""
-
-    def __init__(self, settings: InferenceSettings, pool: Pool, journal: Journal) -> None:
-        self.settings, self.pool, self.journal = settings, pool, journal
-        self.templates = self._templates()
-        # (key, order, sample) -> response; the journal is the truth, this is its index.
-        self.responses: dict[tuple[str, str, int], Response] = {}
-        self.failed: dict[tuple[str, str], dict[str, Any]] = {}
-        self.counts: Counter[str] = Counter()
-        for entry in journal.entries():
-            self._remember(entry)
-
-    def _templates(self) -> dict[str, str]:
-        """task -> template, checked."""
-        templates = {}
-        own = None
-        if self.settings.template:
-            try:
-                own = self.settings.template.read_text(encoding="utf-8").rstrip("\n")
-            except OSError as error:
-                raise UserError(f"--template {self.settings.template}: {error.strerror}") from None
-        for name in {comparison.task for comparison in self.pool.comparisons.values()}:
-            templates[name] = own or TASKS[name].template
-            try:
-                check_template(templates[name], TASKS[name])
-            except ValueError as error:
-                raise UserError(f"--template {self.settings.template}: {error}") from None
-        return templates
-
-    def _remember(self, entry: dict[str, Any]) -> None:
-        unit = (entry["key"], entry["order"], entry["sample"])
-        self.responses[unit] = Response(
-            entry["text"], entry["finish_reason"], entry["model"], entry["sample"]
-        )
-        self.counts["prompt_tokens"] += entry.get("prompt_tokens", 0)
-        self.counts["completion_tokens"] += entry.get("completion_tokens", 0)
-        self.counts["retries"] += entry.get("retries", 0)
-
-    def asks(self) -> Iterator[Ask]:
-        """Every request that is still needed; the requests of a comparison follow each other."""
-        for key, comparison in self.pool.comparisons.items():
-            for order in self.settings.asked_orders:
-                missing = [
-                    index
-                    for index in range(self.settings.num_samples)
-                    if (key, order, index) not in self.responses
-                ]
-                # Consecutive samples share one request: the server gives sample i the seed + i.
-                while missing:
-                    run = 1
-                    while run < len(missing) and missing[run] == missing[0] + run:
-                        run += 1
-                    first = missing[0]
-                    yield Ask(
-                        comparison, order, first, run,
-                        seed=request_seed(self.settings.seed, key, order) + first,
-                        prompt=_prompt_text(comparison, self.templates[comparison.task]),
-                    )  # fmt: skip
-                    missing = missing[run:]
-
-    def take(self, outcome: Outcome) -> None:
-        """Journal an outcome; it counts only once it is on disk."""
-        ask = outcome.ask
-        key = ask.comparison.key
-        if outcome.reason:
-            self.counts["retries"] += outcome.retries
-            entry = self.failed.setdefault(
-                (key, ask.order),
-                {"id": key, "where": self.pool.position[key], "order": ask.order,
-                 "reason": outcome.reason, "detail": outcome.detail, "units": 0},
-            )  # fmt: skip
-            entry["units"] += ask.count
-            return
-        entries = [
-            {"key": key, "order": ask.order, "sample": response.sample, "text": response.text,
-             "finish_reason": response.finish_reason, "model": response.model, "seed": ask.seed}
-            for response in outcome.responses
-        ]  # fmt: skip
-        # Tokens are counted by the server per request; the first sample carries them.
-        entries[0] |= {
-            "prompt_tokens": outcome.prompt_tokens,
-            "completion_tokens": outcome.completion_tokens,
-            "retries": outcome.retries,
-        }
-        self.journal.append(entries)
-        for entry in entries:
-            self._remember(entry)
-
-    def rows(self) -> Iterator[tuple[str, dict[str, Any], bool]]:
-        """(file, row, mismatch) of every judged response, in input order."""
-        for key, comparison in self.pool.comparisons.items():
-            task = TASKS[comparison.task]
-            template = self.templates[comparison.task]
-            for order in self.settings.asked_orders:
-                candidates, label = comparison.presented(order)
-                shown = [*comparison.context, *candidates] if task.placeholder else []
-                prompt = task.placeholder * len(shown) + _prompt_text(comparison, template)
-                for index in range(self.settings.num_samples):
-                    response = self.responses.get((key, order, index))
-                    if response is None:
-                        continue
-                    verdict = judge(response.text, task, label, response.finish_reason)
-                    row = {
-                        "conversations": conversation(prompt, response.text),
-                        "images": shown if task.placeholder == "<image>" else [],
-                        "videos": shown if task.placeholder == "<video>" else [],
-                        "id": key,
-                        "task": task.name,
-                        "source": comparison.source,
-                        "order": order,
-                        "sample": index,
-                        "label": label,
-                        "answer": verdict.answer,
-                        "verdict": verdict.verdict,
-                        "coherence": verdict.coherence,
-                        "finish_reason": response.finish_reason,
-                        "model": response.model,
-                        "template_hash": template_hash(template),
-                    }
-                    file = destination(verdict, self.settings.allow_incoherent)
-                    yield file, row, verdict.mismatch
 
 
 def request_seed(seed: int, key: str, order: str) -> int:
@@ -215,36 +117,191 @@ def request_seed(seed: int, key: str, order: str) -> int:
     return int(digest[:13], 16)
 
 
+class Stage:
+    """One run: what is asked, and the journal and ledger of what came."""
+
+    def __init__(self, settings: InferenceSettings, ledger: Ledger) -> None:
+        self.settings, self.ledger = settings, ledger
+        read_pool(
+            ledger, settings.data, settings.media_root, settings.image_root,
+            settings.source, settings.task, settings.limit,
+        )  # fmt: skip
+        self.templates = self._templates()
+        self.counts: Counter[str] = Counter()
+
+    def _templates(self) -> dict[str, str]:
+        """task -> template, checked."""
+        templates, own = {}, None
+        if path := self.settings.template:
+            try:
+                own = path.read_text(encoding="utf-8").rstrip("\n")
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"--template {path}: cannot be read: {error}") from None
+        for name in self.ledger.tasks():
+            if TASKS[name].medium != "image":
+                raise UserError(f"comparisons of task {name}: videos cannot be sent yet")
+            templates[name] = own or TASKS[name].template
+            try:
+                check_template(templates[name], TASKS[name])
+            except ValueError as error:
+                raise UserError(f"--template {self.settings.template}: {error}") from None
+        return templates
+
+    def resume(self, journal: Path, run: str = "") -> None:
+        """Take in what the journal holds. Raises UserError for responses of another run."""
+        for offset, entry in journal_entries(journal):
+            if run and entry.get("run") != run:
+                raise UserError(f"{journal}: holds responses of other settings; use another --out")
+            self.enter(entry, offset)
+
+    def enter(self, entry: dict[str, Any], offset: int) -> None:
+        """Count a journal entry that is on disk."""
+        self.ledger.enter(entry, offset)
+        for name in ("prompt_tokens", "completion_tokens", "retries"):
+            self.counts[name] += entry.get(name, 0)
+
+    def progress(self) -> tuple[int, int]:
+        """Units with a response, and units that failed."""
+        return self.ledger.progress(self.settings.asked_orders, self.settings.num_samples)
+
+    @property
+    def expected(self) -> int:
+        records = len(self.ledger) + self.ledger.bad_count
+        return records * len(self.settings.asked_orders) * self.settings.num_samples
+
+    def asks(self) -> Iterator[Ask]:
+        """Every request that is still needed; the requests of a comparison follow each other."""
+        settings = self.settings
+        for listed in self.ledger:
+            comparison = listed.comparison
+            template = self.templates[comparison.task]
+            for order in settings.asked_orders:
+                known = self.ledger.known(listed, order, settings.num_samples)
+                done = {n for n, (_, failed) in known.items() if not failed}
+                settled = done if settings.retry_failed else known.keys()
+                missing = [n for n in range(settings.num_samples) if n not in settled]
+                try:
+                    prompt = tasks.prompt(comparison, order, template)
+                except ValueError as error:
+                    raise UserError(f"{listed.where}: {error}; mend the template") from None
+                # Consecutive samples share one request: the server gives sample i the seed + i.
+                for first, count in _consecutive(missing):
+                    yield Ask(
+                        comparison, listed.key, order, first, count,
+                        seed=request_seed(settings.seed, listed.key, order) + first,
+                        prompt=prompt,
+                        placeholder=TASKS[comparison.task].placeholder,
+                        media=tasks.shown(comparison, order),
+                    )  # fmt: skip
+
+
+def _consecutive(numbers: list[int]) -> Iterator[tuple[int, int]]:
+    """(first, count) of each run of consecutive numbers."""
+    start = 0
+    for end in range(1, len(numbers) + 1):
+        if end == len(numbers) or numbers[end] != numbers[end - 1] + 1:
+            yield numbers[start], end - start
+            start = end
+
+
+def _entries(outcome: Outcome, run: str) -> list[dict[str, Any]]:
+    """The journal's lines of an outcome: one for each response, or one for the failure."""
+    ask = outcome.ask
+    unit = {"key": ask.key, "order": ask.order, "run": run}
+    if outcome.reason:
+        failure = {"first": ask.first, "count": ask.count, "reason": outcome.reason,
+                   "detail": outcome.detail, "retries": outcome.retries}  # fmt: skip
+        return [unit | failure]
+    entries = [
+        unit | {"sample": response.sample, "text": response.text, "seed": ask.seed,
+                "finish_reason": response.finish_reason, "model": response.model}
+        for response in outcome.responses
+    ]  # fmt: skip
+    # The server counts tokens by request; the first sample carries them.
+    entries[0] |= {
+        "prompt_tokens": outcome.prompt_tokens,
+        "completion_tokens": outcome.completion_tokens,
+        "retries": outcome.retries,
+    }
+    return entries
+
+
 # Changing one of these would mix two kinds of responses in one folder.
-_FIXED = ("model", "temperature", "top_p", "max_tokens", "seed", "image_max_pixels", "templates")
+_FIXED = ("model", "temperature", "top_p", "max_tokens", "seed", "image_max_pixels")
+
+
+def _run_key(resolved: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits that stand for model and sampling settings."""
+    fixed = json.dumps([resolved[name] for name in _FIXED])
+    return hashlib.sha256(fixed.encode()).hexdigest()[:16]
 
 
 def _check_same_run(path: Path, current: dict[str, Any]) -> None:
-    import json
+    """Write the run's settings, or compare them with those of the run that is there."""
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            templates = before["templates"]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}: not a run's settings; restore or remove it") from None
+        differing = [
+            f"{name}: {before.get(name)!r} there, {current[name]!r} now"
+            for name in _FIXED
+            if before.get(name) != current[name]
+        ]
+        differing += [
+            f"template of {task}: {templates[task]} there, {hashed} now"
+            for task, hashed in current["templates"].items()
+            if templates.get(task, hashed) != hashed
+        ]
+        if differing:
+            raise UserError(
+                f"{path.parent} holds a run with other settings; use another --out, or the same "
+                "settings:\n  " + "\n  ".join(differing)
+            )
+        # Data of another task may have been added.
+        current = current | {"templates": templates | current["templates"]}
+    write_json(path, current)
 
-    if not path.exists():
-        write_json(path, current)
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    differing = [
-        f"{name}: {before.get(name)!r} there, {current[name]!r} now"
-        for name in _FIXED
-        if before.get(name) != current[name]
-    ]
-    if differing:
+
+def _url_of(settings: InferenceSettings) -> ReadMedium:
+    """What turns a path below the media root into the URL that is sent."""
+    reader = media.Reader(settings.image_max_pixels, settings.media_root / ".cache" / "media")
+    within = settings.image_root or settings.media_root
+
+    def url(path: str) -> bytes:
+        file = media.resolve(path, settings.media_root, within)
+        sent, data, mime = reader.read(file)
+        if settings.media == "inline":
+            return wire.inline(data, mime)
+        assert sent is not None
+        return json.dumps(sent.resolve().as_uri()).encode()
+
+    return url
+
+
+async def _probe_files(settings: InferenceSettings, server: Server, how: Sampling) -> None:
+    """See whether the server reads files below the media root. Raises UserError when not."""
+    from PIL import Image
+
+    root = settings.media_root.resolve()
+    probe = root / ".cache" / "media" / "probe.png"
+    probe.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (56, 56)).save(probe)
+    url = json.dumps(probe.as_uri()).encode()
+    content = wire.content("<image>Say yes.", "<image>", [url])
+    try:
+        await server.complete(wire.body(content, how, count=1, seed=0, max_tokens=1), how.timeout)
+    except AttemptError as fault:
         raise UserError(
-            f"{path.parent} holds a run with other settings; use another --out, or the same "
-            "settings:\n  " + "\n  ".join(differing)
-        )
+            f"--media file: the server does not read {probe.as_uri()} ({fault.detail}); start it "
+            f"on a machine that has these files with --allowed-local-media-path {root}, or use "
+            "--media inline"
+        ) from None
 
 
-async def _collect(stage: Stage, client: Client, how: Sampling) -> bool:
-    """Ask for everything that is missing. True when a signal stopped it early."""
-    from tqdm import tqdm
-
-    settings = stage.settings
+def _stop_on_signals() -> asyncio.Event:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
 
     def interrupt() -> None:
         if stop.is_set():
@@ -253,144 +310,174 @@ async def _collect(stage: Stage, client: Client, how: Sampling) -> bool:
         print("\nstopping: waiting for the requests in flight", file=sys.stderr)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupt)
-
-    def read_medium(path: str) -> tuple[bytes, str]:
-        return media.encoded(
-            media.resolve(path, settings.media_root),
-            settings.image_max_pixels,
-            settings.media_root / ".cache" / "media",
-        )
-
-    total = len(stage.pool.comparisons) * len(settings.asked_orders) * settings.num_samples
-    right = seen = 0
-    bar = tqdm(total=total, initial=_have(stage), unit="cot", smoothing=0.1, mininterval=1.0)
-    with bar:
-        outcomes = sample(
-            stage.asks(), client, how, read_medium, media.MediaError, settings.concurrency, stop
-        )
-        async for outcome in outcomes:
-            stage.take(outcome)
-            ask = outcome.ask
-            label = ask.comparison.presented(ask.order)[1]
-            task = TASKS[ask.comparison.task]
-            for response in outcome.responses:
-                seen += 1
-                verdict = judge(response.text, task, label, response.finish_reason)
-                right += verdict.verdict == "correct"
-            accuracy = f"{right / max(1, seen):.3f}"
-            bar.set_postfix(accuracy=accuracy, failed=len(stage.failed), refresh=False)
-            bar.update(ask.count)
-    return stop.is_set()
+        asyncio.get_running_loop().add_signal_handler(number, interrupt)
+    return stop
 
 
-def _have(stage: Stage) -> int:
-    return sum(
-        (key, order, index) in stage.responses
-        for key in stage.pool.comparisons
-        for order in stage.settings.asked_orders
-        for index in range(stage.settings.num_samples)
-    )
+class _Progress:
+    """The bar on the terminal, with the accuracy so far."""
+
+    def __init__(self, stage: Stage, done: int) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=stage.expected - stage.ledger.bad_count, initial=done, unit="cot",
+            smoothing=0.1, mininterval=1.0,
+        )  # fmt: skip
+        self.say = lambda line: self._bar.write(line, file=sys.stderr)
+        self._right = self._seen = self._failed = 0
+
+    def show(self, outcome: Outcome) -> None:
+        ask = outcome.ask
+        task, label = TASKS[ask.comparison.task], ask.comparison.presented(ask.order)[1]
+        for response in outcome.responses:
+            self._seen += 1
+            verdict = judge(response.text, task, label, response.finish_reason)
+            self._right += verdict.verdict == "correct"
+        self._failed += ask.count if outcome.reason else 0
+        accuracy = f"{self._right / max(1, self._seen):.3f}"
+        self._bar.set_postfix(accuracy=accuracy, failed=self._failed, refresh=False)
+        self._bar.update(ask.count)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+async def _collect(
+    stage: Stage, journal: Journal, server: Server, how: Sampling, run: str
+) -> dict[str, Any]:
+    """Ask for everything that is missing; how it went. A response counts once it is on disk."""
+    settings = stage.settings
+    stop = _stop_on_signals()
+    done, failed = stage.progress()
+    before, requests = stage.counts["completion_tokens"], 0
+    progress = _Progress(stage, done + (0 if settings.retry_failed else failed))
+    limit = None if settings.concurrency == "auto" else int(settings.concurrency)
+    capacity = Capacity(limit, progress.say)
+    outage = Outage(server, how, settings.max_pause, stop, progress.say)
+    began = time.monotonic()
+    try:
+        batches = sample(stage.asks(), server, how, _url_of(settings), capacity, outage, stop)
+        async with aclosing(batches):
+            async for batch in batches:
+                entries = [entry for outcome in batch for entry in _entries(outcome, run)]
+                # Once for all that came meanwhile, and beside the loop: a disk takes its time.
+                offsets = await asyncio.to_thread(journal.append, entries)
+                for entry, offset in zip(entries, offsets, strict=True):
+                    stage.enter(entry, offset)
+                for outcome in batch:
+                    requests += bool(outcome.responses)
+                    progress.show(outcome)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or journal.path}: cannot be written: {error.strerror}; "
+            "everything before is kept, the same command continues"
+        ) from None
+    finally:
+        progress.close()
+    seconds = max(1e-9, time.monotonic() - began - outage.seconds)
+    responses = stage.progress()[0] - done
+    tokens = stage.counts["completion_tokens"] - before
+    return {
+        "interrupted": stop.is_set(),
+        "server_gone": outage.gone,
+        "concurrency": capacity.summary(),
+        "pauses": outage.pauses,
+        "paused_seconds": round(outage.seconds, 2),
+        "asking_seconds": round(seconds, 2),
+        "requests_per_second": round(requests / seconds, 2),
+        "responses_per_second": round(responses / seconds, 2),
+        "completion_tokens_per_second": round(tokens / seconds, 1),
+    }
 
 
 async def _run(settings: InferenceSettings, api_key: str) -> int:
     started = time.monotonic()
-    pool = read_pool(
-        settings.data, settings.media_root, settings.image_root, settings.source, settings.limit
-    )
-    async with Client(settings.base_url, api_key) as client:
-        try:
-            model = await client.model(settings.model)
-        except ServerError as error:
-            raise UserError(str(error)) from None
-        with Journal(settings.out / "journal.jsonl") as journal:
-            stage = Stage(settings, pool, journal)
-            hashes = {name: template_hash(text) for name, text in sorted(stage.templates.items())}
+    async with Server(settings.base_url, api_key) as server:
+        model = await server.model(settings.model)
+        with (
+            Journal(settings.out / "journal.jsonl") as journal,
+            Ledger(settings.out / ".ledger.sqlite") as ledger,
+        ):
+            for leftover in settings.out.glob(".*.jsonl.*"):  # of a run that was killed
+                leftover.unlink()
+            stage = Stage(settings, ledger)
+            hashes = {name: template_hash(text) for name, text in stage.templates.items()}
             resolved = plain(asdict(settings)) | {"model": model, "templates": hashes}
+            run = _run_key(resolved)
             _check_same_run(settings.out / "settings.json", resolved)
+            stage.resume(journal.path, run)
             # A summary says that the folder is complete; until this run is over it is not.
             (settings.out / "summary.json").unlink(missing_ok=True)
             how = Sampling(
                 model, settings.temperature, settings.top_p, settings.max_tokens,
-                settings.timeout, settings.max_attempts,
+                settings.timeout, settings.deadline, settings.max_attempts,
             )  # fmt: skip
-            before, tokens_before = _have(stage), stage.counts["completion_tokens"]
-            asking = time.monotonic()
-            try:
-                stopped = await _collect(stage, client, how)
-            except OSError as error:
-                raise UserError(
-                    f"{error.filename or journal.path}: cannot be written: {error.strerror}; "
-                    "everything before is kept, the same command continues"
-                ) from None
-            seconds = time.monotonic() - asking
-            new = _have(stage) - before
-            tokens = stage.counts["completion_tokens"] - tokens_before
-            speed = {
-                "asking_seconds": round(seconds, 2),
-                "responses_per_second": round(new / seconds, 2) if seconds else 0.0,
-                "completion_tokens_per_second": round(tokens / seconds, 1) if seconds else 0.0,
-            }
-            return _finish(stage, resolved, speed, started, stopped)
+            if settings.media == "file":
+                await _probe_files(settings, server, how)
+            went = await _collect(stage, journal, server, how, run)
+            return _finish(stage, journal.path, resolved, went, started)
 
 
 def _finish(
-    stage: Stage, resolved: dict[str, Any], speed: dict[str, Any], started: float, stopped: bool
+    stage: Stage, journal: Path, resolved: dict[str, Any], went: dict[str, Any], started: float
 ) -> int:
     """Derive the files from the journal, check the account, write the summary last."""
-    settings, pool = stage.settings, stage.pool
-    files: dict[str, list[dict[str, Any]]] = {"correct": [], "incorrect": [], "unusable": []}
-    rows, mismatches = [], 0
-    for name, row, mismatch in stage.rows():
-        files[name].append(row)
-        rows.append(row)
-        mismatches += mismatch
-    for name, content in files.items():
-        write_jsonl(settings.out / f"{name}.jsonl", content)
-    per_record = len(settings.asked_orders) * settings.num_samples
-    failed = [bad | {"order": "", "units": per_record} for bad in pool.bad]
-    failed += stage.failed.values()
-    write_jsonl(settings.out / "failed.jsonl", failed)
-    expected = (len(pool.comparisons) + len(pool.bad)) * per_record
-    failed_units = sum(entry["units"] for entry in failed)
-    not_asked = expected - len(rows) - failed_units
+    settings = stage.settings
+    found = results.derive(
+        settings.out, stage.ledger, journal, stage.templates, settings.asked_orders,
+        settings.num_samples, settings.allow_incoherent,
+    )  # fmt: skip
     account = {
-        "expected": expected, "judged": len(rows), "failed": failed_units, "not_asked": not_asked,
-    }  # fmt: skip
-    figures = tally(rows, mismatches)
+        "expected": stage.expected,
+        "judged": found.judged,
+        "failed": found.failed_units,
+        "not_asked": stage.expected - found.judged - found.failed_units,
+    }
+    first_duplicates = [row["where"] for row in islice(stage.ledger.duplicates(), 20)]
+    interrupted, gone = went.pop("interrupted"), went.pop("server_gone")
     summary = {
         "stage": "inference",
         "account": account,
-        "files": {name: len(content) for name, content in files.items()},
-        "failed_reasons": dict(Counter(entry["reason"] for entry in failed)),
-        "duplicates": {"count": len(pool.duplicates), "first": pool.duplicates[:20]},
-        **figures,
+        "files": {name: found.rows[name] for name in results.FILES[:3]},
+        "failed_reasons": dict(found.reasons),
+        "duplicates": {"count": stage.ledger.duplicate_count, "first": first_duplicates},
+        **found.figures,
         **{name: stage.counts[name] for name in ("prompt_tokens", "completion_tokens", "retries")},
-        **speed,
+        **went,
         "seconds": round(time.monotonic() - started, 2),
+        "template_hashes": resolved["templates"],
         "settings": resolved,
         "command": sys.argv,
-        "versions": {name: version(name) for name in ("openai", "pillow")},
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("openai", "aiohttp", "pillow")},
     }
     _print(summary, settings.out)
-    if stopped:
+    if interrupted:
         print("stopped early; the same command continues", file=sys.stderr)
         return 130
-    if not_asked:
+    if gone:
+        print(
+            f"error: the server was out for more than {settings.max_pause:.0f} s ({gone}); "
+            "everything before is kept, the same command continues",
+            file=sys.stderr,
+        )
+        return 1
+    if account["not_asked"]:
         print(f"error: the account does not hold: {account}", file=sys.stderr)
         return 1
     write_json(settings.out / "summary.json", summary)
-    if not rows:
+    if not found.judged:
         print(f"error: nothing succeeded; see {settings.out / 'failed.jsonl'}", file=sys.stderr)
         return 1
     return 0
 
 
 def _print(summary: dict[str, Any], out: Path) -> None:
-    accuracy, files = summary["accuracy"], summary["files"]
+    accuracy, files, account = summary["accuracy"], summary["files"], summary["account"]
     print(
-        f"{out}: {summary['account']['judged']} judged of {summary['account']['expected']}, "
-        f"{summary['account']['failed']} failed; correct.jsonl {files['correct']}, "
+        f"{out}: {account['judged']} judged of {account['expected']}, {account['failed']} failed, "
+        f"{account['not_asked']} not asked; correct.jsonl {files['correct']}, "
         f"incorrect.jsonl {files['incorrect']}, unusable.jsonl {files['unusable']}\n"
         f"accuracy {accuracy['share']:.1%} [{accuracy['low']:.1%}, {accuracy['high']:.1%}], "
         f"well-formed {summary['well_formed']['share']:.1%}, "
@@ -398,8 +485,56 @@ def _print(summary: dict[str, Any], out: Path) -> None:
         f"answers 1: {summary['answers_1']['share']:.1%}, "
         f"{summary['responses_per_second']} responses/s"
     )
+    if account["failed"]:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in summary["failed_reasons"].items())
+        print(f"failed.jsonl: {reasons}; --retry-failed asks again")
+
+
+def _dry_run(settings: InferenceSettings) -> int:
+    """Print the first request without its image bytes, and the counts; send and write nothing."""
+    with Ledger(None) as ledger:
+        stage = Stage(settings, ledger)
+        stage.resume(settings.out / "journal.jsonl")
+        done, failed = stage.progress()
+        units = requests = 0
+        first = None
+        for ask in stage.asks():
+            first = first or ask
+            units, requests = units + ask.count, requests + 1
+        print(json.dumps({
+            "comparisons": len(ledger), "bad_records": ledger.bad_count,
+            "duplicates": ledger.duplicate_count, "expected": stage.expected,
+            "judged": done, "failed": failed, "to_ask": units, "requests": requests,
+            "template_hashes": {name: template_hash(t) for name, t in stage.templates.items()},
+        }, indent=2))  # fmt: skip
+        if first is None:
+            return 0
+        how = Sampling(
+            settings.model or "(the one that the server lists)", settings.temperature,
+            settings.top_p, settings.max_tokens, settings.timeout, settings.deadline,
+            settings.max_attempts,
+        )  # fmt: skip
+        reader = media.Reader(settings.image_max_pixels, cache_dir=None)
+        urls = []
+        for path in first.media:
+            try:
+                file = media.resolve(path, settings.media_root, settings.image_root)
+                _, data, mime = reader.read(file)
+                told = f"data:{mime};base64,({len(data):,} bytes of {path})"
+            except media.MediaError as error:
+                told = f"({error})"
+            urls.append(json.dumps(told).encode())
+        content = wire.content(first.prompt, first.placeholder, urls)
+        request = json.loads(wire.body(content, how, first.count, first.seed))
+        print(json.dumps(request, indent=2, ensure_ascii=False))
+        return 0
 
 
 def infer(settings: InferenceSettings, api_key: str) -> int:
     """Run stage 2's inference; returns the exit code. Raises UserError."""
-    return asyncio.run(_run(settings, api_key))
+    try:
+        return _dry_run(settings) if settings.dry_run else asyncio.run(_run(settings, api_key))
+    except ServerError as error:
+        raise UserError(str(error)) from None
+    except sqlite3.Error as error:
+        raise UserError(f"{settings.out / '.ledger.sqlite'}: cannot be written: {error}") from None

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from cot_reward.judge import FINDINGS, TRUSTED, judge
 from cot_reward.pairing import Judged, balance, pairs_of, to_pair
+from cot_reward.reading import read_rows
 from cot_reward.records import ROW_FIELDS, turns
 from cot_reward.settings import UserError, nearest, plain
 from cot_reward.sources import adapter_for, prefix_of
-from cot_reward.store import read_rows, write_json, write_jsonl
+from cot_reward.store import write_json, write_jsonl
 from cot_reward.tasks import TASKS
 
 

@@ -7,8 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+# Tokens that stand for a medium in LLaMA-Factory's rows, by the column of the media.
+PLACEHOLDERS = {"images": "<image>", "videos": "<video>"}
+# LLaMA-Factory would look for audio behind this one.
+FOREIGN_PLACEHOLDER = "<audio>"
+
 Order = Literal["given", "swapped"]
 ORDERS: tuple[Order, Order] = ("given", "swapped")
+
+
+def placeholder_in(text: str) -> str:
+    """A token in the text that a trainer would take for a medium; "" when there is none."""
+    return next((t for t in (*PLACEHOLDERS.values(), FOREIGN_PLACEHOLDER) if t in text), "")
 
 
 def comparison_key(task: str, text: str, context: Sequence[str], pair: Sequence[str]) -> str:
@@ -30,7 +40,8 @@ class Comparison:
 
     `label` is 1 or 2 and counts in the given order. `source` names the data set. Media paths are
     relative to the media root.
-    Raises ValueError for a label outside {1, 2} or two equal candidates.
+    Raises ValueError for a label outside {1, 2}, two equal candidates, or a text with the token
+    that stands for a medium.
     """
 
     task: str
@@ -47,6 +58,9 @@ class Comparison:
             raise ValueError("the caption or question is empty")
         if self.candidates[0] == self.candidates[1]:
             raise ValueError(f"both candidates are the same: {self.candidates[0]!r}")
+        for text in (self.text, *self.candidates):
+            if token := placeholder_in(text):
+                raise ValueError(f"{token} stands in a text; rows cannot tell it from a medium")
 
     @property
     def key(self) -> str:

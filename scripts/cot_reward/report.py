@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from cot_reward.curves import plot_history
+from cot_reward.reading import read_rows
 from cot_reward.settings import UserError
 from cot_reward.stats import bootstrap_mean, paired_difference, tally
-from cot_reward.store import read_rows, write_json, write_whole
+from cot_reward.store import write_json, write_whole
 
 # name -> what it is, in the order of the chain; "control" is plain SFT on stage 3's chosen texts.
 STAGES = {

@@ -7,6 +7,7 @@ from typing import Any
 
 from cot_reward.records import Comparison, turns
 from cot_reward.settings import UserError
+from cot_reward.tasks import TASKS, candidates_are_media
 
 Adapter = Callable[[dict[str, Any], str], Comparison]
 
@@ -28,7 +29,7 @@ def prefix_of(image_root: Path, media_root: Path) -> str:
 
 def _media(path: Any, prefix: str) -> str:
     if not isinstance(path, str) or not path:
-        raise ValueError(f"a media path must be a string, not {path!r}")
+        raise ValueError(f"a media path must be a string, not {path!r:.60}")
     path = posixpath.normpath(path)
     if path.startswith(("/", "../")) or path == "..":
         raise ValueError(f"the path {path!r} leads out of the image root")
@@ -58,6 +59,39 @@ def upstream_pairwise(row: dict[str, Any], prefix: str) -> Comparison:
     return Comparison("image_generation", caption, (first, second), label)
 
 
+def plain_comparison(row: dict[str, Any], prefix: str) -> Comparison:
+    """Rows of our own, for any task: what other data are converted to when no adapter reads them.
+
+    `task` (or --task), `text` (caption or question), `candidates` (two media paths or two answer
+    texts), `label` (1 or 2), and for questions `context` (the media that they are about).
+    """
+    task = TASKS.get(row.get("task", ""))
+    if task is None:
+        raise ValueError(f"'task' is {row.get('task')!r:.60}; known: {', '.join(TASKS)}")
+    candidates, context = row["candidates"], row.get("context") or []
+    if not isinstance(candidates, list) or len(candidates) != 2:
+        raise ValueError("'candidates' must be a list of two")
+    if not isinstance(context, list):
+        raise ValueError("'context' must be a list of media paths")
+    if not isinstance(row.get("text"), str):
+        raise ValueError("'text' must be the caption or question, a string")
+    if candidates_are_media(task.name):
+        candidates = [_media(path, prefix) for path in candidates]
+    elif not all(isinstance(answer, str) and answer.strip() for answer in candidates):
+        raise ValueError("'candidates' must be two answers, strings that are not empty")
+    elif not context:
+        raise ValueError(f"'context' must name the {task.medium} that the question is about")
+    first, second = candidates
+    return Comparison(
+        task.name, row["text"], (first, second), row["label"],
+        context=tuple(_media(path, prefix) for path in context),
+    )  # fmt: skip
+
+
+def _is_plain(row: dict[str, Any]) -> bool:
+    return {"text", "candidates", "label"} <= row.keys()
+
+
 def _is_upstream(row: dict[str, Any]) -> bool:
     return {"prompt", "images", "conversations"} <= row.keys()
 
@@ -65,6 +99,7 @@ def _is_upstream(row: dict[str, Any]) -> bool:
 # name -> (does this row look like one?, adapter)
 ADAPTERS: dict[str, tuple[Callable[[dict[str, Any]], bool], Adapter]] = {
     "upstream": (_is_upstream, upstream_pairwise),
+    "comparison": (_is_plain, plain_comparison),
 }
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # 97.5% quantile of the normal distribution: two-sided 95% intervals.
@@ -54,32 +54,61 @@ def share(count: int, of: int) -> dict[str, Any]:
     return {"share": count / of if of else 0.0, "count": count, "of": of, "low": low, "high": high}
 
 
-def tally(rows: Sequence[Mapping[str, Any]], mismatches: int = 0) -> dict[str, Any]:
-    """The figures of judged rows: shares as fractions, each with its count and 95% interval."""
-    judged = len(rows)
-    formed = [row for row in rows if row["answer"]]
-    correct = sum(row["verdict"] == "correct" for row in rows)
-    by_order: dict[str, dict[str, str]] = defaultdict(dict)
-    passes: dict[str, list[bool]] = defaultdict(list)
-    for row in rows:
-        by_order[f"{row['id']}/{row['sample']}"][row["order"]] = row["verdict"]
-        passes[row["id"]].append(row["verdict"] == "correct")
-    swapped = [tuple(orders.values()) for orders in by_order.values() if len(orders) == 2]
-    # Right twice, or wrong twice: either way the same candidate was named in both orders.
-    survives = sum(pair in (("correct",) * 2, ("incorrect",) * 2) for pair in swapped)
-    right_twice = sum(pair == ("correct", "correct") for pair in swapped)
-    histogram = Counter(f"{sum(p) / len(p):.2f}" for p in passes.values())
+class Tally:
+    """The figures of judged rows, taken in by comparison; memory does not grow with them."""
 
-    return {
-        "judged": judged,
-        "verdicts": dict(Counter(row["verdict"] for row in rows)),
-        "coherence": dict(Counter(row["coherence"] for row in formed)),
-        "mismatch": mismatches,
-        "accuracy": share(correct, judged),
-        "well_formed": share(len(formed), judged),
-        "coherent": share(sum(row["coherence"] == "coherent" for row in formed), judged),
-        "answers_1": share(sum(row["answer"] == 1 for row in formed), len(formed)),
-        "survives_swap": share(survives, len(swapped)),
-        "right_in_both_orders": share(right_twice, len(swapped)),
-        "pass_rate_histogram": dict(sorted(histogram.items())),
-    }
+    def __init__(self) -> None:
+        self._verdicts: Counter[str] = Counter()
+        self._coherence: Counter[str] = Counter()
+        self._histogram: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, rows: Iterable[Mapping[str, Any]], mismatches: int = 0) -> None:
+        """Take in all rows of one comparison, of which so many have a mismatch."""
+        rows, orders = list(rows), defaultdict[int, dict[str, str]](dict)
+        if not rows:
+            return
+        for row in rows:
+            self._verdicts[row["verdict"]] += 1
+            orders[row["sample"]][row["order"]] = row["verdict"]
+            if row["answer"]:
+                self._coherence[row["coherence"]] += 1
+                self._counts["answers_1"] += row["answer"] == 1
+        correct = sum(row["verdict"] == "correct" for row in rows)
+        self._histogram[f"{correct / len(rows):.2f}"] += 1
+        for verdicts in orders.values():
+            if len(verdicts) == 2:
+                self._counts["swapped"] += 1
+                # Right twice, or wrong twice: either way the same candidate was named in both.
+                self._counts["survives"] += set(verdicts.values()) in ({"correct"}, {"incorrect"})
+                self._counts["right_twice"] += set(verdicts.values()) == {"correct"}
+        self._counts["mismatch"] += mismatches
+
+    def figures(self) -> dict[str, Any]:
+        """Shares as fractions, each with its count and 95% interval."""
+        judged, formed = self._verdicts.total(), self._coherence.total()
+        counts = self._counts
+        return {
+            "judged": judged,
+            "verdicts": dict(self._verdicts),
+            "coherence": dict(self._coherence),
+            "mismatch": counts["mismatch"],
+            "accuracy": share(self._verdicts["correct"], judged),
+            "well_formed": share(formed, judged),
+            "coherent": share(self._coherence["coherent"], judged),
+            "answers_1": share(counts["answers_1"], formed),
+            "survives_swap": share(counts["survives"], counts["swapped"]),
+            "right_in_both_orders": share(counts["right_twice"], counts["swapped"]),
+            "pass_rate_histogram": dict(sorted(self._histogram.items())),
+        }
+
+
+def tally(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of judged rows in any order."""
+    by_comparison: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_comparison[row["id"]].append(row)
+    figures = Tally()
+    for group in by_comparison.values():
+        figures.add(group)
+    return figures.figures()

@@ -4,73 +4,25 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from cot_reward.settings import UserError
-
-
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
-    """Rows of a JSON list or JSONL file, with their position: list index or line, from 1.
-
-    A row that is no JSON object comes as a ValueError in its place, so that one bad line costs
-    one row. Raises UserError when the file is missing, empty, or (as a list) not valid JSON.
-    """
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            head = file.read(4096).lstrip()[:1]
-            file.seek(0)
-            if head == "[":
-                try:
-                    items = json.load(file)
-                except UnicodeDecodeError:
-                    raise
-                except (ValueError, RecursionError) as error:
-                    raise UserError(
-                        f"{path}: not a whole JSON list ({error}); was its writer stopped half-way?"
-                    ) from None
-                for number, item in enumerate(items, 1):
-                    yield number, _checked(item)
-                return
-            if not head:
-                raise UserError(f"{path}: empty")
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, _object(line)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-
-
-def _object(line: str) -> dict[str, Any] | ValueError:
-    try:
-        item = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return ValueError(f"not valid JSON: {error}")
-    return _checked(item)
-
-
-def _checked(item: Any) -> dict[str, Any] | ValueError:
-    if not isinstance(item, dict):
-        return ValueError("not an object")
-    try:
-        # JSON can spell half a character (a lone surrogate); no file or request can hold it.
-        dump(item).encode()
-    except UnicodeEncodeError as error:
-        return ValueError(f"not valid Unicode: {error}")
-    return item
 
 
 def dump(row: Any) -> str:
     return json.dumps(row, ensure_ascii=False)
 
 
-def write_whole(path: Path, text: str | Iterable[str]) -> None:
-    """Write a file so that a reader sees the old one or the whole new one, also after a crash.
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[str]]:
+    """A file to write to, which takes its name when the block ends, and is gone when it fails.
 
-    Raises UserError when it cannot be written (a full disk, say); then the old one stays.
+    A reader sees the old file or the whole new one, also after a crash. Raises UserError when it
+    cannot be written (a full disk, say); then the old one stays.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +31,7 @@ def write_whole(path: Path, text: str | Iterable[str]) -> None:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.writelines([text] if isinstance(text, str) else text)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes files private; these are outputs like any other.
@@ -92,12 +44,49 @@ def write_whole(path: Path, text: str | Iterable[str]) -> None:
         raise
 
 
+def write_whole(path: Path, text: str | Iterable[str]) -> None:
+    """Write a file by `whole_file`. Raises UserError."""
+    with whole_file(path) as file:
+        file.writelines([text] if isinstance(text, str) else text)
+
+
 def write_json(path: Path, value: Any) -> None:
     write_whole(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_whole(path, (dump(row) + "\n" for row in rows))
+
+
+def journal_entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Every entry of a journal, with the byte where its line begins; a torn last line is left out.
+
+    Raises UserError for a line that was damaged from outside.
+    """
+    if not path.exists():
+        return
+    offset = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                entry = json.loads(line)
+                if not isinstance(entry, dict):
+                    raise ValueError
+            except ValueError:
+                raise UserError(
+                    f"{path}:{number}: damaged; remove that line and run again"
+                ) from None
+            yield offset, entry
+            offset += len(line)
+
+
+def entry_at(file: IO[bytes], offset: int) -> dict[str, Any]:
+    """The journal entry whose line begins at this byte."""
+    file.seek(offset)
+    entry: dict[str, Any] = json.loads(file.readline())
+    return entry
 
 
 class Journal:
@@ -138,20 +127,10 @@ class Journal:
             self._file.truncate(end)
         self._file.seek(0, os.SEEK_END)
 
-    def entries(self) -> Iterator[dict[str, Any]]:
-        """Every entry so far. Raises UserError for a line that was damaged from outside."""
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    raise UserError(
-                        f"{self.path}:{number}: damaged; remove that line and run again"
-                    ) from None
-
-    def append(self, entries: Iterable[dict[str, Any]]) -> None:
-        """Add entries, all of them or (on OSError, such as a full disk) none."""
-        data = "".join(dump(entry) + "\n" for entry in entries).encode()
+    def append(self, entries: Iterable[dict[str, Any]]) -> list[int]:
+        """Add entries, all of them or (on OSError, such as a full disk) none; where each begins."""
+        lines = [(dump(entry) + "\n").encode() for entry in entries]
+        data = b"".join(lines)
         before = self._file.seek(0, os.SEEK_END)
         try:
             rest = memoryview(data)
@@ -161,6 +140,7 @@ class Journal:
         except OSError:
             os.ftruncate(self._file.fileno(), before)
             raise
+        return list(accumulate(map(len, lines[:-1]), initial=before)) if lines else []
 
     def close(self) -> None:
         self._file.close()

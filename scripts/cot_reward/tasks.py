@@ -3,6 +3,9 @@
 import hashlib
 import re
 from dataclasses import dataclass
+from typing import Literal
+
+from cot_reward.records import Comparison, Order
 
 # Captions follow the template's last marker; candidates of understanding tasks follow theirs.
 CAPTION_MARKER = "Text Caption:"
@@ -12,16 +15,21 @@ CAPTION_MARKER = "Text Caption:"
 class Task:
     """One kind of comparison.
 
-    `noun` names a candidate in texts ("Image 1"). `placeholder` is the token that stands for a
-    candidate's medium ("" where candidates are answer texts). `fields` are what a template may
-    name in braces.
+    `noun` names a candidate in texts ("Image 1"). `medium` is what the model is shown: the two
+    candidates, or, where candidates are answer texts, what the question is about. `fields` are what
+    a template may name in braces.
     """
 
     name: str
     noun: str
-    placeholder: str
+    medium: Literal["image", "video"]
     fields: tuple[str, ...]
     template: str
+
+    @property
+    def placeholder(self) -> str:
+        """The token that stands for one medium in a written prompt."""
+        return f"<{self.medium}>"
 
     @property
     def answers(self) -> tuple[str, str]:
@@ -87,6 +95,7 @@ _LOOKS = """- Semantic consistency: how closely does it follow the caption?
 - Aesthetics: composition, colour, expression
 - Authenticity: is it realistic, and right in its details?"""
 _MOVES = _LOOKS + "\n- Motion: is it smooth, and steady from frame to frame?"
+_CAPTION_FIELDS = ("caption",)
 _ANSWER_FIELDS = ("question", "answer_1", "answer_2")
 
 TASKS: dict[str, Task] = {
@@ -95,19 +104,19 @@ TASKS: dict[str, Task] = {
         Task(
             "image_generation",
             "Image",
-            "<image>",
-            ("caption",),
+            "image",
+            _CAPTION_FIELDS,
             _generation("Image", "images", _LOOKS),
         ),
         Task(
             "video_generation",
             "Video",
-            "<video>",
-            ("caption",),
+            "video",
+            _CAPTION_FIELDS,
             _generation("Video", "videos", _MOVES),
         ),
-        Task("image_understanding", "Answer", "", _ANSWER_FIELDS, _understanding("an image")),
-        Task("video_understanding", "Answer", "", _ANSWER_FIELDS, _understanding("a video")),
+        Task("image_understanding", "Answer", "image", _ANSWER_FIELDS, _understanding("an image")),
+        Task("video_understanding", "Answer", "video", _ANSWER_FIELDS, _understanding("a video")),
     )
 }
 
@@ -119,6 +128,38 @@ def fill(template: str, values: dict[str, str]) -> str:
     """
     pattern = "|".join(re.escape("{" + name + "}") for name in values)
     return re.sub(pattern, lambda found: values[found[0][1:-1]], template) if values else template
+
+
+def shown(comparison: Comparison, order: Order) -> tuple[str, ...]:
+    """The media that the model sees, in their order: the context, then media candidates."""
+    candidates = comparison.presented(order)[0]
+    return (*comparison.context, *(candidates if candidates_are_media(comparison.task) else ()))
+
+
+def candidates_are_media(task: str) -> bool:
+    """Whether the task compares media, and not answers about a medium."""
+    return TASKS[task].fields == _CAPTION_FIELDS
+
+
+def prompt(comparison: Comparison, order: Order, template: str) -> str:
+    """The prompt as it is written to rows, with one placeholder for each medium.
+
+    A template may hold the placeholders itself, where stage 1 had them elsewhere than in front.
+    Raises ValueError when their number is not that of the media.
+    """
+    task = TASKS[comparison.task]
+    count = len(shown(comparison, order))
+    if task.placeholder not in template:
+        template = task.placeholder * count + template
+    if template.count(task.placeholder) != count:
+        raise ValueError(
+            f"the template has {template.count(task.placeholder)} {task.placeholder}, "
+            f"but {count} are shown"
+        )
+    if candidates_are_media(comparison.task):
+        return fill(template, {"caption": comparison.text})
+    first, second = comparison.presented(order)[0]
+    return fill(template, {"question": comparison.text, "answer_1": first, "answer_2": second})
 
 
 def check_template(template: str, task: Task) -> None:

@@ -1,0 +1,197 @@
+"""How many requests may be in flight: a fixed number, or as many as make the server faster."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+LEAST, START, MOST = 4, 32, 512
+# A step up has to bring this much more tokens/s to count as faster.
+_FASTER = 1.05
+# Less than this share of the settled rate is a server that has become slower.
+_SLOWER = 0.7
+
+
+@dataclass
+class _Window:
+    """What has been seen since the limit last changed."""
+
+    since: float
+    requests: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    # Integral of the requests in flight over time, and until when it is taken.
+    area: float = 0.0
+    until: float = 0.0
+
+    def rate(self) -> float:
+        """Tokens per second, by Little's law: requests in flight x tokens / time per request.
+
+        Requests that started together end together, so that counting tokens between two moments
+        would depend on where the moments fall.
+        """
+        in_flight = self.area / max(1e-9, self.until - self.since)
+        return in_flight * self.tokens / max(1e-9, self.seconds)
+
+
+class Climb:
+    """Finds the limit beyond which tokens/s no longer rise; pure, times come from outside.
+
+    Doubles while that brings more, looks one step further before it believes that it does not, and
+    settles on the fastest level. Halves on overload (429, 503, time-outs) and from then on climbs
+    by an eighth per window. Latency is no sign: batching raises it, and throughput with it.
+    """
+
+    def __init__(self, now: float, say: Callable[[str], None] = lambda line: None) -> None:
+        self.limit = START
+        self.rates: dict[int, float] = {}
+        self.settled = 0
+        self.overloads = 0
+        self._say = say
+        self._window = _Window(now, until=now)
+        self._no_faster = 0
+        self._slower = 0
+
+    def in_flight(self, count: int, now: float) -> None:
+        """`count` requests have been in flight until now."""
+        self._window.area += count * (now - self._window.until)
+        self._window.until = now
+
+    def finished(self, tokens: int, began: float, now: float) -> None:
+        """A request brought so many tokens."""
+        window = self._window
+        # What began under another limit tells nothing about this one.
+        if began < window.since:
+            return
+        window.requests += 1
+        window.tokens += tokens
+        window.seconds += now - began
+        # Once settled a longer look, for there is no hurry.
+        wanted = self.limit if not self.settled else 4 * self.limit
+        if window.requests >= max(8, wanted):
+            self._judge(window.rate(), now)
+
+    def overloaded(self, began: float, now: float) -> None:
+        """The server had too much of a request that was sent at `began`."""
+        if began < self._window.since:
+            return  # sent before the last change, which may have been the cure
+        self.overloads += 1
+        self.settled = 0
+        self._go(max(LEAST, self.limit // 2), now)
+
+    def resume(self, now: float) -> None:
+        """Forget the window: the server was out."""
+        self._window = _Window(now, until=now)
+
+    def _go(self, limit: int, now: float) -> None:
+        self.limit = limit
+        self.resume(now)
+
+    def _judge(self, rate: float, now: float) -> None:
+        if self.settled:
+            self._watch(rate, now)
+            return
+        best = max(self.rates.values(), default=0.0)
+        self.rates[self.limit] = rate
+        if self.overloads:
+            # Carefully: the server has said before that there is a bound.
+            if rate < _SLOWER * best:
+                self.rates = {}
+                self._go(max(LEAST, self.limit // 2), now)
+            elif rate > best / _FASTER:
+                self._go(min(MOST, self.limit + max(1, self.limit // 8)), now)
+            else:
+                self.resume(now)
+            return
+        self._no_faster = 0 if rate > _FASTER * best else self._no_faster + 1
+        if self._no_faster < 2 and rate > _SLOWER * best and self.limit < MOST:
+            self._go(min(MOST, 2 * self.limit), now)
+            return
+        fastest = max(self.rates.values())
+        # Of levels that are as good as equal the smallest: it leaves room for others.
+        self.settled = min(n for n, seen in self.rates.items() if seen * 1.02 >= fastest)
+        seen = ", ".join(f"{n}: {r:,.0f}" for n, r in sorted(self.rates.items()))
+        self._say(f"concurrency settled on {self.settled} (tokens/s by requests in flight: {seen})")
+        self._go(self.settled, now)
+
+    def _watch(self, rate: float, now: float) -> None:
+        """Settled: climb again from below when the rate stays well below what it was."""
+        self._slower = self._slower + 1 if rate < _SLOWER * self.rates[self.settled] else 0
+        if self._slower < 2:
+            self.resume(now)
+            return
+        self._slower = self._no_faster = self.settled = 0
+        self.rates = {}
+        self._say(f"the server has become slower ({rate:,.0f} tokens/s); looking for its capacity")
+        self._go(max(LEAST, self.limit // 4), now)
+
+
+class Capacity:
+    """Slots for requests, handed out in turn. `limit` None: found by climbing."""
+
+    def __init__(self, limit: int | None, say: Callable[[str], None] = lambda line: None) -> None:
+        self._climb = Climb(time.monotonic(), say) if limit is None else None
+        self._limit = limit or 0
+        self._in_flight = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def limit(self) -> int:
+        return self._climb.limit if self._climb else self._limit
+
+    async def acquire(self) -> None:
+        if self._in_flight < self.limit and not self._waiting:
+            self._change(+1)
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.release()
+            raise
+
+    def release(self) -> None:
+        self._change(-1)
+        while self._waiting and self._in_flight < self.limit:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._change(+1)
+                turn.set_result(None)
+
+    def _change(self, by: int) -> None:
+        if self._climb:
+            self._climb.in_flight(self._in_flight, time.monotonic())
+        self._in_flight += by
+
+    def finished(self, tokens: int, began: float) -> None:
+        """A request that was sent at `began` (monotonic seconds) brought so many tokens."""
+        if self._climb:
+            self._change(0)
+            self._climb.finished(tokens, began, time.monotonic())
+
+    def overloaded(self, began: float) -> None:
+        if self._climb:
+            self._climb.overloaded(began, time.monotonic())
+
+    def resume(self) -> None:
+        """The server is back after an outage."""
+        if self._climb:
+            self._climb.resume(time.monotonic())
+
+    def summary(self) -> dict[str, Any]:
+        """How many requests were in flight, for the run's summary."""
+        if self._climb is None:
+            return {"mode": "fixed", "limit": self._limit}
+        return {
+            "mode": "auto",
+            "limit": self.limit,
+            "settled": bool(self._climb.settled),
+            "tokens_per_second": {
+                str(n): round(r, 1) for n, r in sorted(self._climb.rates.items())
+            },
+            "overloads": self._climb.overloads,
+        }

@@ -1,0 +1,148 @@
+"""From asks to outcomes: media read ahead in threads, requests sent, retried, and handed out."""
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from cot_reward.client import wire
+from cot_reward.client.capacity import Capacity
+from cot_reward.client.outage import Outage
+from cot_reward.client.server import AttemptError, Server
+from cot_reward.client.wire import Ask, Outcome, Sampling
+from cot_reward.media import MediaError
+
+# (path below the media root) -> its URL as a JSON string; blocking, run in a thread.
+ReadMedium = Callable[[str], bytes]
+
+# Decoding leaves the interpreter's lock; beyond the cores, some threads may wait for slow disks.
+WORKERS = min(32, 2 * (os.cpu_count() or 1))
+# Requests that are made ready while others are in flight.
+_AHEAD = 2 * WORKERS
+
+
+async def sample(
+    asks: Iterable[Ask],
+    server: Server,
+    how: Sampling,
+    read_medium: ReadMedium,
+    capacity: Capacity,
+    outage: Outage,
+    stop: asyncio.Event,
+) -> AsyncGenerator[list[Outcome], None]:
+    """Outcomes as they come, in batches: all that came while the last batch was dealt with.
+
+    A medium is read shortly before its request is sent, so memory is bounded by the concurrency.
+    After `stop` is set, or when the server is gone for good, nothing new is sent, and what is in
+    flight is still handed out; other asks then have no outcome. Raises ServerError when the server
+    cannot be used, and OSError when the media cache cannot be written.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Queue[asyncio.Task[Outcome | None]] = asyncio.Queue()
+    flying: set[asyncio.Task[Outcome | None]] = set()
+    source, exhausted = iter(asks), False
+
+    def over() -> bool:
+        return stop.is_set() or bool(outage.gone)
+
+    def ready(ask: Ask) -> bytes:
+        return wire.content(ask.prompt, ask.placeholder, map(read_medium, ask.media))
+
+    async def one(ask: Ask) -> Outcome | None:
+        try:
+            content = await loop.run_in_executor(pool, ready, ask)
+        except MediaError as error:
+            return Outcome(ask, reason=error.reason, detail=str(error))
+        await capacity.acquire()
+        try:
+            return (
+                None if over() else await _send(ask, content, server, how, capacity, outage, over)
+            )
+        finally:
+            capacity.release()
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        try:
+            while True:
+                while not exhausted and not over() and len(flying) < capacity.limit + _AHEAD:
+                    ask = next(source, None)
+                    if ask is None:
+                        exhausted = True
+                    else:
+                        task = asyncio.create_task(one(ask))
+                        task.add_done_callback(ended.put_nowait)
+                        flying.add(task)
+                if not flying:
+                    return
+                # `asyncio.wait` would touch every task in flight each time one ends.
+                batch = [await ended.get()]
+                while not ended.empty():
+                    batch.append(ended.get_nowait())
+                flying.difference_update(batch)
+                outcomes = [outcome for task in batch if (outcome := task.result())]
+                if outcomes:
+                    yield outcomes
+        finally:
+            for task in flying:
+                task.cancel()
+            await asyncio.gather(*flying, return_exceptions=True)
+
+
+async def _send(
+    ask: Ask,
+    content: bytes,
+    server: Server,
+    how: Sampling,
+    capacity: Capacity,
+    outage: Outage,
+    over: Callable[[], bool],
+) -> Outcome | None:
+    """Send one request, again after passing faults; None when the run ended before its answer."""
+    body = wire.body(content, how, ask.count, ask.seed)
+    attempts, retries, spent = 0, 0, 0.0
+    outage.sending(content)
+    while await outage.passable():
+        began = time.monotonic()
+        try:
+            answer = await server.complete(body, min(how.timeout, how.deadline - spent))
+            outcome = _outcome(answer, ask, how, retries)
+            outage.answered(content)
+            letters = sum(len(response.text) for response in outcome.responses)
+            # A server that does not count tokens: four letters are about one.
+            capacity.finished(outcome.completion_tokens or letters // 4, began)
+            return outcome
+        except AttemptError as error:
+            fault = error
+        took = time.monotonic() - began
+        if await outage.caused(fault):
+            # The request is not to blame: neither the attempt nor its time counts.
+            retries += 1
+            capacity.resume()
+            continue
+        if fault.kind in ("refused", "unknown"):
+            return Outcome(ask, reason="refused", detail=fault.detail, retries=retries)
+        if fault.kind in ("overloaded", "timeout"):
+            capacity.overloaded(began)
+        attempts, spent = attempts + 1, spent + took
+        if attempts >= how.max_attempts:
+            return Outcome(ask, reason="attempts_used_up", detail=fault.detail, retries=retries)
+        # Full jitter: callers that failed together do not come back together.
+        wait = max(fault.retry_after, random.uniform(0, min(30.0, 0.5 * 2**attempts)))
+        if spent + wait >= how.deadline:
+            detail = f"{how.deadline:.3g} s are over, last: {fault.detail}"
+            return Outcome(ask, reason="deadline", detail=detail, retries=retries)
+        retries += 1
+        spent += wait
+        until = time.monotonic() + wait
+        while not over() and (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, 0.5))
+    return None
+
+
+def _outcome(answer: object, ask: Ask, how: Sampling, retries: int) -> Outcome:
+    try:
+        return wire.outcome(answer, ask, how.model, retries)
+    except ValueError as error:
+        raise AttemptError("error", wire.short(error)) from None

@@ -1,0 +1,159 @@
+"""Rows of JSON, JSONL and Parquet files, one at a time: memory does not grow with the file."""
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import IO, Any
+
+from cot_reward.settings import UserError
+from cot_reward.store import dump
+
+# What is read at once, in characters, and the longest entry of a JSON list that is waited for.
+_CHUNK = 2**18
+_LONGEST = 2**26
+# Standard input, as a file name.
+STDIN = Path("-")
+
+Row = dict[str, Any] | ValueError
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """Rows of a JSON list, JSONL or Parquet file (`-`: standard input, JSON or JSONL).
+
+    Each comes with its position from 1: list index, line, or row. A row that is no JSON object
+    comes as a ValueError in its place, so that one bad line costs one row. Raises UserError when
+    the file is missing, empty, or, as a list or Parquet file, broken; of a broken list the entries
+    before the fault come first.
+    """
+    try:
+        if path.suffix == ".parquet":
+            yield from enumerate(_parquet(path), 1)
+            return
+        with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
+            assert isinstance(file, io.BufferedReader)
+            head = file.peek(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+            if head == b"[":
+                for number, item in enumerate(_list(file, path), 1):
+                    yield number, _checked(item)
+                return
+            seen = False
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    seen = True
+                    yield (
+                        number,
+                        _object(line if number > 1 else line.removeprefix(b"\xef\xbb\xbf")),
+                    )
+            if not seen:
+                raise UserError(f"{path}: empty")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+
+
+def _object(line: bytes) -> Row:
+    try:
+        item = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        return ValueError(f"not valid JSON: {error}")
+    return _checked(item)
+
+
+def _checked(item: Any) -> Row:
+    if not isinstance(item, dict):
+        return ValueError("not an object")
+    try:
+        # JSON can spell half a character (a lone surrogate); no file or request can hold it.
+        dump(item).encode()
+    except UnicodeEncodeError as error:
+        return ValueError(f"not valid Unicode: {error}")
+    except TypeError as error:
+        return ValueError(f"a value that JSON cannot hold: {error}")
+    return item
+
+
+def _list(file: IO[bytes], path: Path) -> Iterator[Any]:
+    """The entries of a JSON list.
+
+    By the standard library's decoder: ijson, which streams lists faster, turns half a character
+    into "?" without a word, and knows neither NaN nor integers above 64 bits.
+    """
+    text = io.TextIOWrapper(file, "utf-8-sig")
+    decode = json.JSONDecoder().raw_decode
+    buffer, at = text.read(_CHUNK), 0
+
+    def more() -> bool:
+        nonlocal buffer, at
+        # Twice as much each time, so that a long entry is not decoded too often.
+        added = text.read(max(_CHUNK, len(buffer) - at))
+        buffer, at = buffer[at:] + added, 0
+        return bool(added)
+
+    def skip_space() -> str:
+        """The next character that is no white space; "" at the end of the file."""
+        nonlocal at
+        while True:
+            while at < len(buffer) and buffer[at] in " \t\r\n":
+                at += 1
+            if at < len(buffer):
+                return buffer[at]
+            if not more():
+                return ""
+
+    def broken(why: object) -> UserError:
+        return UserError(f"{path}: not a whole JSON list ({why}); was its writer stopped half-way?")
+
+    try:
+        skip_space()
+        at += 1
+        if skip_space() != "]":
+            count = 0
+            while True:
+                skip_space()
+                while True:
+                    try:
+                        item, end = decode(buffer, at)
+                        # A number at the buffer's end may go on.
+                        if end < len(buffer) or not more():
+                            at = end
+                            break
+                    except json.JSONDecodeError as error:
+                        if len(buffer) - at > _LONGEST or not more():
+                            raise broken(f"entry {count + 1}: {error}") from None
+                yield item
+                count += 1
+                following = skip_space()
+                if following != ",":
+                    break
+                at += 1
+        if skip_space() != "]":
+            raise broken(f"after entry {count}: {buffer[at : at + 20]!r} where ',' or ']' belongs")
+        at += 1
+        if skip_space():
+            raise broken(f"something stands behind its end: {buffer[at : at + 20]!r}")
+    except UnicodeDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise broken(error) from None
+    finally:
+        text.detach()
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    if not path.exists():
+        raise FileNotFoundError(path)
+    # Imported here: it takes a third of a second.
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as table:
+            for batch in table.iter_batches(batch_size=256):
+                for row in batch.to_pylist():
+                    yield _checked(row)
+    except ArrowException as error:
+        raise UserError(f"{path}: cannot be read as Parquet: {error}") from None

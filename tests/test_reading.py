@@ -1,0 +1,159 @@
+"""Rows of JSON, JSONL and Parquet files, whole and broken ones."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from cot_reward import reading
+from cot_reward.reading import read_rows
+from cot_reward.settings import UserError
+from cot_reward.store import write_jsonl
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+
+def rows(path: Path) -> list[object]:
+    return [
+        (number, row if isinstance(row, dict) else type(row)) for number, row in read_rows(path)
+    ]
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff", " \n"])
+def test_a_list_and_lines_read_alike(tmp_path, mark):
+    path = tmp_path / "x"
+    path.write_text(mark + '[{"a": 1}, {"a": "é"}]', encoding="utf-8")
+    as_list = rows(path)
+    path.write_text(mark.strip() + '{"a": 1}\n{"a": "é"}\n', encoding="utf-8")
+    assert rows(path) == as_list == [(1, {"a": 1}), (2, {"a": "é"})]
+
+
+def test_a_bad_line_costs_itself_and_keeps_its_number(tmp_path):
+    path = tmp_path / "x.jsonl"
+    deep = "[" * 100_000
+    half = '{"a": "\\ud83d"}'
+    path.write_text(f'{{"a": 1}}\n{{"a": \n\n[1]\n7\n{deep}\n{half}\n{{"a": 2}}', encoding="utf-8")
+    assert [row for _, row in rows(path)] == [{"a": 1}, *[ValueError] * 5, {"a": 2}]
+    assert [number for number, _ in rows(path)] == [1, 2, 4, 5, 6, 7, 8]
+
+
+def test_a_bad_item_of_a_list_costs_itself(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('[{"a": 1}, null, [1], "b", {"a": "\\udc00"}, {"a": 2}]')
+    found = rows(path)
+    assert [row for _, row in found] == [{"a": 1}, *[ValueError] * 4, {"a": 2}]
+    assert [number for number, _ in found] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty"),
+        (b" \n", "empty"),
+        (b'[{"a": 1}, {"a"', "not a whole JSON list"),
+        (b"[" * 100_000, "not a whole JSON list"),
+        (b'[{"a": "\xff"}]', "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_data_is_named(tmp_path, content, message):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        rows(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_file_or_a_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        rows(tmp_path / "x.json")
+    with pytest.raises(UserError, match="cannot be read"):
+        rows(tmp_path)
+
+
+JSON = st.dictionaries(
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.text(st.characters(exclude_categories=["Cs"])) | st.integers() | st.booleans(),
+    max_size=4,
+)
+
+
+@given(st.lists(JSON, min_size=1, max_size=5))
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50
+)
+def test_what_is_written_is_read(tmp_path, made):
+    write_jsonl(tmp_path / "x.jsonl", made)
+    assert [row for _, row in read_rows(tmp_path / "x.jsonl")] == made
+
+
+def test_a_line_that_is_not_unicode_costs_itself(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"a": "\xff"}\n{"a": 2}\n')
+    assert rows(path) == [(1, {"a": 1}), (2, ValueError), (3, {"a": 2})]
+
+
+@given(
+    st.lists(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+            ),
+        ),
+        max_size=8,
+    ),
+    st.integers(1, 40),
+    st.sampled_from([None, 1]),
+)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200
+)
+def test_a_list_reads_as_the_standard_library_reads_it(tmp_path, made, chunk, indent):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(made, indent=indent))
+    before, reading._CHUNK = reading._CHUNK, chunk  # entries fall across the edges of chunks
+    try:
+        read = list(read_rows(path))
+    finally:
+        reading._CHUNK = before
+    assert [number for number, _ in read] == list(range(1, len(made) + 1))
+    for (_, row), item in zip(read, made, strict=True):
+        if isinstance(row, dict):
+            assert json.dumps(row) == json.dumps(item)
+        else:
+            assert not isinstance(item, dict) or "\\ud" in json.dumps(item)
+
+
+@pytest.mark.parametrize("broken", ["[1 2]", "[1,]", "[{}}", "[{}] {}", "[,1]", "[{},,{}]", "["])
+def test_a_list_with_a_fault_is_an_error(tmp_path, broken):
+    path = tmp_path / "x.json"
+    path.write_text(broken)
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(broken)
+    with pytest.raises(UserError, match="not a whole JSON list"):
+        rows(path)
+
+
+def test_parquet_reads_like_json(tmp_path):
+    path = tmp_path / "x.parquet"
+    made = [{"prompt": f"é {n}", "images": ["a", "b"], "n": n} for n in range(600)]
+    pq.write_table(pa.Table.from_pylist(made), path)
+    assert [row for _, row in read_rows(path)] == made
+    pq.write_table(pa.Table.from_pylist([{"images": [b"\xff"]}, {"images": []}]), path)
+    assert rows(path) == [(1, ValueError), (2, {"images": []})]
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        rows(path)
+    with pytest.raises(UserError, match="no such file"):
+        rows(tmp_path / "y.parquet")
+
+
+@pytest.mark.parametrize("content", [b'[{"a": 1}, {"a": 2}]', b'{"a": 1}\n{"a": 2}\n'])
+def test_standard_input(monkeypatch, content):
+    stream = io.TextIOWrapper(io.BufferedReader(io.BytesIO(content)))
+    monkeypatch.setattr(sys, "stdin", stream)
+    assert rows(Path("-")) == [(1, {"a": 1}), (2, {"a": 2})]
