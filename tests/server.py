@@ -120,7 +120,8 @@ def _serve(port: int, models: list[str]) -> None:
     async def chat(request: web.Request) -> web.StreamResponse:
         body = await request.json()
         (message,) = body["messages"]
-        *images, text = message["content"]
+        images = [part for part in message["content"] if part["type"] == "image_url"]
+        text = message["content"][-1]
         caption = text["text"].rpartition("[")[2].rstrip("]")
         sent = {key: body[key] for key in body if key != "messages"}
         urls = [image["image_url"]["url"] for image in images]

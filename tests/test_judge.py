@@ -1,6 +1,7 @@
 """The judge: one test for each verdict and finding, in the forms that real models write."""
 
 import json
+import re
 from collections import Counter
 from decimal import Decimal
 
@@ -155,10 +156,75 @@ def test_wrong_sum_comes_before_contradicts_and_tie():
         "Total score:\nImage 2: 9+8+8=25",
         "Image 1: 9+8+8=25\nImage 2: 9+8+9=26",
         "Image 1 is totally wrong (2/10), Image 2 is not (9/10)",
+        "Total: 25 for Image 1, 18 for Image 2",
+        "Total (Image 1 / Image 2): 25 / 18",
+        "Total scores of Image 1 and Image 2: 25 and 18",
+        "| | Total |\n|---|---|\n| Both together | 43 |",
     ],
 )
 def test_no_totals_is_never_read_as_a_contradiction(reasoning):
     assert coherence(reasoning, 1) == coherence(reasoning, 2) == "no_totals"
+
+
+STRAY = [
+    "In total, both images have merits. ",
+    "I will total the scores. ",
+    "Let me score each, and then compute the total.\n",
+    "The caption asks for a total eclipse.\n",
+    "Total darkness is asked for. ",
+    "合计有三个维度。",
+]
+
+
+@pytest.mark.parametrize("stray", STRAY)
+@pytest.mark.parametrize(
+    "scores",
+    [
+        "1. A: Image 1 (2/10), Image 2 (9/10)\n2. B: Image 1 (9/10), Image 2 (1/10)",
+        "1. A:\n- Image 1: 2/10\n- Image 2: 9/10",
+        "Image 1 (2/10) is dull, Image 2 (9/10) is not. Image 1 (9/10) fits, Image 2 (8/10) too",
+        "Image 1 has 3 cats, Image 2 has 4 cats.",
+        "Image 1 has a total of 3 cats, Image 2 a total of 4 cats.",
+    ],
+)
+def test_scores_after_a_stray_word_for_totals_are_not_totals(stray, scores):
+    assert coherence(stray + scores) == "no_totals"
+    stated = "\nTotal score:\nImage 1: 25\nImage 2: 18"
+    assert totals(stray + scores + stated) == (25, 18)
+
+
+@pytest.mark.parametrize(
+    "remark",
+    [
+        "The total gap comes from style, where Image 1 has 3 and Image 2 has 9.",
+        "With a total lead of 7, Image 1 wins: Image 1 (8/10) and Image 2 (9/10) look alike.",
+        "In total: 7 points between Image 1 and Image 2.",
+        "Image 2 (9/10) was a total surprise in style, Image 1 (2/10) was not.",
+    ],
+)
+def test_a_remark_after_the_totals_does_not_replace_them(remark):
+    assert totals(f"Total score:\nImage 1: 9+8+8=25\nImage 2: 6+7+5=18\n{remark}") == (25, 18)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("9*2+8=26", "10*2+4=24"),
+        ("0.4*9+0.6*8=8.4", "0.4*6+0.6*7=6.6"),
+        ("5×2+20=30", "6×2+7=19"),
+        ("5+10×2=25", "6+7×2=20"),
+        ("(5+10+10)/3=8.3", "(6+7+5)/3=6"),
+        ("5+10+10-1=24", "6+7+5−1=17"),
+        ("-5", "-9"),
+        ("7,5+8,0=15,5", "7,9+6,0=13,9"),
+        ("5 10 10 = 25", "6 7 5 = 18"),
+        ("5, 10, 10 = 25", "6, 7, 5 = 18"),
+        ("| 5 | 10 | 10 | 25 |", "| 6 | 7 | 5 | 18 |"),
+        ("5/10 | 25/30", "6/10 | 18/30"),
+    ],
+)
+def test_a_part_of_a_calculation_or_of_a_row_is_not_a_total(first, second):
+    assert totals(f"Total score:\nImage 1: {first}\nImage 2: {second}") is None
 
 
 def test_a_mismatch_stands_beside_the_coherence():
@@ -167,6 +233,19 @@ def test_a_mismatch_stands_beside_the_coherence():
     other = said + "Total: Image 1: 7+9=16, Image 2: 6+7=13"
     assert judge(thought(kept), IMAGES, 1) == Verdict("correct", "coherent", 1, mismatch=False)
     assert judge(thought(other), IMAGES, 1) == Verdict("correct", "coherent", 1, mismatch=True)
+
+
+def test_without_any_score_that_can_be_read_there_is_no_mismatch():
+    listed = "Style:\n- Image 1: 8\n- Image 2: 6\nTotal: Image 1: 8+9=17, Image 2: 6+7=13"
+    assert judge(thought(listed), IMAGES, 1) == Verdict("correct", "coherent", 1)
+    one = "Style: Image 2 (6/10), colour: Image 2 (7/10)\nTotal: Image 1: 8+9=17, Image 2: 6+7=13"
+    assert judge(thought(one), IMAGES, 1).mismatch
+
+
+def test_scores_between_a_stray_word_and_the_totals_are_compared():
+    said = "I will total them. A: Image 1 (8/10), Image 2 (6/10), B: Image 1 (9/10), Image 2 (7/10)"
+    assert not judge(thought(f"{said}\nImage 1: 8+9=17, Image 2: 6+7=13"), IMAGES, 1).mismatch
+    assert judge(thought(f"{said}\nImage 1: 8+8=16, Image 2: 6+7=13"), IMAGES, 1).mismatch
 
 
 def test_totals_without_summands_cannot_mismatch():
@@ -204,6 +283,32 @@ def test_totals_without_summands_cannot_mismatch():
         "總分：圖片 1：25；圖片 2：18",
         "总分\n图1（25）\n图2（18）",
         "Total of all scores. Image 1 gets 25, Image 2 gets 18.",
+        "| | Total |\n|---|---|\n| Image 1 | 25 |\n| Image 2 | 18 |",
+        "| | Total score |\n|:---|---:|\n| **Image 1** | **25** |\n| **Image 2** | 18/30 |",
+        "Total score - Image 1: 25/30\nTotal score - Image 2: 18/30",
+        "Total score (out of 30):\nImage 1: 25 out of 30\nImage 2: 18 out of 30",
+        "The total scores are as follows:\n\n- Image 1: 25\n- Image 2: 18",
+        "Adding these up gives the totals:\nImage 1: 25 points\nImage 2: 18 pts",
+        "Total score of Image 1 is 9+8+8=25 and that of Image 2 is 6+7+5=18.",
+        "Total score:\nImage 1: 9 +\n8 +\n8\n= 25\nImage 2:\n6 + 7 + 5 = 18",
+        "Total:\nImage 1: 9 (style) + 8 (look) + 8 = 25\nImage 2: 6 (style) + 7 (look) + 5 = 18",
+        "Total:\nImage 1: 25 (9+8+8)\nImage 2: 18 = 6+7+5",
+        "Total:\nImage 1: 25 (best)\nImage 2: 18",
+        "Total:\nImage 1: $9+8+8=25$\nImage 2: \\(6+7+5=18\\)",
+        "Total:\nImage 1: 9 + 8 + 8 = $\\boxed{25}$\nImage 2: $\\boxed{18}$",
+        "Total:\nImage 1 → 25\nImage 2 -> 18",
+        "Total:\nImage 1 − 25\nImage 2 ‑ 18",
+        "Total: Image #1: 25, Image_2: 18",
+        '{"total": {"Image 1": 25, "Image 2": 18}}',
+        "Image 1 receives a total score of 25, while Image 2 receives a total score of 18.",
+        "Image 1 totals 25; Image 2 totals to 18 points.",
+        "Image 1:\n- Total: 25\nImage 2:\n- Total: 18",
+        "Image 1 has a higher total (25) than Image 2. Total score: Image 2 (18), Image 1 (25).",
+        "Overall score:\nImage 1: 9+8+8=25\nImage 2: 6+7+5=18",
+        "Final scores: Image 1: 25, Image 2: 18",
+        "总分：图1为25分，图2得18分",
+        "图片1的总得分是9+8+8=25，图片2的总得分是6+7+5=18。",
+        "In total, Image 1 has 25 points, while Image 2 has 18 points.",
         "In total it is close.\nTotal score:\nImage 1: 25\nImage 2: 18\nSo the total is clear.",
     ],
 )
@@ -211,6 +316,23 @@ def test_forms_of_totals(reasoning):
     assert totals(reasoning) == (25, 18)
     assert coherence(reasoning, 1) == "coherent"
     assert coherence(reasoning, 2) == "contradicts"
+
+
+@pytest.mark.parametrize(
+    "reasoning",
+    [
+        "Image 1 and Image 2 both total 25.",
+        "Total score: both images: 25/30",
+        "Totals: Image 2 and Image 1: 9+8+8=25",
+    ],
+)
+def test_one_total_for_both_is_a_tie(reasoning):
+    assert totals(reasoning) == (25, 25)
+    assert coherence(reasoning) == "tie"
+
+
+def test_a_sum_behind_its_total_is_checked():
+    assert coherence("Total: Image 1: 25 (9+8+9), Image 2: 18 (6+7+5)") == "wrong_sum"
 
 
 def test_totals_of_nine_dimensions():
@@ -254,6 +376,9 @@ def test_reordered_candidates():
         "图像1（8/10），图像2（6/10）",
         "Image 1 (8.0/10), Image 2 (6/10)",
         "Image 1 sharp, well lit (8/10); Image 2 blurred (6/10)",
+        "Image 1 receives an 8/10, Image 2 is rated 6/10",
+        "Image 1: 8 out of 10, Image 2 (6 out of 10)",
+        "图片1得8/10，图片2得6/10",
     ],
 )
 def test_forms_of_scores(scores):
@@ -269,6 +394,7 @@ def test_forms_of_scores(scores):
         "Both (10/10)",
         "Images 1 and 2 (10/10)",
         "Image 1 and Image 2: 10/10",
+        "Image 2 and Image 1: 10/10",
         "Image 1 & 2 (10/10)",
     ],
 )
@@ -351,7 +477,10 @@ TEXTS = st.one_of(
 )
 
 
-@given(TEXTS, st.sampled_from(list(TASKS.values())), st.sampled_from([1, 2]), st.text(max_size=8))
+ANY_TASK = st.sampled_from(list(TASKS.values()))
+
+
+@given(TEXTS, ANY_TASK, st.sampled_from([1, 2]), st.text(max_size=8))
 def test_no_text_crashes_it(text, task, label, finish_reason):
     for whole in (text, f"<think>{text}</think><answer>{task.answers[0]}</answer>"):
         found = judge(whole, task, label, finish_reason)
@@ -363,25 +492,66 @@ def test_no_text_crashes_it(text, task, label, finish_reason):
 SPACE = st.text(" \t\n\r\u00a0\u3000", max_size=6)
 
 
-@given(st.lists(PIECES, max_size=40).map(" ".join), st.tuples(SPACE, SPACE, SPACE, SPACE, SPACE))
-def test_white_space_around_the_blocks_changes_nothing(reasoning, space):
-    plain = f"<think>{reasoning}</think><answer>Image 1 is better</answer>"
+@given(
+    st.lists(PIECES, max_size=40).map(" ".join),
+    st.tuples(SPACE, SPACE, SPACE, SPACE, SPACE),
+    ANY_TASK,
+)
+def test_white_space_around_the_blocks_changes_nothing(reasoning, space, task):
+    better = task.answers[0]
+    plain = f"<think>{reasoning}</think><answer>{better}</answer>"
     a, b, c, d, e = space
-    wide = f"{a}<think>{reasoning}</think>{b}<answer>{c}Image 1 is better{d}</answer>{e}"
-    assert judge(wide, IMAGES, 1) == judge(plain, IMAGES, 1)
+    wide = f"{a}<think>{reasoning}</think>{b}<answer>{c}{better}{d}</answer>{e}"
+    assert judge(wide, task, 1) == judge(plain, task, 1)
 
 
 SCORES = st.lists(st.integers(1, 10), min_size=1, max_size=6)
 
 
-@given(st.data(), SCORES, st.sampled_from(list(TASKS.values())))
+@given(SCORES, SCORES, ANY_TASK, st.sampled_from([1, 2]), st.data())
+def test_other_white_space_in_the_reasoning_changes_nothing(first, second, task, answer, data):
+    size = min(len(first), len(second))
+    text = cot(first[:size], second[:size], answer, task.noun)
+    reasoning = text[len("<think>") : text.index("</think>")]
+    space = st.text(" \t\n\r\u00a0\u3000", min_size=1, max_size=4)
+    other = re.sub(r"\s+", lambda _: data.draw(space), reasoning)
+    assert judge(text.replace(reasoning, other), task, 1) == judge(text, task, 1)
+
+
+TOTAL_FORMS = st.sampled_from(
+    [
+        "Total: N 1: {a}, N 2: {b}",
+        "N 1 total: {a}\nN 2 total: {b}",
+        "N 1's total is {a}, while N 2's total is {b}.",
+        "**Total score**\n- **N 1**: {a}/90\n- **N 2**: {b}/90",
+        "| | Total |\n|---|---|\n| N 1 | {a} |\n| N 2 | {b} |",
+        "总分：N 1 为 {a} 分，N 2 为 {b} 分",
+        "In total, both have merits.\nTotal score: N 1 ({a}) N 2 ({b})",
+    ]
+)
+
+
+def swap(text: str, noun: str) -> str:
+    one, two = f"{noun} 1", f"{noun} 2"
+    return text.replace(one, "\0").replace(two, one).replace("\0", two)
+
+
+@given(TOTAL_FORMS, st.integers(1, 90), st.integers(1, 90), ANY_TASK, st.sampled_from([1, 2]))
+def test_swapping_the_candidates_swaps_what_the_totals_say(form, a, b, task, answer):
+    reasoning = form.replace("N ", f"{task.noun} ").format(a=a, b=b)
+    text = thought(reasoning, answer, task.noun)
+    before, after = judge(text, task, answer), judge(swap(text, task.noun), task, 3 - answer)
+    assert after.answer == 3 - before.answer
+    expected = "tie" if a == b else "coherent" if (a > b) == (answer == 1) else "contradicts"
+    assert before.coherence == after.coherence == expected
+
+
+@given(st.data(), SCORES, ANY_TASK)
 def test_swapping_the_candidates_of_a_consistent_text_swaps_its_answer(data, first, task):
     second = data.draw(st.lists(st.integers(1, 10), min_size=len(first), max_size=len(first)))
     answer = 1 if sum(first) >= sum(second) else 2
     text = cot(first, second, answer, task.noun)
-    one, two = f"{task.noun} 1", f"{task.noun} 2"
-    swapped = text.replace(one, "\0").replace(two, one).replace("\0", two)
-    before, after = judge(text, task, answer), judge(swapped, task, 3 - answer)
+    before, after = judge(text, task, answer), judge(swap(text, task.noun), task, 3 - answer)
     assert after.answer == 3 - before.answer
     assert before.verdict == after.verdict == "correct"
     expected = "tie" if sum(first) == sum(second) else "coherent"
@@ -395,7 +565,7 @@ def test_swapping_the_candidates_of_a_consistent_text_swaps_its_answer(data, fir
     [
         "1", "1+", "1.", "1/", "1+1+1 ", " ", " \n", "total ", "Image 1 ", "Image 1 total ",
         "Image 1 total score is the sum of ", "Total: Image 1 1+1 ", "Image 1: 1+1=",
-        "Both images ",
+        "Both images ", "both ", "Image 1 and ", "(a) ", "1 (a) + ", "Total: Image 1 3 Image 2 4 ",
         "Image 1 (8/10) ", "images 1 and ", "Image ", "Image 1's ", "Image 1 (((((", "* ",
         "<think>", "</think>", "</think><answer>", "</think><answer></answer>", "总分图",
         "\u0301\u0327", "１＋",

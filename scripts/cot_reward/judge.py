@@ -13,7 +13,7 @@ from cot_reward.records import Verdict
 from cot_reward.tasks import Task
 
 # Raised when a finding changes for some text, so that stored findings can be judged again.
-VERSION = 1
+VERSION = 2
 
 _FORM = re.compile(r"\s*<think>(.*)</think>\s*<answer>(.*)</answer>\s*", re.DOTALL)
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
@@ -22,11 +22,29 @@ _ENDED = ("stop", "")
 
 # Bounded, so that sums of scores are exact in Decimal whatever a text holds.
 _NUMBER = r"\d{1,9}(?:\.\d{1,9})?"
-# A score's maximum, as in 8/10, is not part of the score.
-_TERM = rf"{_NUMBER}(?:\s*/\s*\d+)?"
+# A score's maximum, as in 8/10 and 8 out of 10, is not part of the score.
+_MAXIMUM = r"\s*(?:/|\bout\s+of\b)\s*\d{1,9}"
+# A summand may carry what it is for: 8 (aesthetics).
+_TERM = rf"{_NUMBER}(?:{_MAXIMUM})?(?:\s*\([^()\d]{{1,40}}\))?"
 _SUM = rf"{_TERM}(?:\s*\+\s*{_TERM})+"
+_EQUALS = r"(?:=|→|⇒|->)"
+# Markup around a number: bold, brackets, LaTeX ("$\boxed{25}$").
+_MARK = r"(?:[\s*_`(){}$\\]|\bboxed\b)*"
+# A number before these is no total but part of something longer: of a number, a calculation, a pair
+# ("25 and 18"), a table's row with more columns, or a count of things ("3 cats").
+_GOES_ON = (
+    r"\d|[.,]\d|[^\S\n]+\d|[\s*)]*[+×÷]|\s*[-−–*x/]\s*\d|\s*(?:[,;:&]|\b(?:and|vs|to)\b\.?)\s*\d"
+    r"|[\s*]*\|[\s*]*\d"
+    r"|\s+(?!(?:image|video|answer|points?|pts|and|but|while|whereas|vs|versus|against|so|in|is|for|to"
+    r"|with|which|since|because|as)\b)(?-i:[a-z])"
+)
 # The heading of the totals: "Total score:", "**Totals**", "总分", ...; the last one counts.
-_TOTAL_WORD = re.compile(r"\btotals?\b|总分|總分|总计|總計|合计|合計", re.IGNORECASE)
+# Here and below a look at the first letter comes first: it halves the time that a text takes.
+_TOTAL_WORD = re.compile(
+    r"(?=[tof总總合])(?:\b(?:total(?:s|ed|l?ing)?|(?:overall|final)\s+scores?)\b"
+    r"|[总總]得?分|总评分|[总總合][计計])",
+    re.IGNORECASE,
+)
 # Full-width ASCII and the ideographic space. (NFKC does this too, but takes quadratic time on long
 # runs of combining marks, and makes a summand of the exponent in "8²".)
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
@@ -39,10 +57,11 @@ _NOUNS = {
 
 @dataclass(frozen=True)
 class Totals:
-    """What the reasoning states for one candidate: its total, and the summands when written."""
+    """What a text states for one candidate: its total, the summands when written out, and where."""
 
     total: Decimal
     summands: tuple[Decimal, ...]
+    start: int
 
     @property
     def adds_up(self) -> bool:
@@ -53,35 +72,51 @@ class Totals:
 class _Patterns:
     total: re.Pattern[str]
     score: re.Pattern[str]
-    named_before: re.Pattern[str]
+    link: re.Pattern[str]
 
 
 @lru_cache(maxsize=8)
 def _patterns(noun: str) -> _Patterns:
     name = rf"(?:{_NOUNS[noun]})"
-    candidate = rf"{name}\s*(?P<index>[12])(?!\d)(?:['’]s)?"
-    # Between a candidate and its score or total: markup, a colon, "total score", "is", no more.
-    words = r"\b(?:total|scores?|is|gets|has|of|a|the|sum)\b|总分|得分"
-    filler = rf"(?:[\s*_`|:=()\[\]>~–—-]|{words})*?"
-    total = (
-        rf"{candidate}{filler}"
-        rf"(?:(?P<sum>{_SUM})[\s)]*=[\s*(]*(?P<of_sum>{_NUMBER})|(?P<plain>{_NUMBER}))"
-        r"(?!\d|\.\d|\s*\+)"
-    )
     # "Both images (10/10)", "Images 1 and 2 (8/10)" and "Image 1 and Image 2: 8/10" score both.
-    both = rf"both(?:\s+{name}s?)?|{name}s?\s*1\s*(?:and|&|,|/|和)\s*(?:{name}\s*)?2"
-    # "Image 1 blurred, dull (4/10)": a remark may come before the bracket, on the same line.
-    lead = rf"(?:{filler}|[^()\n;/\d]{{1,60}}\()"
-    score = rf"(?:(?P<both>{both})|{candidate}){lead}(?P<score>{_NUMBER})\s*/\s*\d+"
-    return _Patterns(
-        re.compile(total, re.IGNORECASE),
-        re.compile(score, re.IGNORECASE),
-        re.compile(rf"{candidate}[\s*_`:(–—-]*$", re.IGNORECASE),
+    also = rf"\s*(?:and|&|,|和)\s*(?:{name}\s*)?"
+    pair = rf"{name}s?\s*(?:1{also}2|2{also}1)(?!\d)(?:\s+both\b)?"
+    both = rf"\bboth\b(?:\s+{name}s?)?|{pair}"
+    candidate = rf"{name}\s*[#_-]?(?P<index>[12])(?!\d)(?:['’]s)?"
+    initials = "".join(word[0] for word in _NOUNS[noun].split("|"))
+    who = rf"(?=[b{initials}])(?:(?P<both>{both})|{candidate})"
+    # Between a candidate and its score or total: markup, a colon, "total score", "is", no more.
+    # A minus that touches a number is its sign.
+    words = (
+        r"\b(?:total(?:s|ed|l?ing)?|scores?|sum|rating|rated|assigned|is|gets|has|have|receives?"
+        r"|earns?|comes|of|an?|the|to|with|boxed)\b|总得?分|總得?分|得分?|为|為|是|共|的"
     )
+    filler = rf"(?:[\s*_`|:=()\[\]{{}}\"$\\~>→⇒–—‑]|[-−](?!\d)|{words})*?"
+    stated = rf"(?P<sum>{_SUM}){_MARK}{_EQUALS}{_MARK}(?P<of_sum>{_NUMBER})(?:{_MAXIMUM})?"
+    # "25", "25/30 (best)", "25 (9+8+8)"
+    plain = (
+        rf"(?P<plain>{_NUMBER})(?:{_MAXIMUM})?"
+        rf"(?:\s*[=(]\s*(?P<parts>{_SUM})|\s*\([^()\d]{{1,40}}\))?"
+    )
+    total = rf"{who}{filler}(?>{stated}|{plain})(?!{_GOES_ON})"
+    # "Image 1 blurred, dull (4/10)": a remark may come before the bracket, on the same line.
+    score = rf"{who}(?:{filler}|[^()\n;/\d]{{1,60}}\()(?P<score>{_NUMBER}){_MAXIMUM}"
+    # Between the word for totals and the first of them: " score for ", "s (out of 30):\n- "; or
+    # the rest of a phrase that ends in a colon.
+    glue = (
+        rf"(?:\([^()]{{1,40}}\)|[\s*_`|:=\[\](){{}}\"$\\~>.,–—-]|{both}|{name}s?"
+        r"|\b(?:scores?|points?|of|for|the|each|all|is|are)\b)*+"
+    )
+    link = rf"{glue}|[^.,;:!?。、\d]{{0,60}}:[\s*_`|\[({{\"$–—-]*"
+    return _Patterns(*(re.compile(part, re.IGNORECASE) for part in (total, score, link)))
 
 
 def _numbers(text: str) -> tuple[Decimal, ...]:
-    return tuple(Decimal(number) for number in re.findall(rf"({_NUMBER})(?:\s*/\s*\d+)?", text))
+    return tuple(Decimal(number) for number in re.findall(rf"({_NUMBER})(?:{_MAXIMUM})?", text))
+
+
+def _candidates(match: re.Match[str]) -> tuple[int, ...]:
+    return (1, 2) if match["both"] else (int(match["index"]),)
 
 
 def totals_in(reasoning: str, noun: str) -> tuple[dict[int, Totals], str]:
@@ -89,31 +124,43 @@ def totals_in(reasoning: str, noun: str) -> tuple[dict[int, Totals], str]:
 
     They stand behind the last word that speaks of totals and is followed by both candidates with
     a number; without it nothing is read as a total. Full-width digits and signs count as ASCII.
+
+    Scores may follow such a word too ("In total, both are good. Style: Image 1 (9/10), ..."). So
+    bare numbers are totals only when the first of them is what the word announces, and no
+    candidate has two that differ. A sum that is written out needs no such proof.
     """
     text = reasoning.translate(_FULL_WIDTH)
+    headings = list(_TOTAL_WORD.finditer(text))
     patterns = _patterns(noun)
-    # One pass over the text, however many headings there are.
-    stated = list(patterns.total.finditer(text))
-    last_of_both = min(
-        max((match.start() for match in stated if match["index"] == index), default=-1)
-        for index in "12"
-    )
-    for heading in reversed(list(_TOTAL_WORD.finditer(text))):
-        # In "Image 1 total: 25" the candidate stands before the word.
-        named = patterns.named_before.search(text, max(0, heading.start() - 40), heading.start())
-        start = named.start() if named else heading.start()
-        if start > last_of_both:
-            continue
-        found: dict[int, Totals] = {}
-        for match in stated:
-            if match.start() < start:
-                continue
-            index = int(match["index"])
-            summands = _numbers(match["sum"]) if match["sum"] else ()
-            # The first statement counts, but one that writes out its sum before one that does not.
-            if index not in found or (summands and not found[index].summands):
-                found[index] = Totals(Decimal(match["of_sum"] or match["plain"]), summands)
-        return found, text[:start]
+    # What stands far above the first of them is no total: most of a text is not searched.
+    near = max(0, headings[0].start() - 200) if headings else len(text)
+    stated = list(patterns.total.finditer(text, near))
+    found: dict[int, Totals] = {}
+    varied: set[int] = set()
+    start = len(text)
+    # One pass from the end of the text, however many headings there are.
+    for heading in reversed(headings):
+        # In "Image 1 total: 25" the word stands inside of what it announces.
+        while stated and stated[-1].end() > heading.start():
+            match = stated.pop()
+            start = match.start()
+            summands = _numbers(match["sum"] or match["parts"] or "")
+            new = Totals(Decimal(match["of_sum"] or match["plain"]), summands, start)
+            for index in _candidates(match):
+                old = found.get(index, new)
+                if not summands and old.total != new.total:
+                    varied.add(index)
+                # The first statement counts, but one that writes out its sum before a bare one.
+                if summands or not old.summands:
+                    found[index] = new
+        announced = start <= heading.end() or (
+            start - heading.end() <= 120
+            and patterns.link.fullmatch(text, heading.end(), start) is not None
+        )
+        if len(found) == 2 and all(
+            one.summands or (announced and index not in varied) for index, one in found.items()
+        ):
+            return found, text[: min(one.start for one in found.values())]
     return {}, text
 
 
@@ -121,7 +168,7 @@ def _scores(text: str, noun: str) -> dict[int, list[Decimal]]:
     """The scores out of some maximum that the text gives to each candidate, in its order."""
     scores: dict[int, list[Decimal]] = {1: [], 2: []}
     for match in _patterns(noun).score.finditer(text):
-        for index in (1, 2) if match["both"] else (int(match["index"]),):
+        for index in _candidates(match):
             scores[index].append(Decimal(match["score"]))
     return scores
 
@@ -131,7 +178,8 @@ def _coherence(reasoning: str, answer: int, noun: str) -> tuple[str, bool]:
     if not totals:
         return "no_totals", False
     scores = _scores(before, noun)
-    mismatch = any(
+    # Where no score could be read there is nothing to compare the summands with.
+    mismatch = any(scores.values()) and any(
         stated.summands and sorted(stated.summands) != sorted(scores[index])
         for index, stated in totals.items()
     )

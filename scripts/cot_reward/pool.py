@@ -46,9 +46,12 @@ def read_pool(
                 comparison = replace(adapter(row, prefix), source=name)
                 if task not in (None, comparison.task):
                     raise ValueError(f"a record of task {comparison.task}, not of --task {task}")
-            except (ValueError, UserError) as error:
-                ledger.add_bad(where, "bad_record", str(error))
-                first_bad = first_bad or f"; the first: {where}: {error}"
+            except (ValueError, UserError, LookupError, TypeError, AttributeError) as error:
+                # An adapter trusts the form of a row; whatever it stumbles over costs that row.
+                told = isinstance(error, ValueError | UserError)
+                detail = str(error) if told else f"not of the adapter's form: {error!r}"
+                ledger.add_bad(where, "bad_record", detail)
+                first_bad = first_bad or f"; the first: {where}: {detail}"
                 continue
             ledger.add(comparison, where)
     ledger.drop_conflicts()

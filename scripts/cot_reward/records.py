@@ -52,7 +52,7 @@ class Comparison:
     context: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.label not in (1, 2):
+        if type(self.label) is not int or self.label not in (1, 2):
             raise ValueError(f"the label is {self.label!r}; it must be 1 or 2")
         if not self.text.strip():
             raise ValueError("the caption or question is empty")

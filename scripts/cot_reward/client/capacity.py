@@ -10,15 +10,18 @@ from typing import Any
 LEAST, START, MOST = 4, 32, 512
 # A step up has to bring this much more tokens/s to count as faster.
 _FASTER = 1.05
+# Rates of at least this share of the best are as good as equal to it, within their noise.
+_EQUAL = 0.97
 # Less than this share of the settled rate is a server that has become slower.
 _SLOWER = 0.7
 
 
 @dataclass
 class _Window:
-    """What has been seen since the limit last changed."""
+    """What has been seen since all slots of the present limit were first taken."""
 
-    since: float
+    changed: float
+    since: float = float("inf")
     requests: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -50,19 +53,23 @@ class Climb:
         self.settled = 0
         self.overloads = 0
         self._say = say
-        self._window = _Window(now, until=now)
+        self._window = _Window(now)
         self._no_faster = 0
         self._slower = 0
 
     def in_flight(self, count: int, now: float) -> None:
         """`count` requests have been in flight until now."""
-        self._window.area += count * (now - self._window.until)
-        self._window.until = now
+        window = self._window
+        if window.since <= now:
+            window.area += count * (now - window.until)
+        elif count >= self.limit:
+            # What began before had the server to itself in part, and was faster for that.
+            window.since = now
+        window.until = now
 
     def finished(self, tokens: int, began: float, now: float) -> None:
         """A request brought so many tokens."""
         window = self._window
-        # What began under another limit tells nothing about this one.
         if began < window.since:
             return
         window.requests += 1
@@ -75,7 +82,7 @@ class Climb:
 
     def overloaded(self, began: float, now: float) -> None:
         """The server had too much of a request that was sent at `began`."""
-        if began < self._window.since:
+        if began < self._window.changed:
             return  # sent before the last change, which may have been the cure
         self.overloads += 1
         self.settled = 0
@@ -83,7 +90,7 @@ class Climb:
 
     def resume(self, now: float) -> None:
         """Forget the window: the server was out."""
-        self._window = _Window(now, until=now)
+        self._window = _Window(now)
 
     def _go(self, limit: int, now: float) -> None:
         self.limit = limit
@@ -111,7 +118,7 @@ class Climb:
             return
         fastest = max(self.rates.values())
         # Of levels that are as good as equal the smallest: it leaves room for others.
-        self.settled = min(n for n, seen in self.rates.items() if seen * 1.02 >= fastest)
+        self.settled = min(n for n, seen in self.rates.items() if seen >= _EQUAL * fastest)
         seen = ", ".join(f"{n}: {r:,.0f}" for n, r in sorted(self.rates.items()))
         self._say(f"concurrency settled on {self.settled} (tokens/s by requests in flight: {seen})")
         self._go(self.settled, now)

@@ -81,7 +81,10 @@ class Server:
         raise ServerError(f"{self.base_url} {asked}; it lists: {', '.join(listed) or 'none'}")
 
     async def complete(self, body: bytes, timeout: float) -> Any:
-        """The answer to a chat completion request. Raises AttemptError; ServerError for a bad key."""
+        """The answer to a chat completion request.
+
+        Raises AttemptError, and ServerError for a bad key.
+        """
         return await self._call("POST", timeout, body)
 
     async def _call(self, method: str, timeout: float, body: bytes = b"") -> Any:
