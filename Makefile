@@ -60,12 +60,16 @@ demo: envs ## the whole chain in small, on real engines (SEEDS="0 1 2" for three
 demo-clean: ## forget every result of the demo
 	rm -rf runs/demo dataset/demo
 
-.PHONY: test check bench
+.PHONY: test check bench bench-client bench-capacity
 check: $(ENVS)/dev/pins ## lint, format and types
 	$(ENVS)/dev/bin/ruff check .
 	$(ENVS)/dev/bin/ruff format --check .
 	$(ENVS)/dev/bin/mypy
-bench: envs ## benchmarks; their results are in tests/bench/RESULTS.md
+bench: bench-client bench-capacity ## benchmarks; their results are in tests/bench/RESULTS.md
 	$(ENVS)/main/bin/python tests/bench/threads.py
+bench-client: envs ## the client against a fast mock, beside other clients (an hour; --help: tests/bench/client.py)
+	$(ENVS)/main/bin/python tests/bench/client.py
+bench-capacity: envs ## --concurrency auto beside fixed ones on a real server (needs `make demo`)
+	$(ENVS)/main/bin/python tests/bench/capacity.py
 test: envs check ## every check and test, the whole chain among them
 	$(ENVS)/dev/bin/pytest

@@ -9,6 +9,7 @@
 """
 
 import os
+import sys
 
 # Both are read when torch and trl are imported. Threads that wait for one another in a busy loop
 # make a step ten times slower as soon as another process wants the same cores.
@@ -28,6 +29,9 @@ def main() -> int:
     eval_rows = None
     if script.eval_data_path:
         eval_rows = data.load(script.eval_data_path, script.image_folder)
+
+    if warning := data.template_warning(script.data_path, script.eval_data_path):
+        print(warning, file=sys.stderr)
 
     trainer = run.build_trainer(script, training, model, train_rows, eval_rows)
     run.train(trainer, script, training, model)

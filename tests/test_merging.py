@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO, cot, judged_row, raw_row, read_lines, thought, write_lines
 from cot_reward import settings
+from cot_reward.dpo.data import template_warning
 from cot_reward.judge import judge
 from cot_reward.merging import MergeSettings, merge
 from cot_reward.records import PAIR_FIELDS
@@ -101,6 +102,19 @@ def test_incoherent_texts_only_when_asked(tmp_path):
 def test_texts_without_totals_may_be_chosen(tmp_path):
     pairs, _ = run(tmp_path, [judged_row(thought("plain"))], [judged_row(WRONG)])
     assert pairs[0]["chosen"] == thought("plain")
+
+
+def test_texts_of_two_templates_are_warned_of_by_merger_and_trainer(tmp_path, capsys):
+    _, summary = run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)])
+    assert capsys.readouterr().err == ""
+    assert template_warning(str(tmp_path / "out/train.jsonl"), None) == ""
+    assert summary["template_hashes"] == {"image_generation": ["0" * 16]}
+    run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG, template_hash="1" * 16)])
+    assert "differently worded prompts" in capsys.readouterr().err
+    warning = template_warning(str(tmp_path / "out/train.jsonl"), None)
+    assert f"image_generation: {'0' * 16}, {'1' * 16}" in warning
+    # Rows from elsewhere have no summary beside them.
+    assert template_warning(str(tmp_path / "train.jsonl"), None) == ""
 
 
 def test_contradictory_labels_drop_the_comparison_and_list_it(tmp_path):

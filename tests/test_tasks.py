@@ -1,7 +1,14 @@
 """Templates: filling, checking, and finding the caption again."""
 
 import pytest
-from cot_reward.tasks import TASKS, caption_in, check_template, fill, template_hash
+from cot_reward.tasks import (
+    TASKS,
+    caption_in,
+    check_template,
+    fill,
+    mixed_templates,
+    template_hash,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,3 +83,8 @@ def test_no_marker_or_no_text_is_an_error(prompt):
 def test_the_caption_comes_back_out_of_the_own_template(caption):
     task = TASKS["image_generation"]
     assert caption_in(fill(task.template, {"caption": caption})) == caption
+
+
+def test_one_template_for_each_task_is_no_matter_and_two_are():
+    assert mixed_templates({"image_generation": {"a"}, "image_understanding": {"b"}}) == ""
+    assert "image_generation: a, b" in mixed_templates({"image_generation": ["b", "a"]})

@@ -16,7 +16,7 @@ from cot_reward.records import ROW_FIELDS, turns
 from cot_reward.settings import UserError, nearest, plain
 from cot_reward.sources import adapter_for, prefix_of
 from cot_reward.store import write_json, write_jsonl
-from cot_reward.tasks import TASKS
+from cot_reward.tasks import TASKS, mixed_templates
 
 
 @dataclass(frozen=True)
@@ -195,11 +195,11 @@ def merge(settings: MergeSettings) -> int:
             f"{settings.max_bad_rows} allows; the first:\n  " + "\n  ".join(bad[:10])
         )
     contradictory = _contradictory(right.rows, wrong.rows)
-    hashes = Counter(judged.template_hash for judged in right.rows + wrong.rows)
-    if len(hashes) > 1:
-        print(
-            f"warning: the responses have {len(hashes)} templates: {dict(hashes)}", file=sys.stderr
-        )
+    hashes: dict[str, set[str]] = defaultdict(set)
+    for judged in right.rows + wrong.rows:
+        hashes[judged.task].add(judged.template_hash)
+    if warning := mixed_templates(hashes):
+        print(warning, file=sys.stderr)
 
     chosen: dict[Any, list[Judged]] = defaultdict(list)
     rejected: dict[Any, list[Judged]] = defaultdict(list)
@@ -245,7 +245,7 @@ def merge(settings: MergeSettings) -> int:
         "chosen_answer": {"1": answers[1], "2": answers[2]},
         "chosen_longer": sum(len(a.text) > len(b.text) for a, b in made),
         "same_model": sum(a.model == b.model for a, b in made),
-        "template_hashes": sorted(hashes),
+        "template_hashes": {task: sorted(of) for task, of in sorted(hashes.items())},
         "settings": plain(asdict(settings)),
         "command": sys.argv,
         "seconds": round(time.monotonic() - started, 2),

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -175,6 +176,17 @@ def check_template(template: str, task: Task) -> None:
 def template_hash(template: str) -> str:
     """16 hexadecimal digits that stand for the exact text of a template."""
     return hashlib.sha256(template.encode()).hexdigest()[:16]
+
+
+def mixed_templates(hashes: Mapping[str, Collection[str]]) -> str:
+    """A warning when rows of one task (task -> template hashes) have several prompts; else ""."""
+    mixed = [f"{task}: {', '.join(sorted(set(of)))}" for task, of in hashes.items() if len(of) > 1]
+    if not mixed:
+        return ""
+    return (
+        "warning: the texts answer differently worded prompts (template hashes by task: "
+        f"{'; '.join(mixed)}); a model should be trained on the one that it was sampled with"
+    )
 
 
 def caption_in(prompt: str) -> str:

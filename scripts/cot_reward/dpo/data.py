@@ -1,7 +1,9 @@
 """DPO rows: read, check, and turn into TRL's conversational form."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from datasets import Dataset
 from cot_reward import media
 from cot_reward.records import PAIR_FIELDS
 from cot_reward.settings import UserError
+from cot_reward.tasks import mixed_templates
 
 PLACEHOLDER = "<image>"
 # The processor would take these, wherever they stand, for further images.
@@ -43,6 +46,17 @@ def load(path: str, image_folder: str) -> Dataset:
     if not rows:
         raise UserError(f"{path}: there are no rows")
     return Dataset.from_list(rows)
+
+
+def template_warning(*paths: str | None) -> str:
+    """A warning when the merger's summaries beside these files name several templates; else ""."""
+    hashes: dict[str, set[str]] = defaultdict(set)
+    for path in filter(None, paths):
+        beside = Path(path).parent / "summary.json"
+        with suppress(OSError, ValueError, LookupError, AttributeError):
+            for task, of in json.loads(beside.read_text("utf-8"))["template_hashes"].items():
+                hashes[task].update(of)
+    return mixed_templates(hashes)
 
 
 def _read(path: Path) -> Iterator[tuple[str, Any]]:
