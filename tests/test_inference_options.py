@@ -146,7 +146,7 @@ def test_a_template_may_hold_the_placeholders_where_stage_1_had_them(world, tmp_
 
 def test_text_between_media_is_sent_between_them():
     content = json.loads(
-        wire.content('<image>\n<image>\nJudge "it"', "<image>", [b'"data:a"', b'"data:b"'])
+        wire.content('<image>\n<image>\nJudge "it"', "<image>", [[b'"data:a"'], [b'"data:', b'b"']])
     )
     url = {"type": "image_url"}
     assert content == [
@@ -234,9 +234,9 @@ def test_media_are_read_only_for_requests_that_are_about_to_be_sent(server):
     server.tell(latency=0.02)
     read, most = Counter(), 0
 
-    def read_medium(path: str) -> bytes:
+    def read_medium(path: str) -> list[bytes]:
         read["media"] += 1
-        return b'"data:x"'
+        return [b'"data:x"']
 
     async def main() -> int:
         nonlocal most

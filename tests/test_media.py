@@ -316,7 +316,7 @@ def test_first_frame_of_an_animation(tmp_path: Path) -> None:
 def test_bytes_within_the_bound_travel_as_they_are(tmp_path: Path, suffix: str, mime: str) -> None:
     path = saved(tmp_path / f"a.{suffix}", noise("RGB", 200, 100, 0))
     assert encoded(path, 262144, tmp_path / "cache") == (path.read_bytes(), mime)
-    assert not (tmp_path / "cache").exists()
+    assert list((tmp_path / "cache").rglob("*.png")) == []
 
 
 def rotated() -> Image.Exif:
@@ -417,13 +417,13 @@ def test_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path / "a.png", noise("RGB", 800, 600, 0))
     cache = tmp_path / "below/cache"
     first = encoded(path, 262144, cache)
-    (kept,) = cache.iterdir()
+    (kept,) = cache.rglob("*.png")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert kept.name == f"{digest}-262144.png"
+    assert kept == cache / digest[:2] / f"{digest[2:]}-262144.png"
     assert kept.read_bytes() == first[0]
 
     smaller, _ = encoded(path, 16384, cache)
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(cache.rglob("*.png"))) == 2
     assert len(smaller) < len(first[0])
 
     monkeypatch.setattr(media, "bound", None)  # a second call does not bound again
@@ -432,6 +432,39 @@ def test_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     saved(path, noise("RGB", 800, 600, 1))  # the key is the content, not the name
     assert encoded(path, 262144, cache) != first
+
+
+def test_what_travels_as_it_is_is_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path / "a.png", noise("RGB", 200, 100, 0))
+    cache = tmp_path / "cache"
+    first = encoded(path, 262144, cache)
+    (note,) = cache.rglob("*.mime")
+    decoded = []
+    decode = media._decode
+    monkeypatch.setattr(media, "_decode", lambda *a: decoded.append(a) or decode(*a))
+    assert encoded(path, 262144, cache) == first
+    assert decoded == []
+    note.write_text("image/p")  # a kill cut it
+    assert encoded(path, 262144, cache) == first
+    assert len(decoded) == 1
+    # Another bound is another question, and so is another content.
+    assert encoded(path, 16384, cache) != first
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(MediaError, match="broken or cut short"):
+        encoded(path, 262144, cache)
+
+
+def test_a_cache_that_cannot_take_a_note_is_no_reason_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = saved(tmp_path / "a.png", noise("RGB", 200, 100, 0))
+    monkeypatch.setattr(Path, "write_text", full)
+    assert encoded(path, 262144, tmp_path / "cache")[0] == path.read_bytes()
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,4 +476,4 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):
         encoded(path, 262144, tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []

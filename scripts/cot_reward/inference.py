@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -264,18 +264,22 @@ def _check_same_run(path: Path, current: dict[str, Any]) -> None:
     write_json(path, current)
 
 
+def _file_url(path: Path) -> list[bytes]:
+    return [json.dumps(path.resolve().as_uri()).encode()]
+
+
 def _url_of(settings: InferenceSettings) -> ReadMedium:
     """What turns a path below the media root into the URL that is sent."""
     reader = media.Reader(settings.image_max_pixels, settings.media_root / ".cache" / "media")
     within = settings.image_root or settings.media_root
 
-    def url(path: str) -> bytes:
+    def url(path: str) -> Iterable[bytes]:
         file = media.resolve(path, settings.media_root, within)
         sent, data, mime = reader.read(file)
         if settings.media == "inline":
             return wire.inline(data, mime)
         assert sent is not None
-        return json.dumps(sent.resolve().as_uri()).encode()
+        return _file_url(sent)
 
     return url
 
@@ -288,8 +292,7 @@ async def _probe_files(settings: InferenceSettings, server: Server, how: Samplin
     probe = root / ".cache" / "media" / "probe.png"
     probe.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (56, 56)).save(probe)
-    url = json.dumps(probe.as_uri()).encode()
-    content = wire.content("<image>Say yes.", "<image>", [url])
+    content = wire.content("<image>Say yes.", "<image>", [_file_url(probe)])
     try:
         await server.complete(wire.body(content, how, count=1, seed=0, max_tokens=1), how.timeout)
     except AttemptError as fault:
@@ -523,7 +526,7 @@ def _dry_run(settings: InferenceSettings) -> int:
                 told = f"data:{mime};base64,({len(data):,} bytes of {path})"
             except media.MediaError as error:
                 told = f"({error})"
-            urls.append(json.dumps(told).encode())
+            urls.append([json.dumps(told).encode()])
         content = wire.content(first.prompt, first.placeholder, urls)
         request = json.loads(wire.body(content, how, first.count, first.seed))
         print(json.dumps(request, indent=2, ensure_ascii=False))

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-LEAST, START, MOST = 4, 32, 512
+LEAST, START, MOST = 4, 64, 512
 # A step up has to bring this much more tokens/s to count as faster.
 _FASTER = 1.05
 # Rates of at least this share of the best are as good as equal to it, within their noise.
 _EQUAL = 0.97
-# Less than this share of the settled rate is a server that has become slower.
+# Less than this share of the rate that was is a server that has become slower.
 _SLOWER = 0.7
+# A window takes at least so many seconds and requests.
+_SECONDS, _REQUESTS = 1.0, 8
 
 
 @dataclass
@@ -42,20 +44,27 @@ class _Window:
 class Climb:
     """Finds the limit beyond which tokens/s no longer rise; pure, times come from outside.
 
-    Doubles while that brings more, looks one step further before it believes that it does not, and
-    settles on the fastest level. Halves on overload (429, 503, time-outs) and from then on climbs
-    by an eighth per window. Latency is no sign: batching raises it, and throughput with it.
+    Doubles while that brings more. A level that does not is measured twice, for a machine may
+    stall, and so is the next one; then the fastest level is settled on, and its neighbours tried
+    now and then. Halves on overload (429, 503, time-outs), and from then on climbs by an
+    eighth per window. Latency is no sign: batching raises it, and throughput with it.
     """
 
     def __init__(self, now: float, say: Callable[[str], None] = lambda line: None) -> None:
         self.limit = START
+        # The best rate that each level has shown: what disturbs a measurement makes it lower.
         self.rates: dict[int, float] = {}
         self.settled = 0
         self.overloads = 0
         self._say = say
         self._window = _Window(now)
+        self._again = False
         self._no_faster = 0
         self._slower = 0
+        self._quiet = 0
+        self._patience = 2
+        self._upwards = False
+        self._said = 0
 
     def in_flight(self, count: int, now: float) -> None:
         """`count` requests have been in flight until now."""
@@ -76,8 +85,8 @@ class Climb:
         window.tokens += tokens
         window.seconds += now - began
         # Once settled a longer look, for there is no hurry.
-        wanted = self.limit if not self.settled else 4 * self.limit
-        if window.requests >= max(8, wanted):
+        wanted = max(_REQUESTS, 4 * self.limit if self.settled else self.limit)
+        if window.requests >= wanted and now - window.since >= _SECONDS:
             self._judge(window.rate(), now)
 
     def overloaded(self, began: float, now: float) -> None:
@@ -94,45 +103,72 @@ class Climb:
 
     def _go(self, limit: int, now: float) -> None:
         self.limit = limit
+        self._again = False
         self.resume(now)
 
     def _judge(self, rate: float, now: float) -> None:
-        if self.settled:
-            self._watch(rate, now)
-            return
-        best = max(self.rates.values(), default=0.0)
-        self.rates[self.limit] = rate
         if self.overloads:
-            # Carefully: the server has said before that there is a bound.
-            if rate < _SLOWER * best:
-                self.rates = {}
-                self._go(max(LEAST, self.limit // 2), now)
-            elif rate > best / _FASTER:
-                self._go(min(MOST, self.limit + max(1, self.limit // 8)), now)
-            else:
-                self.resume(now)
+            self._feel(rate, now)
+        elif self.settled:
+            self._watch(rate, now)
+        else:
+            self._climb(rate, now)
+
+    def _climb(self, rate: float, now: float) -> None:
+        best = max((r for level, r in self.rates.items() if level != self.limit), default=0.0)
+        rate = self.rates[self.limit] = max(rate, self.rates.get(self.limit, 0.0))
+        faster = rate > _FASTER * best
+        if not faster and not self._again:
+            self.resume(now)
+            self._again = True
             return
-        self._no_faster = 0 if rate > _FASTER * best else self._no_faster + 1
+        self._no_faster = 0 if faster else self._no_faster + 1
         if self._no_faster < 2 and rate > _SLOWER * best and self.limit < MOST:
             self._go(min(MOST, 2 * self.limit), now)
             return
         fastest = max(self.rates.values())
         # Of levels that are as good as equal the smallest: it leaves room for others.
         self.settled = min(n for n, seen in self.rates.items() if seen >= _EQUAL * fastest)
-        seen = ", ".join(f"{n}: {r:,.0f}" for n, r in sorted(self.rates.items()))
-        self._say(f"concurrency settled on {self.settled} (tokens/s by requests in flight: {seen})")
+        self._quiet = 0
+        if self.settled != self._said:
+            self._said = self.settled
+            seen = ", ".join(f"{n}: {r:,.0f}" for n, r in sorted(self.rates.items()))
+            self._say(
+                f"concurrency settled on {self.settled} (tokens/s by requests in flight: {seen})"
+            )
         self._go(self.settled, now)
 
     def _watch(self, rate: float, now: float) -> None:
-        """Settled: climb again from below when the rate stays well below what it was."""
+        """Settled: look again when the rate stays low, and sometimes try the next level."""
         self._slower = self._slower + 1 if rate < _SLOWER * self.rates[self.settled] else 0
-        if self._slower < 2:
+        self._quiet += 1
+        if self._slower >= 2:
+            self._say(f"the server has become slower ({rate:,.0f} tokens/s); looking again")
+            self._slower = self._no_faster = self.settled = 0
+            self.rates = {}
+            self._go(max(LEAST, self.limit // 4), now)
+        elif self._quiet >= self._patience:
+            # Up and down in turn, ever less often; one level that is no faster leads back.
+            self._patience *= 2
+            self._upwards = not self._upwards
+            self._no_faster, self.settled = 1, 0
+            self.rates = {self.limit: rate}
+            trial = 2 * self.limit if self._upwards else self.limit // 2
+            self._go(max(LEAST, min(MOST, trial)), now)
+        else:
             self.resume(now)
-            return
-        self._slower = self._no_faster = self.settled = 0
-        self.rates = {}
-        self._say(f"the server has become slower ({rate:,.0f} tokens/s); looking for its capacity")
-        self._go(max(LEAST, self.limit // 4), now)
+
+    def _feel(self, rate: float, now: float) -> None:
+        """The server has said that there is a bound: by small steps from below."""
+        best = max(self.rates.values(), default=0.0)
+        self.rates[self.limit] = rate
+        if rate < _SLOWER * best:
+            self.rates = {}
+            self._go(max(LEAST, self.limit // 2), now)
+        elif rate > best / _FASTER:
+            self._go(min(MOST, self.limit + max(1, self.limit // 8)), now)
+        else:
+            self.resume(now)
 
 
 class Capacity:

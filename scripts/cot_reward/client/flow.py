@@ -14,8 +14,8 @@ from cot_reward.client.server import AttemptError, Server
 from cot_reward.client.wire import Ask, Outcome, Sampling
 from cot_reward.media import MediaError
 
-# (path below the media root) -> its URL as a JSON string; blocking, run in a thread.
-ReadMedium = Callable[[str], bytes]
+# (path below the media root) -> its URL as a JSON string in pieces; blocking, run in a thread.
+ReadMedium = Callable[[str], Iterable[bytes]]
 
 # Decoding leaves the interpreter's lock; beyond the cores, some threads may wait for slow disks.
 WORKERS = min(32, 2 * (os.cpu_count() or 1))
