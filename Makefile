@@ -67,7 +67,7 @@ check: $(ENVS)/dev/pins ## lint, format and types
 	$(ENVS)/dev/bin/mypy
 bench: bench-client bench-capacity ## benchmarks; their results are in tests/bench/RESULTS.md
 	$(ENVS)/main/bin/python tests/bench/threads.py
-bench-client: envs ## the client against a fast mock, beside other clients (an hour; --help: tests/bench/client.py)
+bench-client: envs ## the client against a fast mock, beside other clients (10 to 15 minutes; its flags: tests/bench/client.py)
 	$(ENVS)/main/bin/python tests/bench/client.py
 bench-capacity: envs ## --concurrency auto beside fixed ones on a real server (needs `make demo`)
 	$(ENVS)/main/bin/python tests/bench/capacity.py

@@ -97,7 +97,8 @@ def picture(path: Path, colour: tuple[int, int, int] = (200, 30, 30), size: int 
 
 def encoded(path: Path, max_pixels: int, cache_dir: Path | None) -> tuple[bytes, str]:
     """What a new reader would send of a file: bytes and MIME type."""
-    return media.Reader(max_pixels, cache_dir).read(path)[1:]
+    with media.Reader(max_pixels, cache_dir) as reader:
+        return reader.read(path)[1:]
 
 
 def run_in(environment: str, code: str, *arguments: Path) -> dict[str, Any]:

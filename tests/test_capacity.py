@@ -7,7 +7,7 @@ import random
 import pytest
 from conftest import read_lines
 from cot_reward.client.capacity import LEAST, MOST, START, Capacity, Climb
-from world import World
+from world import World, unit
 
 TOKENS = 100
 
@@ -150,7 +150,10 @@ def test_auto_fills_a_server_that_works_on_many_at_a_time(tmp_path, server):
     found = world.summary["concurrency"]
     assert found["mode"] == "auto"
     assert found["limit"] >= 64
+    # With hundreds of answers at a time none is lost and none stands twice.
     assert len(read_lines(world.out / "journal.jsonl")) == 600
+    assert len({unit(row) for row in world.judged}) == len(world.judged) == 600
+    assert f"(concurrency auto: {found['limit']})" in done.stdout
     # A fixed number is kept to.
     server.tell(latency=0.2)
     assert world.call("--num-samples", 2, "--concurrency", 7, "--limit", 20) == 0

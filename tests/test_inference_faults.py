@@ -173,6 +173,23 @@ def test_an_engine_that_hangs_behind_a_server_that_answers_is_out(tmp_path, serv
     assert world.summary["account"] == {"expected": 40, "judged": 40, "failed": 0, "not_asked": 0}
 
 
+def test_a_server_that_hangs_for_good_ends_the_run_without_waiting_for_it(tmp_path, server):
+    world = World(tmp_path, server, count=20)
+    server.tell(latency=0.1)
+    running = world.start("--num-samples", 1, "--concurrency", 4, "--timeout", 60,
+                          "--max-pause", 1, "--max-attempts", 1)  # fmt: skip
+    server.wait_for(10)
+    # Three hang, one breaks off: by that the outage shows.
+    server.tell(faults=[{"kind": "cut", "times": 1}, {"kind": "hang"}], models=["other"])
+    started = time.monotonic()
+    output, _ = running.communicate(timeout=50)
+    assert running.returncode == 1, output
+    assert time.monotonic() - started < 30
+    assert "the server was out for more than 1 s" in output
+    assert world.read("failed") == []
+    server.tell()
+
+
 def test_an_engine_that_hangs_from_the_start_is_out(world, server):
     server.tell(faults=[{"kind": "hang"}])
     flags = ["--num-samples", 1, "--timeout", 0.5, "--max-attempts", 1]

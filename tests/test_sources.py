@@ -1,10 +1,13 @@
 """Adapters: raw rows of published data -> comparisons, or an error that costs only the row."""
 
 import pytest
-from conftest import raw_row
+from conftest import REPO, raw_row
+from cot_reward.ledger import Ledger
+from cot_reward.pool import read_pool
 from cot_reward.records import Comparison
 from cot_reward.settings import UserError
 from cot_reward.sources import adapter_for, prefix_of, upstream_pairwise
+from cot_reward.tasks import shown
 
 
 def test_an_upstream_row():
@@ -76,3 +79,18 @@ def test_the_image_root_lies_in_the_media_root(tmp_path):
     assert prefix_of(tmp_path / "media", tmp_path / "media") == ""
     with pytest.raises(UserError, match="not inside --media-root"):
         prefix_of(tmp_path / "elsewhere", tmp_path / "media")
+
+
+def test_the_samples_are_read():
+    for name, tasks in {
+        "raw.json": ["image_generation"] * 2,
+        "comparisons.jsonl": ["image_generation", "image_understanding"],
+    }.items():
+        with Ledger(None) as ledger:
+            read_pool(ledger, [REPO / "dataset/sample" / name], REPO / "dataset/sample")
+            found = list(ledger)
+            assert [listed.comparison.task for listed in found] == tasks
+            assert ledger.bad_count == ledger.duplicate_count == 0
+        for listed in found:
+            for path in shown(listed.comparison, "given"):
+                assert (REPO / "dataset/sample" / path).is_file()

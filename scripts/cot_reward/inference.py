@@ -268,9 +268,8 @@ def _file_url(path: Path) -> list[bytes]:
     return [json.dumps(path.resolve().as_uri()).encode()]
 
 
-def _url_of(settings: InferenceSettings) -> ReadMedium:
+def _url_of(settings: InferenceSettings, reader: media.Reader) -> ReadMedium:
     """What turns a path below the media root into the URL that is sent."""
-    reader = media.Reader(settings.image_max_pixels, settings.media_root / ".cache" / "media")
     within = settings.image_root or settings.media_root
 
     def url(path: str) -> Iterable[bytes]:
@@ -360,17 +359,20 @@ async def _collect(
     outage = Outage(server, how, settings.max_pause, stop, progress.say)
     began = time.monotonic()
     try:
-        batches = sample(stage.asks(), server, how, _url_of(settings), capacity, outage, stop)
-        async with aclosing(batches):
-            async for batch in batches:
-                entries = [entry for outcome in batch for entry in _entries(outcome, run)]
-                # Once for all that came meanwhile, and beside the loop: a disk takes its time.
-                offsets = await asyncio.to_thread(journal.append, entries)
-                for entry, offset in zip(entries, offsets, strict=True):
-                    stage.enter(entry, offset)
-                for outcome in batch:
-                    requests += bool(outcome.responses)
-                    progress.show(outcome)
+        cache = settings.media_root / ".cache" / "media"
+        with media.Reader(settings.image_max_pixels, cache) as reader:
+            url_of = _url_of(settings, reader)
+            batches = sample(stage.asks(), server, how, url_of, capacity, outage, stop)
+            async with aclosing(batches):
+                async for batch in batches:
+                    entries = [entry for outcome in batch for entry in _entries(outcome, run)]
+                    # Once for all that came meanwhile, and beside the loop: a disk takes its time.
+                    offsets = await asyncio.to_thread(journal.append, entries)
+                    for entry, offset in zip(entries, offsets, strict=True):
+                        stage.enter(entry, offset)
+                    for outcome in batch:
+                        requests += bool(outcome.responses)
+                        progress.show(outcome)
     except OSError as error:
         raise UserError(
             f"{error.filename or journal.path}: cannot be written: {error.strerror}; "
@@ -486,7 +488,8 @@ def _print(summary: dict[str, Any], out: Path) -> None:
         f"well-formed {summary['well_formed']['share']:.1%}, "
         f"coherent {summary['coherent']['share']:.1%}, "
         f"answers 1: {summary['answers_1']['share']:.1%}, "
-        f"{summary['responses_per_second']} responses/s"
+        f"{summary['responses_per_second']} responses/s "
+        f"(concurrency {summary['concurrency']['mode']}: {summary['concurrency']['limit']})"
     )
     if account["failed"]:
         reasons = ", ".join(f"{n} {reason}" for reason, n in summary["failed_reasons"].items())

@@ -17,7 +17,7 @@ from cot_reward.records import ORDERS, Comparison
 _TABLES = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
-PRAGMA cache_size = -16000;
+PRAGMA cache_size = -4000;
 CREATE TABLE comparisons (
     position INTEGER PRIMARY KEY, key BLOB UNIQUE, place TEXT, preferred TEXT, body TEXT,
     conflict TEXT

@@ -11,6 +11,8 @@ import hashlib
 import io
 import math
 import os
+import sqlite3
+import threading
 import uuid
 from collections.abc import Callable
 from functools import lru_cache
@@ -242,25 +244,75 @@ def _write_whole(path: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def _note(path: Path, text: str) -> None:
-    try:
-        path.write_text(text)
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+class _Seen:
+    """Which contents travel as they are: sha256 and bound -> MIME type, in a database on disk.
+
+    It only saves time, so that whatever is wrong with it is passed over, and what a kill loses of
+    it is found again. Safe to use from several threads and processes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = threading.Lock()
+        self._new: dict[bytes, str] = {}
+        self._database: sqlite3.Connection | None = None
+        with contextlib.suppress(OSError, sqlite3.Error):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(
+                folder / "seen.sqlite", timeout=1, check_same_thread=False, isolation_level=None
+            )
+            self._database.executescript(
+                "PRAGMA synchronous = OFF; PRAGMA cache_size = -4000; CREATE TABLE IF NOT EXISTS "
+                "seen (key BLOB PRIMARY KEY, mime TEXT) WITHOUT ROWID"
+            )
+
+    def get(self, key: bytes) -> str:
+        """The MIME type; "" when the content is not known."""
+        with self._lock, contextlib.suppress(sqlite3.Error):
+            if key in self._new:
+                return self._new[key]
+            if self._database is not None:
+                found = self._database.execute("SELECT mime FROM seen WHERE key = ?", (key,))
+                (mime,) = found.fetchone() or ("",)
+                return mime if mime in WEB_FORMATS.values() else ""
+        return ""
+
+    def add(self, key: bytes, mime: str) -> None:
+        with self._lock:
+            self._new[key] = mime
+            if len(self._new) >= 256:
+                self._write()
+
+    def _write(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            if self._database is not None:
+                # At once: a transaction each would cost more than decoding.
+                self._database.execute("BEGIN IMMEDIATE")
+                self._database.executemany(
+                    "INSERT OR IGNORE INTO seen VALUES (?, ?)", self._new.items()
+                )
+                self._database.execute("COMMIT")
+        self._new.clear()
+
+    def close(self) -> None:
+        with self._lock, contextlib.suppress(sqlite3.Error):
+            self._write()
+            if self._database is not None:
+                self._database.close()
+                self._database = None
 
 
 class Reader:
     """Media as they are sent, each fully decoded once: what was found is kept by content.
 
     A JPEG, PNG or WebP that needs no bound travels as it is. Otherwise the bounded image travels as
-    PNG, without loss. `cache_dir` has, under the source's sha256 and `max_pixels`, that PNG or the
-    MIME type of a source that travels as it is; None: no cache. Safe to use from several threads
-    and processes.
+    PNG, without loss. `cache_dir` has that PNG, or the note that the source travels as it is, under
+    the source's sha256 and `max_pixels`; None: no cache. Safe to use from several threads and
+    processes. Use as `with Reader(...) as reader`.
     """
 
     def __init__(self, max_pixels: int, cache_dir: Path | None) -> None:
         self.max_pixels, self.cache_dir = max_pixels, cache_dir
+        self._seen = _Seen(cache_dir) if cache_dir is not None else None
 
     def read(self, path: Path) -> tuple[Path | None, bytes, str]:
         """The file that holds what is sent (None without a cache), its bytes and MIME type.
@@ -268,25 +320,21 @@ class Reader:
         Raises MediaError, and OSError when the cache cannot be written.
         """
         source = _read(path, lambda stream: stream.read())
-        bounded = as_it_is = None
-        if self.cache_dir is not None:
-            digest = hashlib.sha256(source).hexdigest()
-            bounded = self.cache_dir / digest[:2] / f"{digest[2:]}-{self.max_pixels}.png"
-            as_it_is = bounded.with_suffix(".mime")
+        kept, key = None, b""
+        if self.cache_dir is not None and self._seen is not None:
+            digest = hashlib.sha256(source)
+            key = digest.digest() + self.max_pixels.to_bytes(8, "big")
+            if mime := self._seen.get(key):
+                return path, source, mime
+            kept = self.cache_dir / f"{digest.hexdigest()}-{self.max_pixels}.png"
             with contextlib.suppress(FileNotFoundError):
-                mime = as_it_is.read_text()
-                if mime in WEB_FORMATS.values():  # a kill may have cut it
-                    return path, source, mime
-            with contextlib.suppress(FileNotFoundError):
-                return bounded, bounded.read_bytes(), "image/png"
+                return kept, kept.read_bytes(), "image/png"
         image = _decode(io.BytesIO(source), path)
         try:
             if image.format in WEB_FORMATS and not needs_bound(image, self.max_pixels):
                 mime = WEB_FORMATS[image.format]
-                if as_it_is is not None:
-                    # It only saves time; a folder that cannot be written to is no reason to stop.
-                    with contextlib.suppress(OSError):
-                        _note(as_it_is, mime)
+                if self._seen is not None:
+                    self._seen.add(key, mime)
                 return path, source, mime
             image = bound(image, self.max_pixels)
         except MediaError as error:
@@ -295,6 +343,13 @@ class Reader:
         # Level 2 takes a quarter of the time of the default level and gives 5% more bytes.
         image.save(buffer, "PNG", compress_level=2)
         data = buffer.getvalue()
-        if bounded is not None:
-            _write_whole(bounded, data)
-        return bounded, data, "image/png"
+        if kept is not None:
+            _write_whole(kept, data)
+        return kept, data, "image/png"
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._seen is not None:
+            self._seen.close()

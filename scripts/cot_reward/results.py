@@ -112,6 +112,8 @@ def derive(
     results.figures = tally.figures()
     if ledger.duplicate_count:
         write_jsonl(out / "duplicates.jsonl", ledger.duplicates())
+    else:
+        (out / "duplicates.jsonl").unlink(missing_ok=True)
     return results
 
 

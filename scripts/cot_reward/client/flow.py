@@ -35,9 +35,9 @@ async def sample(
     """Outcomes as they come, in batches: all that came while the last batch was dealt with.
 
     A medium is read shortly before its request is sent, so memory is bounded by the concurrency.
-    After `stop` is set, or when the server is gone for good, nothing new is sent, and what is in
-    flight is still handed out; other asks then have no outcome. Raises ServerError when the server
-    cannot be used, and OSError when the media cache cannot be written.
+    After `stop` is set nothing new is sent, and what is in flight is still handed out; when the
+    server is gone for good, nothing more comes. Other asks then have no outcome. Raises ServerError
+    when the server cannot be used, and OSError when the media cache cannot be written.
     """
     loop = asyncio.get_running_loop()
     ended: asyncio.Queue[asyncio.Task[Outcome | None]] = asyncio.Queue()
@@ -63,6 +63,11 @@ async def sample(
         finally:
             capacity.release()
 
+    def cancel() -> None:
+        for task in flying:
+            task.cancel()
+
+    outage.when_gone = cancel
     with ThreadPoolExecutor(WORKERS) as pool:
         try:
             while True:
@@ -81,12 +86,12 @@ async def sample(
                 while not ended.empty():
                     batch.append(ended.get_nowait())
                 flying.difference_update(batch)
-                outcomes = [outcome for task in batch if (outcome := task.result())]
+                whole = [task for task in batch if not task.cancelled()]
+                outcomes = [outcome for task in whole if (outcome := task.result())]
                 if outcomes:
                     yield outcomes
         finally:
-            for task in flying:
-                task.cancel()
+            cancel()
             await asyncio.gather(*flying, return_exceptions=True)
 
 

@@ -28,6 +28,8 @@ class Outage:
         say: Callable[[str], None],
     ) -> None:
         self.gone = ""
+        # Called once when the server is gone for good: what is in flight will not come back.
+        self.when_gone: Callable[[], object] = lambda: None
         self.seconds = 0.0
         self.pauses = 0
         self._server, self._how, self._max_pause = server, how, max_pause
@@ -93,6 +95,7 @@ class Outage:
                 left = began + self._max_pause - time.monotonic()
                 if left <= 0:
                     self.gone = why
+                    self.when_gone()
                     return
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), min(wait, left))

@@ -1,0 +1,111 @@
+"""Stage 2's client against a real vLLM: media by address, seeds, and a server that is killed."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import REPO, picture, raw_row, save_untrained_base
+from cot_reward.settings import UserError
+from test_serve import free_port, needs_vllm
+from world import World, unit
+
+pytestmark = [pytest.mark.slow, needs_vllm]
+
+
+class RealServer:
+    """vLLM with an untrained model of the demo's size, by scripts/serve.sh."""
+
+    def __init__(self, model: Path, media: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self._command = [
+            "scripts/serve.sh", model, "--port", self.port, "--max-num-seqs", 32,
+            "--limit-mm-per-prompt", '{"image":2}', "--allowed-local-media-path", media,
+        ]  # fmt: skip
+        self._log = media.parent / "serve.log"
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            list(map(str, self._command)), cwd=REPO, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"SERVE_LOG": str(self._log)},
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline().strip() == self.url, self._log.read_text()[-3000:]
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(60)
+
+    def tell(self) -> None:
+        """Nothing to tell a real server."""
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real")
+    world_server = RealServer(save_untrained_base(folder / "model"), folder / "media")
+    world = World(folder, world_server, count=40)
+    for number in range(40):
+        for shade, name in enumerate(world.rows[number]["images"]):
+            picture(world.media / "images" / name, (6 * number, 80 * shade, 90), size=56)
+    # One above the bound, which travels as a file of the cache.
+    picture(world.media / "images/large.png", size=200)
+    world.rows[0] = raw_row("a large one", ["large.png", "0b.png"])
+    world.base += ["--max-tokens", 16, "--image-max-pixels", 3136]
+    world_server.start()
+    yield SimpleNamespace(server=world_server, world=world, folder=folder)
+    world_server.stop()
+
+
+def texts(world: World) -> dict:
+    return {unit(row): row["conversations"][1]["value"] for row in world.judged}
+
+
+def test_media_by_address_and_in_the_request_give_the_same_texts(real):
+    world = real.world
+    asked = ["--num-samples", 2, "--limit", 10]
+    world.out = real.folder / "inline"
+    assert world.call(*asked) == 0
+    inline = texts(world)
+    world.out = real.folder / "file"
+    assert world.call(*asked, "--out", world.out, "--media", "file") == 0
+    assert texts(world).keys() == inline.keys()
+    # Batches differ from run to run, and with them the last bits of a logit.
+    same = sum(text == inline[unit] for unit, text in texts(world).items())
+    assert same >= 0.9 * len(inline) == 36
+    assert world.summary["prompt_tokens"] > 0
+    assert world.summary["completion_tokens"] == 40 * 16
+
+
+def test_a_folder_that_the_server_may_not_read_is_explained(real, tmp_path):
+    world = World(tmp_path, real.server)
+    with pytest.raises(UserError, match="--media file: the server does not read") as error:
+        world.call("--media", "file", "--max-tokens", 16)
+    assert "HTTP 400" in str(error.value)
+    assert f"--allowed-local-media-path {world.media}" in str(error.value)
+
+
+def test_a_server_that_is_killed_and_started_again_costs_nothing(real):
+    world = real.world
+    world.out = real.folder / "killed"
+    running = world.start(
+        "--out", world.out, "--num-samples", 4, "--max-attempts", 1, "--concurrency", 4
+    )
+    journal = world.out / "journal.jsonl"
+    until = time.monotonic() + 60
+    while not (journal.exists() and journal.stat().st_size):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    real.server.stop()
+    real.server.start()
+    output, _ = running.communicate(timeout=120)
+    assert running.returncode == 0, output
+    assert "the server is out" in output
+    assert world.summary["account"] == {
+        "expected": 320, "judged": 320, "failed": 0, "not_asked": 0,
+    }  # fmt: skip
+    assert len(texts(world)) == 320
