@@ -8,6 +8,7 @@ Its answers depend on the caption and on seed + index alone, as those of a real 
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -54,14 +55,17 @@ class MockServer:
         faults: list[dict[str, Any]] | None = None,
         slots: int = 0,
         models: list[str] | None = None,
+        models_status: int = 200,
     ) -> None:
         """Forget the log, and from now on answer like this.
 
-        A fault: "kind" (status, cut, close, wrong_n, same_index, body, hang), "times" (always,
-        without it), "caption" (all, without it), and for "status" and "body" what to say. With
-        `slots` so many requests are worked on at a time, and others wait. `models` are listed.
+        A fault: "kind" (status, cut, close, wrong_n, same_index, body, hang, exit), "times"
+        (always, without it), "caption" (all, without it), and for "status" and "body" what to say.
+        With `slots` so many requests are worked on at a time, and others wait. `models` are
+        listed, with this status.
         """
-        told = {"latency": latency, "faults": faults or [], "slots": slots}
+        told = {"latency": latency, "faults": faults or [], "slots": slots,
+                "models_status": models_status}  # fmt: skip
         self._call("/tell", told | ({"models": models} if models else {}))
 
     def log(self) -> list[dict[str, Any]]:
@@ -74,6 +78,10 @@ class MockServer:
         while len(self.log()) < requests:
             assert time.monotonic() < until, f"{requests} requests did not come"
             time.sleep(0.02)
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
 
     def stop(self) -> None:
         self._process.kill()
@@ -107,7 +115,8 @@ def _serve(port: int, models: list[str]) -> None:
     async def list_models(request: web.Request) -> web.Response:
         listed = state.get("models", models)
         data = [{"id": model, "object": "model"} for model in listed]
-        return web.json_response({"object": "list", "data": data})
+        status = state.get("models_status", 200)
+        return web.json_response({"object": "list", "data": data}, status=status)
 
     def fault_for(caption: str) -> dict[str, Any]:
         for fault in state["faults"]:
@@ -131,6 +140,8 @@ def _serve(port: int, models: list[str]) -> None:
             await asyncio.sleep(state["latency"])
         fault = fault_for(caption)
         kind = fault.get("kind")
+        if kind == "exit":
+            os._exit(1)
         if kind == "hang":
             # Until the test says something else; then, too, no answer comes.
             await state["told"].wait()

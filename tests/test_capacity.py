@@ -94,6 +94,15 @@ def test_refusals_keep_it_near_the_bound(bound):
     assert climb.overloads - overloads < 12_000 / bound
 
 
+def test_one_overload_does_not_hold_it_down():
+    simulated = Simulated(slots(400))
+    climb = simulated.run(15_000)
+    climb.overloaded(simulated.now, simulated.now)
+    assert climb.limit <= 256
+    simulated.run(15_000)
+    assert climb.limit >= 400
+
+
 def test_a_server_that_becomes_slower_is_looked_at_again():
     simulated = Simulated(slots(200))
     simulated.run(10_000)

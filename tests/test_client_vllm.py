@@ -69,7 +69,7 @@ def test_media_by_address_and_in_the_request_give_the_same_texts(real):
     world = real.world
     asked = ["--num-samples", 2, "--limit", 10]
     world.out = real.folder / "inline"
-    assert world.call(*asked) == 0
+    assert world.call(*asked, "--out", world.out) == 0
     inline = texts(world)
     world.out = real.folder / "file"
     assert world.call(*asked, "--out", world.out, "--media", "file") == 0

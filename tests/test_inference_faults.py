@@ -7,9 +7,11 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from email.utils import formatdate
 
 import pytest
 from conftest import REPO
+from cot_reward.client.server import retry_after
 from cot_reward.inference import request_seed
 from cot_reward.records import ORDERS
 from cot_reward.settings import UserError
@@ -33,7 +35,7 @@ def test_passing_faults_are_retried_and_lasting_ones_are_listed(tmp_path, server
         {"kind": "body", "body": "null"},
     ]
     always = [
-        {"kind": "status", "status": 400, "message": "the prompt is too long"},
+        {"kind": "status", "status": 400, "message": "the prompt\n is \x1b[31mtoo long"},
         {"kind": "status", "status": 503},
         {"kind": "body", "body": '{"choices": [{"index": 0, "message": null}]}'},
     ]
@@ -55,7 +57,7 @@ def test_passing_faults_are_retried_and_lasting_ones_are_listed(tmp_path, server
     assert failed == {}
     assert refused["reason"] == "refused"
     assert "HTTP 400" in refused["detail"]
-    assert "the prompt is too long" in refused["detail"]
+    assert "the prompt is ?[31mtoo long" in refused["detail"]
     assert used_up["reason"] == malformed["reason"] == "attempts_used_up"
     assert "HTTP 503" in used_up["detail"]
     assert world.summary["account"] == {"expected": 24, "judged": 18, "failed": 6, "not_asked": 0}
@@ -91,6 +93,76 @@ def test_one_record_that_hangs_costs_itself(tmp_path, server):
     assert (failed["id"], failed["reason"]) == (world.key(2), "attempts_used_up")
     assert "no answer within 0.5 s" in failed["detail"]
     assert world.summary["account"] == {"expected": 6, "judged": 5, "failed": 1, "not_asked": 0}
+
+
+def test_a_record_that_kills_the_server_again_and_again_is_given_up(tmp_path):
+    fault = [{"caption": "caption 3", "kind": "exit"}]
+    server = MockServer()
+    try:
+        world = World(tmp_path, server, count=6)
+        server.tell(latency=0.05, faults=fault)
+        flags = ["--num-samples", 1, "--orders", "given", "--max-attempts", 1, "--concurrency", 1]
+        running = world.start(*flags)
+        for _ in range(400):
+            if running.poll() is not None:
+                break
+            if server.ended:
+                port = server.port
+                server.stop()
+                time.sleep(0.7)
+                server = MockServer(port=port)
+                server.tell(latency=0.05, faults=fault)
+            time.sleep(0.05)
+        output, _ = running.communicate(timeout=60)
+    finally:
+        server.stop()
+    assert running.returncode == 0, output
+    (failed,) = world.read("failed")
+    assert failed["id"] == world.key(3)
+    assert "the server went out 3 times while it had this request" in failed["detail"]
+    assert world.summary["account"] == {"expected": 6, "judged": 5, "failed": 1, "not_asked": 0}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"choices": [{"index": 0, "message": {"content": "x"}}], "usage": '
+        '{"completion_tokens": 1e999}}',
+        "[" * 50_000,
+        '{"choices": [{"index": [0], "message": {"content": "x"}}]}',
+        '{"choices": [{"index": 0, "message": {"content": ["x"]}}]}',
+        '{"choices": [{"index": 0, "message": "x"}]}',
+        '{"choices": 7}', "7", '"text"', "",
+    ],
+)  # fmt: skip
+def test_no_answer_of_a_server_ends_the_run(world, server, body):
+    server.tell(faults=[{"caption": "caption 0", "kind": "body", "body": body}])
+    flags = ["--num-samples", 1, "--orders", "given", "--max-attempts", 1]
+    assert world.call(*flags) == 0
+    (failed,) = world.read("failed")
+    assert (failed["id"], failed["reason"]) == (world.key(0), "attempts_used_up")
+    assert world.summary["account"] == {"expected": 3, "judged": 2, "failed": 1, "not_asked": 0}
+
+
+def test_retry_after_is_seconds_or_a_date_or_nothing():
+    now = time.time()
+    assert retry_after({"retry-after": "7"}) == 7
+    assert 50 < retry_after({"retry-after": formatdate(now + 60, usegmt=True)}) <= 61
+    for nothing in (
+        "",
+        "soon",
+        "-3",
+        "Mon, 01 Jan 2024 00:00:00 +99999999999999999",
+        "nan",
+        "\ud83d",
+    ):
+        assert not retry_after({"retry-after": nothing}) > 0
+
+
+def test_names_of_models_are_text_without_commands_for_the_terminal(world):
+    with MockServer(models="one\x1b[2J,two") as several, pytest.raises(UserError) as error:
+        world.call("--base-url", several.url)
+    assert "one?[2J, two" in str(error.value)
 
 
 def test_a_request_has_a_deadline_whatever_its_attempts(world, server):
@@ -198,6 +270,20 @@ def test_an_engine_that_hangs_from_the_start_is_out(world, server):
     server.tell()
     assert world.call(*flags) == 0
     assert world.summary["account"]["judged"] == 6
+
+
+def test_a_gateway_whose_server_is_down_is_waited_for(tmp_path, server):
+    world = World(tmp_path, server, count=20)
+    server.tell(latency=0.1)
+    running = world.start("--num-samples", 1, "--concurrency", 2, "--max-attempts", 1)
+    server.wait_for(5)
+    server.tell(models_status=503, faults=[{"kind": "status", "status": 503}])
+    time.sleep(2)
+    server.tell()
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 0, output
+    assert "the server is out (HTTP 503" in output
+    assert world.summary["account"] == {"expected": 40, "judged": 40, "failed": 0, "not_asked": 0}
 
 
 def test_a_model_that_is_unloaded_is_waited_for(tmp_path, server):

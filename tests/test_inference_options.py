@@ -3,7 +3,9 @@
 import asyncio
 import base64
 import json
+import os
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -53,6 +55,63 @@ def test_several_files_are_one_run_and_more_data_extend_it(world, tmp_path, serv
     assert duplicate == {
         "id": world.key(0), "where": f"{more}:2", "first": f"{world.data}:1",
     }  # fmt: skip
+
+
+def test_who_is_named_first_may_change_from_run_to_run(world, tmp_path, server):
+    """A comparison can stand in two files, once in each order: either may be read first."""
+    mirrored = tmp_path / "mirrored.json"
+    mirrored.write_text(json.dumps([
+        raw_row(row["prompt"], row["images"][::-1], label=1 + number % 2)
+        for number, row in enumerate(world.rows[:1], 1)
+    ]))  # fmt: skip
+    flags = ["--num-samples", 3, "--orders", "both"]
+    first_here = [*flags, "--data", mirrored]
+
+    def told() -> dict:
+        return {
+            (row["id"], *row["images"], row["sample"]): (
+                row["conversations"][1]["value"], row["label"], row["verdict"],
+            )
+            for row in world.judged
+        }  # fmt: skip
+
+    assert world.call(*first_here) == 0
+    before = told()
+    server.tell()
+    command = world.command(*flags, "--num-samples", 4)
+    at = command.index("--data")
+    command[at + 1 : at + 2] = [str(mirrored), str(world.data)]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(server.log()) == 6
+    after = told()
+    assert len(after) == 24
+    assert {unit: after[unit] for unit in before} == before
+
+
+@pytest.mark.parametrize("wrong_first", [False, True])
+def test_responses_to_another_prompt_are_refused_without_the_settings_file(
+    world, tmp_path, wrong_first
+):
+    assert world.call("--num-samples", 1) == 0
+    rows = world.judged
+    (tmp_path / "own.txt").write_text("Judge. Text Caption: [{caption}]")
+    (world.out / "settings.json").unlink()
+    if wrong_first:
+        with pytest.raises(UserError, match="holds responses of other settings"):
+            world.call("--num-samples", 1, "--template", tmp_path / "own.txt")
+        with pytest.raises(UserError, match="holds responses of other settings"):
+            world.call("--num-samples", 1, "--top-p", 0.5)
+    assert world.call("--num-samples", 1) == 0
+    assert world.judged == rows
+
+
+def test_a_data_file_with_any_name_is_read(world, tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9.json")
+    odd.write_text(json.dumps([*world.rows, {"bad": 1}]))
+    assert world.call("--num-samples", 1, "--data", odd) == 0
+    assert len(world.judged) == 6
+    assert world.read("failed")[0]["where"].endswith("caf?.json:4")
 
 
 def understanding(context, **other):
@@ -161,6 +220,12 @@ def test_a_template_with_too_few_placeholders_is_an_error(world, tmp_path):
     (tmp_path / "own.txt").write_text("<image> Text Caption: [{caption}]")
     with pytest.raises(UserError, match="the template has 1 <image>, but 2 are shown"):
         world.call("--template", tmp_path / "own.txt")
+    # Where it fits some records it costs the others.
+    (tmp_path / "own.txt").write_text("<image> {question} {answer_1} {answer_2}")
+    world.rows = [understanding(["0a.png"]), understanding(["0a.png", "0b.png"])]
+    assert world.call("--template", tmp_path / "own.txt", "--num-samples", 1) == 0
+    (failed,) = world.read("failed")
+    assert "the template has 1 <image>, but 2 are shown" in failed["detail"]
 
 
 # --- media by address -----------------------------------------------------------------------------
@@ -259,6 +324,40 @@ def test_media_are_read_only_for_requests_that_are_about_to_be_sent(server):
 
     assert asyncio.run(main()) == 300
     assert most <= 4 + _AHEAD
+
+
+def test_answers_that_came_with_an_error_are_handed_out_before_it(server):
+    server.tell()
+
+    def read_medium(path: str) -> list[bytes]:
+        if path == "9":
+            time.sleep(0.3)
+            raise OSError(28, "No space left on device")
+        return [b'"data:x"']
+
+    async def main() -> int:
+        how = wire.Sampling("mock", 1.0, 1.0, 100, 30, 60, 3)
+        done = 0
+        asks = (
+            wire.Ask(
+                Comparison("image_generation", f"c{n}", ("a", "b"), 1), f"{n}", "given", 0, 1, n,
+                f"<image>[c{n}]", "<image>", (f"{n}",),
+            )
+            for n in range(10)
+        )  # fmt: skip
+        async with Server(server.url, "none") as api:
+            stop = asyncio.Event()
+            outage = Outage(api, how, 1, stop, print)
+            batches = sample(asks, api, how, read_medium, Capacity(4), outage, stop)
+            try:
+                async for batch in batches:
+                    done += len(batch)
+                    await asyncio.sleep(0.6)  # by then all others have come, and the error
+            except OSError as error:
+                return done if "No space" in str(error) else -1
+        return -1
+
+    assert asyncio.run(main()) == 9
 
 
 @pytest.mark.parametrize(

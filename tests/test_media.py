@@ -454,6 +454,40 @@ def test_what_travels_as_it_is_is_decoded_once(
         encoded(path, 262144, cache)
 
 
+def test_a_jpeg_that_only_needs_a_check_shows_the_faults_of_a_full_decode(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    good = saved(tmp_path / "good.jpg", noise("RGB", 160, 120, 0)).read_bytes()
+    found = []
+    for number in range(120):
+        data = bytearray(good)
+        if number % 3 == 0:
+            data = data[: draw.randrange(len(data))]
+        for _ in range(number % 3):
+            data[draw.randrange(len(data))] = draw.randrange(256)
+        path = tmp_path / f"{number}.jpg"
+        path.write_bytes(data)
+        reasons = []
+        for read in (media.load, lambda path: encoded(path, 262144, None)):
+            try:
+                read(path)
+                reasons.append("")
+            except MediaError as error:
+                reasons.append(error.reason)
+        assert reasons[0] == reasons[1]
+        found.append(reasons[0])
+    assert "corrupt" in found
+    assert "" in found
+
+
+def test_a_file_too_large_to_be_an_image_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "huge.png"
+    with path.open("wb") as file:
+        file.truncate(media.MAX_BYTES + 1)
+    with pytest.raises(MediaError, match="268,435,457 bytes") as caught:
+        encoded(path, 262144, None)
+    assert caught.value.reason == "too_large"
+
+
 @pytest.mark.parametrize("wrong", [b"no database", b""])
 def test_what_is_wrong_with_the_notes_is_passed_over(tmp_path: Path, wrong: bytes) -> None:
     path = saved(tmp_path / "a.png", noise("RGB", 200, 100, 0))

@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -25,7 +25,7 @@ from cot_reward.client.outage import Outage
 from cot_reward.client.server import AttemptError, Server, ServerError
 from cot_reward.client.wire import Ask, Outcome, Sampling
 from cot_reward.judge import judge
-from cot_reward.ledger import Ledger
+from cot_reward.ledger import Ledger, ascending
 from cot_reward.pool import read_pool
 from cot_reward.records import ORDERS, Order
 from cot_reward.settings import UserError, plain
@@ -122,35 +122,41 @@ class Stage:
 
     def __init__(self, settings: InferenceSettings, ledger: Ledger) -> None:
         self.settings, self.ledger = settings, ledger
+        self.counts: Counter[str] = Counter()
+        templates = self._templates()
         read_pool(
             ledger, settings.data, settings.media_root, settings.image_root,
             settings.source, settings.task, settings.limit,
+            # A template with placeholders of its own fits so many media.
+            lambda comparison: tasks.prompt(comparison, "given", templates[comparison.task]),
         )  # fmt: skip
-        self.templates = self._templates()
-        self.counts: Counter[str] = Counter()
-
-    def _templates(self) -> dict[str, str]:
-        """task -> template, checked."""
-        templates, own = {}, None
-        if path := self.settings.template:
-            try:
-                own = path.read_text(encoding="utf-8").rstrip("\n")
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"--template {path}: cannot be read: {error}") from None
-        for name in self.ledger.tasks():
+        self.templates = {name: templates[name] for name in ledger.tasks()}
+        for name, template in self.templates.items():
             if TASKS[name].medium != "image":
                 raise UserError(f"comparisons of task {name}: videos cannot be sent yet")
-            templates[name] = own or TASKS[name].template
             try:
-                check_template(templates[name], TASKS[name])
+                check_template(template, TASKS[name])
             except ValueError as error:
-                raise UserError(f"--template {self.settings.template}: {error}") from None
-        return templates
+                raise UserError(f"--template {settings.template}: {error}") from None
+        self.hashes = {name: template_hash(text) for name, text in self.templates.items()}
 
-    def resume(self, journal: Path, run: str = "") -> None:
-        """Take in what the journal holds. Raises UserError for responses of another run."""
+    def _templates(self) -> dict[str, str]:
+        """task -> template."""
+        path = self.settings.template
+        if path is None:
+            return {name: task.template for name, task in TASKS.items()}
+        try:
+            return dict.fromkeys(TASKS, path.read_text(encoding="utf-8").rstrip("\n"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--template {path}: cannot be read: {error}") from None
+
+    def resume(self, journal: Path, run: str, templates: Collection[str]) -> None:
+        """Take in what the journal holds.
+
+        Raises UserError for responses of another run, or to prompts of other templates.
+        """
         for offset, entry in journal_entries(journal):
-            if run and entry.get("run") != run:
+            if entry["run"] != run or entry["template"] not in templates:
                 raise UserError(f"{journal}: holds responses of other settings; use another --out")
             self.enter(entry, offset)
 
@@ -165,14 +171,26 @@ class Stage:
         return self.ledger.progress(self.settings.asked_orders, self.settings.num_samples)
 
     @property
-    def expected(self) -> int:
-        records = len(self.ledger) + self.ledger.bad_count
-        return records * len(self.settings.asked_orders) * self.settings.num_samples
+    def per_record(self) -> int:
+        return len(self.settings.asked_orders) * self.settings.num_samples
 
-    def asks(self) -> Iterator[Ask]:
-        """Every request that is still needed; the requests of a comparison follow each other."""
+    @property
+    def bad_units(self) -> int:
+        return self.ledger.bad_count * self.per_record
+
+    @property
+    def expected(self) -> int:
+        return len(self.ledger) * self.per_record + self.bad_units
+
+    def asks(self) -> Iterator[Ask | None]:
+        """Every request that is still needed; the requests of a comparison follow each other.
+
+        None now and then while there is nothing to ask, so that others get their turn.
+        """
         settings = self.settings
-        for listed in self.ledger:
+        for position, listed in enumerate(self.ledger):
+            if position % 256 == 255:
+                yield None
             comparison = listed.comparison
             template = self.templates[comparison.task]
             for order in settings.asked_orders:
@@ -180,16 +198,12 @@ class Stage:
                 done = {n for n, (_, failed) in known.items() if not failed}
                 settled = done if settings.retry_failed else known.keys()
                 missing = [n for n in range(settings.num_samples) if n not in settled]
-                try:
-                    prompt = tasks.prompt(comparison, order, template)
-                except ValueError as error:
-                    raise UserError(f"{listed.where}: {error}; mend the template") from None
                 # Consecutive samples share one request: the server gives sample i the seed + i.
                 for first, count in _consecutive(missing):
                     yield Ask(
                         comparison, listed.key, order, first, count,
                         seed=request_seed(settings.seed, listed.key, order) + first,
-                        prompt=prompt,
+                        prompt=tasks.prompt(comparison, order, template),
                         placeholder=TASKS[comparison.task].placeholder,
                         media=tasks.shown(comparison, order),
                     )  # fmt: skip
@@ -204,10 +218,13 @@ def _consecutive(numbers: list[int]) -> Iterator[tuple[int, int]]:
             start = end
 
 
-def _entries(outcome: Outcome, run: str) -> list[dict[str, Any]]:
+def _entries(outcome: Outcome, run: str, templates: Mapping[str, str]) -> list[dict[str, Any]]:
     """The journal's lines of an outcome: one for each response, or one for the failure."""
     ask = outcome.ask
-    unit = {"key": ask.key, "order": ask.order, "run": run}
+    unit = {
+        "key": ask.key, "order": ask.order, "ascending": ascending(ask.comparison, ask.order),
+        "run": run, "template": templates[ask.comparison.task],
+    }  # fmt: skip
     if outcome.reason:
         failure = {"first": ask.first, "count": ask.count, "reason": outcome.reason,
                    "detail": outcome.detail, "retries": outcome.retries}  # fmt: skip
@@ -236,18 +253,21 @@ def _run_key(resolved: Mapping[str, Any]) -> str:
     return hashlib.sha256(fixed.encode()).hexdigest()[:16]
 
 
-def _check_same_run(path: Path, current: dict[str, Any]) -> None:
-    """Write the run's settings, or compare them with those of the run that is there."""
+def _same_run(path: Path, current: dict[str, Any]) -> dict[str, Any]:
+    """The run's settings, with the templates that the run there has for other tasks.
+
+    Raises UserError when the run that is there has other settings.
+    """
     if path.exists():
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
-            templates = before["templates"]
-        except (ValueError, KeyError, TypeError):
+            templates = dict(before["templates"])
+        except (OSError, ValueError, LookupError, TypeError):
             raise UserError(f"{path}: not a run's settings; restore or remove it") from None
         differing = [
             f"{name}: {before.get(name)!r} there, {current[name]!r} now"
             for name in _FIXED
-            if before.get(name) != current[name]
+            if before.get(name) != current[name] is not None
         ]
         differing += [
             f"template of {task}: {templates[task]} there, {hashed} now"
@@ -260,8 +280,8 @@ def _check_same_run(path: Path, current: dict[str, Any]) -> None:
                 "settings:\n  " + "\n  ".join(differing)
             )
         # Data of another task may have been added.
-        current = current | {"templates": templates | current["templates"]}
-    write_json(path, current)
+        return current | {"templates": templates | current["templates"]}
+    return current
 
 
 def _file_url(path: Path) -> list[bytes]:
@@ -323,7 +343,7 @@ class _Progress:
         from tqdm import tqdm
 
         self._bar = tqdm(
-            total=stage.expected - stage.ledger.bad_count, initial=done, unit="cot",
+            total=stage.expected - stage.bad_units, initial=done, unit="cot",
             smoothing=0.1, mininterval=1.0,
         )  # fmt: skip
         self.say = lambda line: self._bar.write(line, file=sys.stderr)
@@ -365,7 +385,9 @@ async def _collect(
             batches = sample(stage.asks(), server, how, url_of, capacity, outage, stop)
             async with aclosing(batches):
                 async for batch in batches:
-                    entries = [entry for outcome in batch for entry in _entries(outcome, run)]
+                    entries = [
+                        entry for outcome in batch for entry in _entries(outcome, run, stage.hashes)
+                    ]
                     # Once for all that came meanwhile, and beside the loop: a disk takes its time.
                     offsets = await asyncio.to_thread(journal.append, entries)
                     for entry, offset in zip(entries, offsets, strict=True):
@@ -380,6 +402,9 @@ async def _collect(
         ) from None
     finally:
         progress.close()
+        # What follows waits for nobody: an interrupt ends it.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().remove_signal_handler(number)
     seconds = max(1e-9, time.monotonic() - began - outage.seconds)
     responses = stage.progress()[0] - done
     tokens = stage.counts["completion_tokens"] - before
@@ -404,14 +429,14 @@ async def _run(settings: InferenceSettings, api_key: str) -> int:
             Journal(settings.out / "journal.jsonl") as journal,
             Ledger(settings.out / ".ledger.sqlite") as ledger,
         ):
-            for leftover in settings.out.glob(".*.jsonl.*"):  # of a run that was killed
+            for leftover in settings.out.glob(".*.json*.*"):  # of a run that was killed
                 leftover.unlink()
             stage = Stage(settings, ledger)
-            hashes = {name: template_hash(text) for name, text in stage.templates.items()}
-            resolved = plain(asdict(settings)) | {"model": model, "templates": hashes}
+            resolved = plain(asdict(settings)) | {"model": model, "templates": stage.hashes}
+            resolved = _same_run(settings.out / "settings.json", resolved)
             run = _run_key(resolved)
-            _check_same_run(settings.out / "settings.json", resolved)
-            stage.resume(journal.path, run)
+            stage.resume(journal.path, run, resolved["templates"].values())
+            write_json(settings.out / "settings.json", resolved)
             # A summary says that the folder is complete; until this run is over it is not.
             (settings.out / "summary.json").unlink(missing_ok=True)
             how = Sampling(
@@ -500,18 +525,25 @@ def _dry_run(settings: InferenceSettings) -> int:
     """Print the first request without its image bytes, and the counts; send and write nothing."""
     with Ledger(None) as ledger:
         stage = Stage(settings, ledger)
-        stage.resume(settings.out / "journal.jsonl")
+        journal, there = settings.out / "journal.jsonl", settings.out / "settings.json"
+        if journal.exists() and there.exists():
+            # Without a server the model is taken to be the one of the run that is there.
+            resolved = plain(asdict(settings)) | {"templates": stage.hashes}
+            resolved = _same_run(there, resolved)
+            before = json.loads(there.read_text(encoding="utf-8"))
+            run = _run_key(resolved | {"model": settings.model or before["model"]})
+            stage.resume(journal, run, resolved["templates"].values())
         done, failed = stage.progress()
         units = requests = 0
         first = None
-        for ask in stage.asks():
+        for ask in filter(None, stage.asks()):
             first = first or ask
             units, requests = units + ask.count, requests + 1
         print(json.dumps({
             "comparisons": len(ledger), "bad_records": ledger.bad_count,
             "duplicates": ledger.duplicate_count, "expected": stage.expected,
             "judged": done, "failed": failed, "to_ask": units, "requests": requests,
-            "template_hashes": {name: template_hash(t) for name, t in stage.templates.items()},
+            "template_hashes": stage.hashes,
         }, indent=2))  # fmt: skip
         if first is None:
             return 0
@@ -542,5 +574,7 @@ def infer(settings: InferenceSettings, api_key: str) -> int:
         return _dry_run(settings) if settings.dry_run else asyncio.run(_run(settings, api_key))
     except ServerError as error:
         raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(f"{error.filename or settings.out}: {error.strerror or error}") from None
     except sqlite3.Error as error:
         raise UserError(f"{settings.out / '.ledger.sqlite'}: cannot be written: {error}") from None

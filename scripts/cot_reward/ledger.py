@@ -1,6 +1,10 @@
 """What a run is about and how far it is: comparisons and their units, in a database on disk.
 
-A unit is one sample of one comparison in one order. The ledger is made anew from the input and the
+A unit is one sample of one comparison in one order. "given" and "swapped" depend on the record that
+names the comparison first, and another run may read another one first. So units are kept by whether
+the candidate shown first is the smaller text ("ascending"), which nothing can turn around.
+
+The ledger is made anew from the input and the
 journal at every start, and is never the truth about anything; it keeps memory flat for millions.
 """
 
@@ -12,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cot_reward.records import ORDERS, Comparison
+from cot_reward.records import Comparison, Order, whole
 
 _TABLES = """
 PRAGMA journal_mode = OFF;
@@ -20,13 +24,13 @@ PRAGMA synchronous = OFF;
 PRAGMA cache_size = -4000;
 CREATE TABLE comparisons (
     position INTEGER PRIMARY KEY, key BLOB UNIQUE, place TEXT, preferred TEXT, body TEXT,
-    conflict TEXT
+    ascending INTEGER, conflict TEXT
 );
 CREATE TABLE bad (id TEXT, place TEXT, reason TEXT, detail TEXT);
 CREATE TABLE duplicates (id BLOB, place TEXT, first TEXT);
 CREATE TABLE units (
-    key BLOB, swapped INTEGER, sample INTEGER, offset INTEGER, failed INTEGER,
-    PRIMARY KEY (key, swapped, sample)
+    key BLOB, ascending INTEGER, sample INTEGER, offset INTEGER, failed INTEGER,
+    PRIMARY KEY (key, ascending, sample)
 ) WITHOUT ROWID;
 """
 
@@ -43,7 +47,7 @@ class Listed:
 class Ledger:
     """Comparisons in input order, each once, and what is journaled about their units.
 
-    `path` is the database file, made anew and removed at the end; None keeps it in memory.
+    `path` is the database file, made anew and removed at the end; None: a temporary file.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -51,7 +55,7 @@ class Ledger:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
-        self._database = sqlite3.connect(path or ":memory:", isolation_level=None)
+        self._database = sqlite3.connect(path or "", isolation_level=None)
         self._database.executescript(_TABLES)
         self._do = self._database.execute
         # One transaction for the whole life: nothing here has to survive.
@@ -63,10 +67,11 @@ class Ledger:
     def add(self, comparison: Comparison, where: str) -> None:
         """List a comparison; one that is listed already counts as a duplicate."""
         key, preferred = _blob(comparison.key), comparison.candidates[comparison.label - 1]
-        body = json.dumps(asdict(comparison))
+        where, body = whole(where), json.dumps(asdict(comparison))
         added = self._do(
-            "INSERT OR IGNORE INTO comparisons (key, place, preferred, body) VALUES (?, ?, ?, ?)",
-            (key, where, preferred, body),
+            "INSERT OR IGNORE INTO comparisons (key, place, preferred, body, ascending) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (key, where, preferred, body, ascending(comparison, "given")),
         )
         if added.rowcount:
             self._listed += 1
@@ -80,7 +85,7 @@ class Ledger:
             self._do("UPDATE comparisons SET conflict = ? WHERE key = ?", (where, key))
 
     def add_bad(self, where: str, reason: str, detail: str) -> None:
-        self._do("INSERT INTO bad VALUES ('', ?, ?, ?)", (where, reason, detail))
+        self._do("INSERT INTO bad VALUES ('', ?, ?, ?)", (whole(where), reason, whole(detail)))
 
     def drop_conflicts(self) -> None:
         """Make a bad record of each comparison that came with both labels."""
@@ -133,8 +138,7 @@ class Ledger:
 
         A response stays for good; a failure gives way to a response, and to a later failure.
         """
-        key, swapped = _blob(entry["key"]), ORDERS.index(entry["order"])
-        failed = "reason" in entry
+        key, failed = _blob(entry["key"]), "reason" in entry
         samples = range(entry["first"], entry["first"] + entry["count"]) if failed else (
             entry["sample"],
         )  # fmt: skip
@@ -142,25 +146,24 @@ class Ledger:
             self._do(
                 "INSERT INTO units VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
                 "SET offset = excluded.offset, failed = excluded.failed WHERE failed",
-                (key, swapped, sample, offset, failed),
+                (key, entry["ascending"], sample, offset, failed),
             )
 
-    def known(self, listed: Listed, order: str, samples: int) -> dict[int, tuple[int, bool]]:
+    def known(self, listed: Listed, order: Order, samples: int) -> dict[int, tuple[int, bool]]:
         """sample -> (offset of its journal entry, whether it failed), of the first `samples`."""
         rows = self._do(
-            "SELECT sample, offset, failed FROM units WHERE key = ? AND swapped = ? AND sample < ? "
-            "ORDER BY sample",
-            (_blob(listed.key), ORDERS.index(order), samples),
+            "SELECT sample, offset, failed FROM units "
+            "WHERE key = ? AND ascending = ? AND sample < ? ORDER BY sample",
+            (_blob(listed.key), ascending(listed.comparison, order), samples),
         )
         return {sample: (offset, bool(failed)) for sample, offset, failed in rows}
 
-    def progress(self, orders: Sequence[str], samples: int) -> tuple[int, int]:
+    def progress(self, orders: Sequence[Order], samples: int) -> tuple[int, int]:
         """How many units of the listed comparisons have a response, and how many failed."""
-        marks = ", ".join("?" * len(orders))
         row = self._do(
             "SELECT count(*), coalesce(sum(failed), 0) FROM units JOIN comparisons USING (key) "
-            f"WHERE swapped IN ({marks}) AND sample < ?",
-            (*map(ORDERS.index, orders), samples),
+            "WHERE sample < ? AND iif(units.ascending = comparisons.ascending, ?, ?)",
+            (samples, "given" in orders, "swapped" in orders),
         ).fetchone()
         return row[0] - row[1], row[1]
 
@@ -179,6 +182,12 @@ class Ledger:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def ascending(comparison: Comparison, order: Order) -> bool:
+    """Whether the candidate shown first in this order is the smaller text."""
+    first, second = comparison.presented(order)[0]
+    return first < second
 
 
 def _blob(key: str) -> bytes:

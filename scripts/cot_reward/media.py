@@ -31,6 +31,8 @@ MAX_PIXELS = 262_144
 MIN_PIXELS = 32 * 32
 # Largest source that is decoded; Pillow's own default for refusing a decompression bomb.
 MAX_SOURCE_PIXELS = 178_956_970
+# Largest file that is read.
+MAX_BYTES = 2**28
 
 # Formats that are read. A list keeps Pillow from trying rare decoders on unknown bytes; its EPS
 # reader, for one, starts Ghostscript.
@@ -91,14 +93,21 @@ def resolve(path: str, root: Path, within: Path | None = None) -> Path:
     return Path(real)
 
 
-def _decode(stream: IO[bytes], path: Path) -> Image.Image:
-    """A fully decoded image; `path` is named in errors."""
+def _decode(
+    stream: IO[bytes], path: Path, prepare: Callable[[Image.Image], None] | None = None
+) -> Image.Image:
+    """A fully decoded image; `path` is named in errors.
+
+    `prepare` is called when the header has been read.
+    """
     # Some libraries set this for the whole process, and then a half image passes as a whole one.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         image = Image.open(stream, formats=FORMATS)
         if image.width * image.height > MAX_SOURCE_PIXELS:
             raise Image.DecompressionBombError
+        if prepare:
+            prepare(image)
         image.load()
     except MemoryError:
         raise
@@ -128,7 +137,14 @@ def _read(path: Path, read: Callable[[IO[bytes]], T]) -> T:
     """`read` of the open file; a file that is not there, unreadable or empty is a MediaError."""
     try:
         with path.open("rb") as stream:
-            if not os.fstat(stream.fileno()).st_size:
+            size = os.fstat(stream.fileno()).st_size
+            if size > MAX_BYTES:
+                raise MediaError(
+                    f"{path}: {size:,} bytes, more than {MAX_BYTES:,}; "
+                    "shrink the image, or leave the row out",
+                    "too_large",
+                )
+            if not size:
                 raise MediaError(
                     f"{path}: empty (0 bytes); fetch the file again, or leave the row out", "empty"
                 )
@@ -329,10 +345,21 @@ class Reader:
             kept = self.cache_dir / f"{digest.hexdigest()}-{self.max_pixels}.png"
             with contextlib.suppress(FileNotFoundError):
                 return kept, kept.read_bytes(), "image/png"
-        image = _decode(io.BytesIO(source), path)
+        checked = False
+
+        def only_check(image: Image.Image) -> None:
+            # All data of a JPEG are read at an eighth of its size, too, and the same faults found,
+            # in six tenths of the time.
+            nonlocal checked
+            with contextlib.suppress(MediaError):  # it comes again below
+                if image.format == "JPEG" and not needs_bound(image, self.max_pixels):
+                    image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+                    checked = True
+
+        image = _decode(io.BytesIO(source), path, only_check)
         try:
-            if image.format in WEB_FORMATS and not needs_bound(image, self.max_pixels):
-                mime = WEB_FORMATS[image.format]
+            if checked or (image.format in WEB_FORMATS and not needs_bound(image, self.max_pixels)):
+                mime = WEB_FORMATS[str(image.format)]
                 if self._seen is not None:
                     self._seen.add(key, mime)
                 return path, source, mime

@@ -1,11 +1,12 @@
 """Read the labelled comparisons of a run from its input files."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cot_reward.ledger import Ledger
 from cot_reward.reading import STDIN, read_rows
+from cot_reward.records import Comparison, whole
 from cot_reward.settings import UserError
 from cot_reward.sources import adapter_for, prefix_of
 from cot_reward.tasks import TASKS
@@ -19,11 +20,13 @@ def read_pool(
     source: str | None = None,
     task: str | None = None,
     limit: int | None = None,
+    check: Callable[[Comparison], object] = lambda comparison: None,
 ) -> None:
     """List all comparisons of the files. A bad record costs only itself and is listed as such.
 
-    `task` is the task of records that do not name theirs; one that is of another is bad. Raises
-    UserError for a missing file, an unknown `source` or `task`, or when nothing can be used.
+    `task` is the task of records that do not name theirs; one that is of another is bad, and so is
+    one for which `check` raises ValueError. Raises UserError for a missing file, an unknown
+    `source` or `task`, or when nothing can be used.
     """
     prefix = prefix_of(image_root or media_root, media_root)
     if source is not None:
@@ -32,7 +35,9 @@ def read_pool(
         raise UserError(f"unknown --task '{task}'; known: {', '.join(TASKS)}")
     first_bad = ""
     for path in files:
-        adapter, name = None, _source(path, media_root)
+        if limit is not None and len(ledger) >= limit:
+            break
+        adapter, name = None, whole(_source(path, media_root))
         for number, row in read_rows(path):
             if limit is not None and len(ledger) >= limit:
                 break
@@ -46,6 +51,7 @@ def read_pool(
                 comparison = replace(adapter(row, prefix), source=name)
                 if task not in (None, comparison.task):
                     raise ValueError(f"a record of task {comparison.task}, not of --task {task}")
+                check(comparison)
             except (ValueError, UserError, LookupError, TypeError, AttributeError) as error:
                 # An adapter trusts the form of a row; whatever it stumbles over costs that row.
                 told = isinstance(error, ValueError | UserError)

@@ -71,7 +71,7 @@ def _checked(item: Any) -> Row:
         dump(item).encode()
     except UnicodeEncodeError as error:
         return ValueError(f"not valid Unicode: {error}")
-    except TypeError as error:
+    except (TypeError, RecursionError) as error:
         return ValueError(f"a value that JSON cannot hold: {error}")
     return item
 
@@ -147,12 +147,23 @@ def _parquet(path: Path) -> Iterator[Row]:
     if not path.exists():
         raise FileNotFoundError(path)
     # Imported here: it takes a third of a second.
-    from pyarrow import ArrowException
+    from pyarrow import ArrowException, types
     from pyarrow.parquet import ParquetFile
+
+    def fits(kind: Any) -> bool:
+        """Whether JSON can hold it; data sets carry times and pictures beside what is read."""
+        if types.is_nested(kind):
+            return all(fits(kind.field(n).type) for n in range(kind.num_fields))
+        return any(
+            of(kind)
+            for of in (types.is_string, types.is_large_string, types.is_integer, types.is_floating,
+                       types.is_boolean, types.is_null)
+        )  # fmt: skip
 
     try:
         with ParquetFile(path) as table:
-            for batch in table.iter_batches(batch_size=256):
+            columns = [field.name for field in table.schema_arrow if fits(field.type)]
+            for batch in table.iter_batches(batch_size=256, columns=columns):
                 for row in batch.to_pylist():
                     yield _checked(row)
     except ArrowException as error:

@@ -16,6 +16,11 @@ Order = Literal["given", "swapped"]
 ORDERS: tuple[Order, Order] = ("given", "swapped")
 
 
+def whole(text: str) -> str:
+    """Text without halves of characters, which JSON and file names can hold and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def placeholder_in(text: str) -> str:
     """A token in the text that a trainer would take for a medium; "" when there is none."""
     return next((t for t in (*PLACEHOLDERS.values(), FOREIGN_PLACEHOLDER) if t in text), "")

@@ -30,7 +30,8 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        # A path in a summary may not be UTF-8.
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -108,9 +109,12 @@ class Journal:
 
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             self._file.close()
-            raise UserError(f"{self.path}: another run is writing to this folder") from None
+            why = f"cannot be locked: {error.strerror}; use an --out on another file system"
+            if isinstance(error, BlockingIOError):
+                why = "another run is writing to this folder"
+            raise UserError(f"{self.path}: {why}") from None
 
     def _repair(self) -> None:
         size = self._file.seek(0, os.SEEK_END)

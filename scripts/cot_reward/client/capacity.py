@@ -95,7 +95,10 @@ class Climb:
             return  # sent before the last change, which may have been the cure
         self.overloads += 1
         self.settled = 0
-        self._go(max(LEAST, self.limit // 2), now)
+        limit = max(LEAST, self.limit // 2)
+        # What higher levels brought is no measure for the way up to them.
+        self.rates = {level: rate for level, rate in self.rates.items() if level <= limit}
+        self._go(limit, now)
 
     def resume(self, now: float) -> None:
         """Forget the window: the server was out."""

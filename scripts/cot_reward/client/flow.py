@@ -13,18 +13,21 @@ from cot_reward.client.outage import Outage
 from cot_reward.client.server import AttemptError, Server
 from cot_reward.client.wire import Ask, Outcome, Sampling
 from cot_reward.media import MediaError
+from cot_reward.records import whole
 
 # (path below the media root) -> its URL as a JSON string in pieces; blocking, run in a thread.
 ReadMedium = Callable[[str], Iterable[bytes]]
 
 # Decoding leaves the interpreter's lock; beyond the cores, some threads may wait for slow disks.
 WORKERS = min(32, 2 * (os.cpu_count() or 1))
+# A request that was in flight in more outages than these may be their cause.
+_OUTAGES = 2
 # Requests that are made ready while others are in flight.
 _AHEAD = 2 * WORKERS
 
 
 async def sample(
-    asks: Iterable[Ask],
+    asks: Iterable[Ask | None],
     server: Server,
     how: Sampling,
     read_medium: ReadMedium,
@@ -34,7 +37,8 @@ async def sample(
 ) -> AsyncGenerator[list[Outcome], None]:
     """Outcomes as they come, in batches: all that came while the last batch was dealt with.
 
-    A medium is read shortly before its request is sent, so memory is bounded by the concurrency.
+    `asks` may give None while it looks for the next one. A medium is read shortly before its
+    request is sent, so memory is bounded by the concurrency.
     After `stop` is set nothing new is sent, and what is in flight is still handed out; when the
     server is gone for good, nothing more comes. Other asks then have no outcome. Raises ServerError
     when the server cannot be used, and OSError when the media cache cannot be written.
@@ -54,7 +58,7 @@ async def sample(
         try:
             content = await loop.run_in_executor(pool, ready, ask)
         except MediaError as error:
-            return Outcome(ask, reason=error.reason, detail=str(error))
+            return Outcome(ask, reason=error.reason, detail=whole(str(error)))
         await capacity.acquire()
         try:
             return (
@@ -63,18 +67,22 @@ async def sample(
         finally:
             capacity.release()
 
-    def cancel() -> None:
+    def cancel_all() -> None:
         for task in flying:
             task.cancel()
 
-    outage.when_gone = cancel
+    outage.when_gone = cancel_all
     with ThreadPoolExecutor(WORKERS) as pool:
         try:
             while True:
                 while not exhausted and not over() and len(flying) < capacity.limit + _AHEAD:
-                    ask = next(source, None)
-                    if ask is None:
+                    try:
+                        ask = next(source)
+                    except StopIteration:
                         exhausted = True
+                        break
+                    if ask is None:
+                        await asyncio.sleep(0)
                     else:
                         task = asyncio.create_task(one(ask))
                         task.add_done_callback(ended.put_nowait)
@@ -86,12 +94,16 @@ async def sample(
                 while not ended.empty():
                     batch.append(ended.get_nowait())
                 flying.difference_update(batch)
-                whole = [task for task in batch if not task.cancelled()]
-                outcomes = [outcome for task in whole if (outcome := task.result())]
-                if outcomes:
+                done = [task for task in batch if not task.cancelled()]
+                errors = [error for task in done if (error := task.exception())]
+                good = (task.result() for task in done if not task.exception())
+                if outcomes := [outcome for outcome in good if outcome]:
                     yield outcomes
+                # Only now: what has come with it is not to be lost.
+                if errors:
+                    raise errors[0]
         finally:
-            cancel()
+            cancel_all()
             await asyncio.gather(*flying, return_exceptions=True)
 
 
@@ -106,7 +118,7 @@ async def _send(
 ) -> Outcome | None:
     """Send one request, again after passing faults; None when the run ended before its answer."""
     body = wire.body(content, how, ask.count, ask.seed)
-    attempts, retries, spent = 0, 0, 0.0
+    attempts, retries, outages, spent = 0, 0, 0, 0.0
     outage.sending(content)
     while await outage.passable():
         began = time.monotonic()
@@ -122,13 +134,17 @@ async def _send(
             fault = error
         took = time.monotonic() - began
         if await outage.caused(fault):
-            # The request is not to blame: neither the attempt nor its time counts.
-            retries += 1
             capacity.resume()
-            continue
+            outages += 1
+            if outages <= _OUTAGES:
+                # The request is not to blame: neither the attempt nor its time counts.
+                retries += 1
+                continue
+            detail = f"the server went out {outages} times while it had this request"
+            fault = AttemptError(fault.kind, f"{detail}; {fault.detail}")
         if fault.kind in ("refused", "unknown"):
             return Outcome(ask, reason="refused", detail=fault.detail, retries=retries)
-        if fault.kind in ("overloaded", "timeout"):
+        if fault.kind in ("overloaded", "unavailable", "timeout"):
             capacity.overloaded(began)
         attempts, spent = attempts + 1, spent + took
         if attempts >= how.max_attempts:

@@ -3,14 +3,17 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 
 from cot_reward.client import wire
 from cot_reward.client.server import AttemptError, Kind, Server
 
 # Seconds: what a probe may take, and the longest wait between two.
 _PROBE, _BETWEEN = 10.0, 15.0
+# What a last probe may take at least.
+_LEAST = 0.5
 
 
 class Outage:
@@ -62,7 +65,7 @@ class Outage:
 
         Returns once it is back, or the run is over.
         """
-        if fault.kind == "refused":
+        if fault.kind in ("refused", "overloaded"):
             return False
         # An engine that hangs has answered nobody for as long as those wait that time out now.
         lately = time.monotonic() - self._answered_at < self._how.timeout / 2
@@ -100,13 +103,25 @@ class Outage:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), min(wait, left))
                     return
-                if not (trouble := await self._trouble(kind)):
+                left = max(_LEAST, began + self._max_pause - time.monotonic())
+                if not (trouble := await self._unless_stopped(self._trouble(kind), left)):
                     self._say(f"the server is back after {time.monotonic() - began:.0f} s")
                     return
                 why, wait = trouble, min(2 * wait, _BETWEEN)
         finally:
             self.seconds += time.monotonic() - began
             self._open.set()
+
+    async def _unless_stopped(self, probe: Coroutine[Any, Any, str], seconds: float) -> str:
+        """The probe's finding, or that there is none in so many seconds or before the stop."""
+        probing = asyncio.create_task(probe)
+        stopping = asyncio.create_task(self._stop.wait())
+        done, others = await asyncio.wait(
+            (probing, stopping), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in others:
+            task.cancel()
+        return probing.result() if probing in done else "no answer to a probe"
 
     async def _trouble(self, kind: Kind) -> str:
         """What is wrong with the server, by a probe; "" when it is fine.

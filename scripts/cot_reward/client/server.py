@@ -3,20 +3,24 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 from cot_reward.client.wire import short
 
 # What reading an answer raises when it is not what the protocol says: cut, or of another shape.
-_NOT_THE_PROTOCOL = (ValueError, TypeError, AttributeError)
+NOT_THE_PROTOCOL = (
+    ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError,
+)  # fmt: skip
 
-# unreachable: no connection, or it broke; timeout: no answer in time; overloaded: 429 and 503;
-# error: 408, other 5xx, a body that is no answer; unknown: 404; refused: other 4xx, never retried.
-Kind = Literal["unreachable", "timeout", "overloaded", "error", "unknown", "refused"]
-
-
-_KINDS: dict[int, Kind] = {404: "unknown", 408: "error", 429: "overloaded", 503: "overloaded"}
+# unreachable: no connection, or it broke; timeout: no answer in time; overloaded: 429;
+# unavailable: 503; error: 408, other 5xx, a body that is no answer; unknown: 404; refused: other
+# 4xx, never retried.
+Kind = Literal[
+    "unreachable", "timeout", "overloaded", "unavailable", "error", "unknown", "refused"
+]  # fmt: skip
+_KINDS: dict[int, Kind] = {404: "unknown", 408: "error", 429: "overloaded", 503: "unavailable"}
 
 
 class ServerError(Exception):
@@ -52,16 +56,16 @@ class Server:
         await self._api.close()
 
     def _said(self, error: BaseException) -> str:
-        said = short(error.__cause__ or error)
+        said = str(error.__cause__ or error)
         # A server may repeat the key that it does not like.
-        return said.replace(self._api_key, "***") if len(self._api_key) > 4 else said
+        return short(said.replace(self._api_key, "***") if len(self._api_key) > 4 else said)
 
     async def models(self, timeout: float) -> list[str]:
         """The names that the server lists. Raises AttemptError."""
         answer = await self._call("GET", timeout)
         try:
-            return [str(model["id"]) for model in answer["data"]]
-        except (KeyError, *_NOT_THE_PROTOCOL) as error:
+            return [short(model["id"]) for model in answer["data"]]
+        except NOT_THE_PROTOCOL as error:
             raise AttemptError("error", f"its list of models is none: {error!r:.100}") from None
 
     async def model(self, wanted: str | None) -> str:
@@ -114,15 +118,15 @@ class Server:
         except APIConnectionError as error:
             # The transport says time-out here, too, when the server closes the connection.
             raise AttemptError("unreachable", f"no connection: {self._said(error)}") from None
-        except (APIError, *_NOT_THE_PROTOCOL) as error:
+        except (APIError, *NOT_THE_PROTOCOL) as error:
             raise AttemptError("error", f"{type(error).__name__}: {self._said(error)}") from None
 
     def _status(self, status: int, said: str, headers: Mapping[str, str]) -> Exception:
         detail = f"HTTP {status}: {said}"
-        if status == 401:
+        if status in (401, 402):
             return ServerError(
-                f"{self.base_url}: {detail}; put the key into the environment variable that "
-                "--api-key-env names"
+                f"{self.base_url}: {detail}; is the key in the environment variable that "
+                "--api-key-env names right, and its account in order?"
             )
         by_default: Kind = "error" if status >= 500 else "refused"
         return AttemptError(_KINDS.get(status, by_default), detail, retry_after(headers))
@@ -131,11 +135,8 @@ class Server:
 def retry_after(headers: Mapping[str, str]) -> float:
     """Seconds to wait by a Retry-After header, which holds seconds or a date; 0 without one."""
     value = headers.get("retry-after", "")
-    try:
+    with suppress(ValueError):
         return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
+    with suppress(ValueError, TypeError, OverflowError):
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return 0.0
+    return 0.0

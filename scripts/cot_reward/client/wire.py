@@ -7,7 +7,7 @@ from typing import Any
 
 import pybase64
 
-from cot_reward.records import Comparison, Order, Response
+from cot_reward.records import Comparison, Order, Response, whole
 
 # What a server's text may take in a message: it is untrusted, and goes to logs and files.
 _DETAIL = 300
@@ -105,10 +105,11 @@ def outcome(answer: Any, ask: Ask, model: str, retries: int) -> Outcome:
         texts = [choice["message"].get("content") or "" for choice in choices]
         reasons = [choice.get("finish_reason") or "" for choice in choices]
         usage = answer.get("usage") or {}
-        asked, said = (int(usage.get(f"{kind}_tokens") or 0) for kind in ("prompt", "completion"))
+        counts = [int(usage.get(f"{kind}_tokens") or 0) for kind in ("prompt", "completion")]
+        asked, said = (min(max(count, 0), 2**53) for count in counts)
         if not all(isinstance(text, str) for text in (*texts, *reasons)):
             raise TypeError("a text is no string")
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"not a chat completion: {error!r}") from None
     if [choice["index"] for choice in choices] != list(range(ask.count)):
         raise ValueError(f"{len(choices)} choices came for n={ask.count}")
@@ -119,11 +120,7 @@ def outcome(answer: Any, ask: Ask, model: str, retries: int) -> Outcome:
     return Outcome(ask, responses, prompt_tokens=asked, completion_tokens=said, retries=retries)
 
 
-def whole(text: str) -> str:
-    """Text without halves of characters, which JSON can spell but no UTF-8 file can hold."""
-    return text.encode("utf-8", "replace").decode()
-
-
 def short(error: object) -> str:
-    """A server's message as one bounded line."""
-    return whole(" ".join(str(error).split())[:_DETAIL])
+    """A server's message as one bounded line, without what would steer a terminal."""
+    line = " ".join(str(error).split())[:_DETAIL]
+    return whole("".join(letter if letter.isprintable() else "?" for letter in line))
