@@ -136,7 +136,7 @@ async def _send(
         if await outage.caused(fault):
             capacity.resume()
             outages += 1
-            if outages <= _OUTAGES:
+            if outages <= _OUTAGES or over():
                 # The request is not to blame: neither the attempt nor its time counts.
                 retries += 1
                 continue
