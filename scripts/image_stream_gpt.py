@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 
 from cot_reward import settings
-from cot_reward.inference import InferenceSettings, infer
+from cot_reward.inference import infer
+from cot_reward.inference_settings import InferenceSettings
 
 
 def main() -> int:

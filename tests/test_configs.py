@@ -112,7 +112,7 @@ def read_accelerate(path: str) -> None:
 
 
 def read_inference(path: str) -> None:
-    from cot_reward.inference import InferenceSettings
+    from cot_reward.inference_settings import InferenceSettings
 
     settings.parse(InferenceSettings, "", argv=["--config", path, *flags_for(path, "data", "out")])
 

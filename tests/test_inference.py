@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import REPO, picture, raw_row
-from cot_reward.inference import request_seed
 from cot_reward.judge import destination, judge
 from cot_reward.records import ORDERS, ROW_FIELDS
 from cot_reward.settings import UserError
+from cot_reward.stage import request_seed
 from cot_reward.tasks import TASKS, template_hash
 from server import MockServer
 from world import SCRIPT, World, unit
