@@ -81,9 +81,8 @@ def resolve(path: str, root: Path, within: Path | None = None) -> Path:
     except (OSError, ValueError, RuntimeError) as error:  # name too long, NUL byte, loop of links
         raise MediaError(f"{path!r}: not a usable file name: {error}", "missing") from None
     if not inside:
-        raise MediaError(
-            f"{path}: leads out of {within or root}; move the file below that folder", "escapes"
-        )
+        place = f"image root {within}" if within else f"media root {root}"
+        raise MediaError(f"{path}: leads out of the {place}; move the file below it", "escapes")
     if not found:
         raise MediaError(
             f"{path}: no such file below the media root {root}; "
