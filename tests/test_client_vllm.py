@@ -78,7 +78,8 @@ def test_media_by_address_and_in_the_request_give_the_same_texts(real):
     same = sum(text == inline[unit] for unit, text in texts(world).items())
     assert same >= 0.9 * len(inline) == 36
     assert world.summary["prompt_tokens"] > 0
-    assert world.summary["completion_tokens"] == 40 * 16
+    # Random weights may end a text at any token.
+    assert 0 < world.summary["completion_tokens"] <= 40 * 16
 
 
 def test_a_folder_that_the_server_may_not_read_is_explained(real, tmp_path):

@@ -99,6 +99,19 @@ def test_a_row_that_is_too_deep_to_write_costs_itself(tmp_path):
     assert found[-2:] == [(5, ValueError), (6, {"a": 1})]
 
 
+@pytest.mark.parametrize("number", ["0.0", "1e+5", "-1.25E-3", "10", "0", "true", "null"])
+def test_an_entry_that_is_cut_by_the_edge_of_a_chunk_is_one_entry(tmp_path, number):
+    path = tmp_path / "x.json"
+    for chunk in range(1, 12):
+        path.write_text(f'[{number}, {{"a": {number}}}, {number}]')
+        before, reading._CHUNK = reading._CHUNK, chunk
+        try:
+            found = rows(path)
+        finally:
+            reading._CHUNK = before
+        assert found == [(1, ValueError), (2, {"a": json.loads(number)}), (3, ValueError)]
+
+
 def test_a_line_that_is_not_unicode_costs_itself(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"a": 1}\n{"a": "\xff"}\n{"a": 2}\n')
@@ -116,11 +129,11 @@ def test_a_line_that_is_not_unicode_costs_itself(tmp_path):
         ),
         max_size=8,
     ),
-    st.integers(1, 40),
+    st.integers(1, 12),
     st.sampled_from([None, 1]),
 )
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=400
 )
 def test_a_list_reads_as_the_standard_library_reads_it(tmp_path, made, chunk, indent):
     path = tmp_path / "x.json"

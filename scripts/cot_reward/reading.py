@@ -90,7 +90,8 @@ def _list(file: IO[bytes], path: Path) -> Iterator[Any]:
         nonlocal buffer, at
         # Twice as much each time, so that a long entry is not decoded too often.
         added = text.read(max(_CHUNK, len(buffer) - at))
-        buffer, at = buffer[at:] + added, 0
+        if added:
+            buffer, at = buffer[at:] + added, 0
         return bool(added)
 
     def skip_space() -> str:
@@ -117,8 +118,9 @@ def _list(file: IO[bytes], path: Path) -> Iterator[Any]:
                 while True:
                     try:
                         item, end = decode(buffer, at)
-                        # A number at the buffer's end may go on.
-                        if end < len(buffer) or not more():
+                        # A number at the buffer's end may go on: "1" may be the head of "1e+5".
+                        whole = isinstance(item, dict | list | str) or len(buffer) - end >= 3
+                        if whole or not more():
                             at = end
                             break
                     except json.JSONDecodeError as error:
