@@ -57,8 +57,8 @@ def served(model: str, folder: Path) -> Iterator[str]:
 
 def ask(
     options: argparse.Namespace, url: str, setting: str, seed: int, folder: Path
-) -> dict[str, Any] | None:
-    """The summary of one run into a fresh folder; None when the client knows no `auto`."""
+) -> dict[str, Any]:
+    """The summary of one run into a fresh folder."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         command = [
             *SCRIPT, "--config", "configs/demo/inference.yaml", "--data", options.data,
@@ -67,8 +67,6 @@ def ask(
             "--concurrency", setting, "--seed", str(seed),
         ]  # fmt: skip
         done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
-        if setting == "auto" and done.returncode == 2 and "--concurrency" in done.stderr:
-            return None
         if done.returncode:
             sys.exit(f"{setting}: exit {done.returncode}\n{done.stderr[-3000:]}")
         summary: dict[str, Any] = json.loads(Path(name, "out/summary.json").read_text())
@@ -127,17 +125,13 @@ def main() -> None:
         url = options.base_url or stack.enter_context(served(options.model, folder))
         settings = list(options.concurrency)
         # The first run warms the server up, and caches of the images there serve all others alike.
-        if "auto" in settings and not ask(options, url, "auto", 0, folder):
-            print("`auto` was not measured: the client refuses `--concurrency auto`.\n")
-            settings.remove("auto")
-        if "auto" not in settings:
-            ask(options, url, settings[-1], 0, folder)
+        ask(options, url, settings[-1], 0, folder)
         seen: dict[str, list[float]] = {setting: [] for setting in settings}
         seconds: dict[str, list[float]] = {setting: [] for setting in settings}
         summary: dict[str, Any] = {}
         for number in range(options.rounds):
             for setting in shuffled.sample(settings, len(settings)):
-                summary = ask(options, url, setting, number + 1, folder) or {}
+                summary = ask(options, url, setting, number + 1, folder)
                 seen[setting].append(summary["completion_tokens_per_second"])
                 seconds[setting].append(summary["completion_tokens"] / seen[setting][-1])
                 print(
