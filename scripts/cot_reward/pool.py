@@ -56,7 +56,7 @@ def read_pool(
                 # An adapter trusts the form of a row; whatever it stumbles over costs that row.
                 told = isinstance(error, ValueError | UserError)
                 detail = str(error) if told else f"not of the adapter's form: {error!r}"
-                ledger.add_bad(where, "bad_record", detail)
+                ledger.add_bad(where, getattr(error, "reason", "bad_record"), detail)
                 first_bad = first_bad or f"; the first: {where}: {detail}"
                 continue
             ledger.add(comparison, where)

@@ -12,6 +12,12 @@ from cot_reward.tasks import TASKS, candidates_are_media
 Adapter = Callable[[dict[str, Any], str], Comparison]
 
 
+class EscapeError(ValueError):
+    """A media path that leaves its root; `reason` is what failed.jsonl says of it."""
+
+    reason = "escapes"
+
+
 def prefix_of(image_root: Path, media_root: Path) -> str:
     """What turns a path below the image root into one below the media root ("" when the same).
 
@@ -32,7 +38,7 @@ def _media(path: Any, prefix: str) -> str:
         raise ValueError(f"a media path must be a string, not {path!r:.60}")
     path = posixpath.normpath(path)
     if path.startswith(("/", "../")) or path == "..":
-        raise ValueError(f"the path {path!r} leads out of the image root")
+        raise EscapeError(f"the path {path!r} leads out of the image root")
     return posixpath.normpath(posixpath.join(prefix, path))
 
 
