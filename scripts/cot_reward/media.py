@@ -14,7 +14,7 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import IO, Literal, TypeVar
@@ -270,7 +270,7 @@ class _Seen:
         self._lock = threading.Lock()
         self._new: dict[bytes, str] = {}
         self._database: sqlite3.Connection | None = None
-        with contextlib.suppress(OSError, sqlite3.Error):
+        with contextlib.suppress(OSError), self._use():
             folder.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(
                 folder / "seen.sqlite", timeout=1, check_same_thread=False, isolation_level=None
@@ -280,36 +280,45 @@ class _Seen:
                 "seen (key BLOB PRIMARY KEY, mime TEXT) WITHOUT ROWID"
             )
 
+    @contextlib.contextmanager
+    def _use(self) -> Iterator[None]:
+        """One thread at a time; after an error the database is left alone, and free for others."""
+        with self._lock:
+            try:
+                yield
+            except sqlite3.Error:
+                with contextlib.suppress(sqlite3.Error):
+                    if self._database is not None:
+                        self._database.close()
+                self._database = None
+
     def get(self, key: bytes) -> str:
         """The MIME type; "" when the content is not known."""
-        with self._lock, contextlib.suppress(sqlite3.Error):
+        mime = ""
+        with self._use():
             if key in self._new:
-                return self._new[key]
-            if self._database is not None:
+                mime = self._new[key]
+            elif self._database is not None:
                 found = self._database.execute("SELECT mime FROM seen WHERE key = ?", (key,))
                 (mime,) = found.fetchone() or ("",)
-                return mime if mime in WEB_FORMATS.values() else ""
-        return ""
+        return mime if mime in WEB_FORMATS.values() else ""
 
     def add(self, key: bytes, mime: str) -> None:
-        with self._lock:
+        with self._use():
             self._new[key] = mime
             if len(self._new) >= 256:
                 self._write()
 
     def _write(self) -> None:
-        with contextlib.suppress(sqlite3.Error):
-            if self._database is not None:
-                # At once: a transaction each would cost more than decoding.
-                self._database.execute("BEGIN IMMEDIATE")
-                self._database.executemany(
-                    "INSERT OR IGNORE INTO seen VALUES (?, ?)", self._new.items()
-                )
-                self._database.execute("COMMIT")
-        self._new.clear()
+        new, self._new = self._new, {}
+        if self._database is not None:
+            # At once: a transaction each would cost more than decoding.
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?)", new.items())
+            self._database.execute("COMMIT")
 
     def close(self) -> None:
-        with self._lock, contextlib.suppress(sqlite3.Error):
+        with self._use():
             self._write()
             if self._database is not None:
                 self._database.close()
