@@ -89,6 +89,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def write_rows(path: Path, rows: list[Any]) -> Path:
+    """As lines or as a list, by the file's ending."""
+    if path.suffix == ".jsonl":
+        return write_lines(path, rows)
+    path.write_text(json.dumps(rows, indent=1))
+    return path
+
+
 def picture(path: Path, colour: tuple[int, int, int] = (200, 30, 30), size: int = 48) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (size, size), colour).save(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import write_rows
 from cot_reward import checks, media
 from cot_reward.records import conversation
 from PIL import Image
@@ -38,14 +39,6 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def write(path: Path, rows: list[Any]) -> Path:
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-        path.write_text(json.dumps(rows, indent=1))
-    return path
-
-
 def found(path: Path, root: Path) -> list[tuple[str, str]]:
     report = checks.check_files([path], root, workers=2)
     return [(problem.where, problem.reason) for problem in report.problems]
@@ -55,7 +48,7 @@ def found(path: Path, root: Path) -> list[tuple[str, str]]:
 def test_clean(tmp_path: Path, root: Path, name: str) -> None:
     video = dpo([], videos=["clip.mp4"]) | {"problem": "<video>Which?"}
     rows = [sft(["a.png", "b.png"]), sft([]), dpo(["b.png", "./a.png"]), video]
-    report = checks.check_files([write(tmp_path / name, rows)], root, workers=2)
+    report = checks.check_files([write_rows(tmp_path / name, rows)], root, workers=2)
     assert report.problems == []
     assert (report.rows, report.images, report.videos) == (4, 2, 1)
 
@@ -113,9 +106,9 @@ VIDEO_ROW = sft([], videos=["zero.mp4"]) | {"conversations": conversation("<vide
 def test_one_bad_row(tmp_path: Path, root: Path, row: Any, reason: str) -> None:
     break_media(root)
     rows = [sft(["a.png"]), sft(["b.png"]), row]
-    path = write(tmp_path / "rows.jsonl", rows)
+    path = write_rows(tmp_path / "rows.jsonl", rows)
     assert found(path, root) == [(f"{path}:3", reason)]
-    path = write(tmp_path / "rows.json", rows)
+    path = write_rows(tmp_path / "rows.json", rows)
     assert found(path, root) == [(f"{path}: row 3", reason)]
 
 
@@ -161,7 +154,7 @@ def test_each_image_is_decoded_once(
     monkeypatch.setattr(media, "load", counted)
     break_media(root)
     rows = [sft(["a.png", "./a.png", "cut.jpg"]), dpo(["cut.jpg", "a.png"])]
-    path = write(tmp_path / "rows.jsonl", rows)
+    path = write_rows(tmp_path / "rows.jsonl", rows)
     assert found(path, root) == [(f"{path}:1", "corrupt"), (f"{path}:2", "corrupt")]
     assert sorted(decoded) == ["a.png", "cut.jpg"]
 
@@ -173,7 +166,10 @@ def script(*arguments: object) -> "subprocess.CompletedProcess[str]":
 
 
 def test_script_says_clean(tmp_path: Path, root: Path) -> None:
-    files = [write(tmp_path / "a.json", [sft(["a.png"])]), write(tmp_path / "b.jsonl", [dpo([])])]
+    files = [
+        write_rows(tmp_path / "a.json", [sft(["a.png"])]),
+        write_rows(tmp_path / "b.jsonl", [dpo([])]),
+    ]
     done = script(*files, "--image-folder", root)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "2 rows, 1 images, 0 videos: clean\n"
@@ -181,7 +177,7 @@ def test_script_says_clean(tmp_path: Path, root: Path) -> None:
 
 def test_script_counts_and_shows_the_first_ten(tmp_path: Path, root: Path) -> None:
     rows = [sft(["a.png"])] + [sft([f"{index}.png"]) for index in range(20)] + [sft([], id=3)]
-    path = write(tmp_path / "rows.jsonl", rows)
+    path = write_rows(tmp_path / "rows.jsonl", rows)
     done = script(path, "--media-root", root)
     assert done.returncode == 1
     lines = done.stdout.splitlines()
@@ -194,7 +190,7 @@ def test_script_counts_and_shows_the_first_ten(tmp_path: Path, root: Path) -> No
 def test_every_problem_of_a_medium_names_its_file(tmp_path: Path, root: Path) -> None:
     break_media(root)
     names = ["gone.png", "out.png", "zero.png", "text.png", "cut.jpg", "thin.png"]
-    path = write(tmp_path / "rows.jsonl", [sft([name]) for name in names])
+    path = write_rows(tmp_path / "rows.jsonl", [sft([name]) for name in names])
     report = checks.check_files([path], root, workers=2)
     assert len(report.problems) == len(names)
     for name, problem in zip(names, report.problems, strict=True):
@@ -210,7 +206,7 @@ def test_shipped_samples_are_clean() -> None:
 
 
 def test_users_mistakes(tmp_path: Path, root: Path) -> None:
-    path = write(tmp_path / "rows.json", [sft([])])
+    path = write_rows(tmp_path / "rows.json", [sft([])])
     cases: list[tuple[list[Any], str]] = [
         ([tmp_path / "gone.json"], "no such file"),
         ([path, "--media-root", tmp_path / "gone"], "--media-root"),

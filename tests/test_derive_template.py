@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPO
+from conftest import REPO, write_rows
 from cot_reward.records import conversation, placeholder_in
 from cot_reward.settings import UserError
 from cot_reward.tasks import CAPTION_MARKER, TASKS, fill, template_hash
@@ -34,16 +34,8 @@ def filled(wording: str, captions: list[str]) -> list[dict[str, Any]]:
     return [row(fill(wording, {"caption": caption})) for caption in captions]
 
 
-def write(path: Path, rows: list[Any]) -> Path:
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-        path.write_text(json.dumps(rows, indent=1))
-    return path
-
-
 def derived(folder: Path, rows: list[Any], task: str = "image_generation") -> Derived:
-    return derive([write(folder / "rows.json", rows)], task)
+    return derive([write_rows(folder / "rows.json", rows)], task)
 
 
 def many(count: int, wording: str = WORDING) -> list[dict[str, Any]]:
@@ -52,7 +44,7 @@ def many(count: int, wording: str = WORDING) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
 def test_lists_and_lines_are_read(tmp_path, name):
-    found = derive([write(tmp_path / name, filled(WORDING, CAPTIONS))])
+    found = derive([write_rows(tmp_path / name, filled(WORDING, CAPTIONS))])
     assert found.text == TEMPLATE
     assert (found.front, found.captions, found.deviating) == ("<image><image>", CAPTIONS, [])
     assert found.rows == 3
@@ -60,7 +52,7 @@ def test_lists_and_lines_are_read(tmp_path, name):
 
 def test_rows_of_several_files_count_together(tmp_path):
     files = [
-        write(tmp_path / f"{number}.json", filled(WORDING, [caption]))
+        write_rows(tmp_path / f"{number}.json", filled(WORDING, [caption]))
         for number, caption in enumerate(CAPTIONS)
     ]
     assert derive(files).captions == CAPTIONS
@@ -224,7 +216,7 @@ PLAIN, BRACKETED = "Look. Text Caption: {caption}", "Look. Text Caption: [{capti
     ],
 )
 def test_many_deviating_rows_are_an_error_and_nothing_is_written(tmp_path, ours, other, difference):
-    path = write(tmp_path / "rows.jsonl", [*many(50, ours), *many(2, other)])
+    path = write_rows(tmp_path / "rows.jsonl", [*many(50, ours), *many(2, other)])
     out = tmp_path / "template.txt"
     with pytest.raises(UserError) as caught:
         write_template([path], "image_generation", str(out))
@@ -292,7 +284,7 @@ def test_long_wordings_are_shown_in_part(tmp_path):
 
 
 def test_a_broken_line_costs_a_row_and_a_broken_list_everything(tmp_path):
-    path = write(tmp_path / "rows.jsonl", many(150))
+    path = write_rows(tmp_path / "rows.jsonl", many(150))
     path.write_text(path.read_text() + "{broken\n")
     ((where, why),) = derive([path]).deviating
     assert where == f"{path}:151"
@@ -390,7 +382,9 @@ def test_the_longest_shared_ending(texts, data):
 
 
 def test_the_command(tmp_path):
-    path = write(tmp_path / "rows.json", filled(WORDING, ["a cat.", "a dog.", "a " + "b" * 300]))
+    path = write_rows(
+        tmp_path / "rows.json", filled(WORDING, ["a cat.", "a dog.", "a " + "b" * 300])
+    )
     out = tmp_path / "new" / "template.txt"
 
     def command(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -428,7 +422,7 @@ def test_the_command(tmp_path):
 
 def test_fifty_thousand_rows_take_seconds(tmp_path):
     wording = "<image><image>" + "Look at both, and say what you see. " * 50 + WORDING[14:]
-    path = write(tmp_path / "rows.jsonl", many(50_000, wording))
+    path = write_rows(tmp_path / "rows.jsonl", many(50_000, wording))
     started = time.monotonic()
     assert derive([path]).rows == 50_000
     # 2 seconds on an idle machine.

@@ -230,21 +230,6 @@ def test_a_server_that_stays_dead_ends_the_run_with_everything_kept(tmp_path):
     assert world.summary["account"]["judged"] == 300
 
 
-def test_an_engine_that_hangs_behind_a_server_that_answers_is_out(tmp_path, server):
-    world = World(tmp_path, server, count=20)
-    flags = ["--num-samples", 1, "--concurrency", 4, "--timeout", 1, "--max-attempts", 1]
-    server.tell(latency=0.1)
-    running = world.start(*flags)
-    server.wait_for(10)
-    server.tell(faults=[{"kind": "hang"}])
-    time.sleep(4)
-    server.tell()
-    output, _ = running.communicate(timeout=60)
-    assert running.returncode == 0, output
-    assert "the server is out (no answer within 1 s)" in output
-    assert world.summary["account"] == {"expected": 40, "judged": 40, "failed": 0, "not_asked": 0}
-
-
 def test_a_server_that_hangs_for_good_ends_the_run_without_waiting_for_it(tmp_path, server):
     world = World(tmp_path, server, count=20)
     server.tell(latency=0.1)
@@ -272,32 +257,35 @@ def test_an_engine_that_hangs_from_the_start_is_out(world, server):
     assert world.summary["account"]["judged"] == 6
 
 
-def test_a_gateway_whose_server_is_down_is_waited_for(tmp_path, server):
+@pytest.mark.parametrize(
+    ("told", "seconds", "said"),
+    [
+        # An engine that hangs behind a server that answers.
+        ({"faults": [{"kind": "hang"}]}, 4, "(no answer within 1 s)"),
+        # A gateway whose server is down.
+        (
+            {"models_status": 503, "faults": [{"kind": "status", "status": 503}]}, 2, "(HTTP 503",
+        ),
+        # A model that is unloaded.
+        (
+            {"models": ["other"], "faults": [{"kind": "status", "status": 404}]}, 2,
+            "(it lists other, not mock)",
+        ),
+    ],
+)  # fmt: skip
+def test_a_server_that_is_out_for_a_while_is_waited_for(tmp_path, server, told, seconds, said):
     world = World(tmp_path, server, count=20)
+    flags = ["--num-samples", 1, "--concurrency", 4, "--timeout", 1, "--max-attempts", 1]
     server.tell(latency=0.1)
-    running = world.start("--num-samples", 1, "--concurrency", 2, "--max-attempts", 1)
-    server.wait_for(5)
-    server.tell(models_status=503, faults=[{"kind": "status", "status": 503}])
-    time.sleep(2)
+    running = world.start(*flags)
+    server.wait_for(10)
+    server.tell(**told)
+    time.sleep(seconds)
     server.tell()
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 0, output
-    assert "the server is out (HTTP 503" in output
+    assert f"the server is out {said}" in output
     assert world.summary["account"] == {"expected": 40, "judged": 40, "failed": 0, "not_asked": 0}
-
-
-def test_a_model_that_is_unloaded_is_waited_for(tmp_path, server):
-    world = World(tmp_path, server, count=20)
-    server.tell(latency=0.1)
-    running = world.start("--num-samples", 1, "--concurrency", 2)
-    server.wait_for(5)
-    server.tell(models=["other"], faults=[{"kind": "status", "status": 404}])
-    time.sleep(2)
-    server.tell()
-    output, _ = running.communicate(timeout=60)
-    assert running.returncode == 0, output
-    assert "it lists other, not mock" in output
-    assert world.summary["account"]["failed"] == 0
 
 
 def test_a_key_that_is_refused_stops_the_run_and_is_told_to_nobody(tmp_path, server):

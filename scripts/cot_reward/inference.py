@@ -26,7 +26,7 @@ from cot_reward.inference_settings import InferenceSettings
 from cot_reward.judge import judge
 from cot_reward.ledger import Ledger
 from cot_reward.settings import UserError, plain
-from cot_reward.stage import Stage, journal_lines, run_key, same_run
+from cot_reward.stage import Stage, journal_lines, run_key, run_there, same_run
 from cot_reward.store import Journal, write_json
 from cot_reward.tasks import TASKS
 
@@ -170,6 +170,30 @@ async def _collect(
     }
 
 
+def _sampling(settings: InferenceSettings, model: str) -> Sampling:
+    return Sampling(
+        model, settings.temperature, settings.top_p, settings.max_tokens,
+        settings.timeout, settings.deadline, settings.max_attempts,
+    )  # fmt: skip
+
+
+def _resume(stage: Stage, model: str | None) -> dict[str, Any]:
+    """Take in what the folder's journal holds; the run's settings in full. Raises UserError.
+
+    `model` None: without a server it is taken to be the one of the run that is there.
+    """
+    settings = stage.settings
+    there = settings.out / "settings.json"
+    before = run_there(there)
+    current = plain(asdict(settings)) | {
+        "model": model or before.get("model"), "templates": stage.hashes,
+    }  # fmt: skip
+    resolved = same_run(there, before, current)
+    journal = settings.out / "journal.jsonl"
+    stage.resume(journal, run_key(resolved), resolved["templates"].values())
+    return resolved
+
+
 async def _run(settings: InferenceSettings, api_key: str) -> int:
     started = time.monotonic()
     async with Server(settings.base_url, api_key) as server:
@@ -181,20 +205,14 @@ async def _run(settings: InferenceSettings, api_key: str) -> int:
             for leftover in settings.out.glob(".*.json*.*"):  # of a run that was killed
                 leftover.unlink()
             stage = Stage(settings, ledger)
-            resolved = plain(asdict(settings)) | {"model": model, "templates": stage.hashes}
-            resolved = same_run(settings.out / "settings.json", resolved)
-            run = run_key(resolved)
-            stage.resume(journal.path, run, resolved["templates"].values())
+            resolved = _resume(stage, model)
             write_json(settings.out / "settings.json", resolved)
             # A summary says that the folder is complete; until this run is over it is not.
             (settings.out / "summary.json").unlink(missing_ok=True)
-            how = Sampling(
-                model, settings.temperature, settings.top_p, settings.max_tokens,
-                settings.timeout, settings.deadline, settings.max_attempts,
-            )  # fmt: skip
+            how = _sampling(settings, model)
             if settings.media == "file":
                 await _probe_files(settings, server, how)
-            went = await _collect(stage, journal, server, how, run)
+            went = await _collect(stage, journal, server, how, run_key(resolved))
             return _finish(stage, journal.path, resolved, went, started)
 
 
@@ -276,12 +294,7 @@ def _dry_run(settings: InferenceSettings) -> int:
         stage = Stage(settings, ledger)
         journal, there = settings.out / "journal.jsonl", settings.out / "settings.json"
         if journal.exists() and there.exists():
-            # Without a server the model is taken to be the one of the run that is there.
-            resolved = plain(asdict(settings)) | {"templates": stage.hashes}
-            resolved = same_run(there, resolved)
-            before = json.loads(there.read_text(encoding="utf-8"))
-            run = run_key(resolved | {"model": settings.model or before["model"]})
-            stage.resume(journal, run, resolved["templates"].values())
+            _resume(stage, settings.model)
         done, failed = stage.progress()
         units = requests = 0
         first = None
@@ -296,11 +309,7 @@ def _dry_run(settings: InferenceSettings) -> int:
         }, indent=2))  # fmt: skip
         if first is None:
             return 0
-        how = Sampling(
-            settings.model or "(the one that the server lists)", settings.temperature,
-            settings.top_p, settings.max_tokens, settings.timeout, settings.deadline,
-            settings.max_attempts,
-        )  # fmt: skip
+        how = _sampling(settings, settings.model or "(the one that the server lists)")
         reader = media.Reader(settings.image_max_pixels, cache_dir=None)
         urls = []
         for path in first.media:

@@ -162,21 +162,28 @@ def run_key(resolved: Mapping[str, Any]) -> str:
     return hashlib.sha256(fixed.encode()).hexdigest()[:16]
 
 
-def same_run(path: Path, current: dict[str, Any]) -> dict[str, Any]:
+def run_there(path: Path) -> dict[str, Any]:
+    """The settings of the run that is there; empty when there is none. Raises UserError."""
+    if not path.exists():
+        return {}
+    try:
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return before | {"templates": dict(before["templates"])}
+    except (OSError, ValueError, LookupError, TypeError):
+        raise UserError(f"{path}: not a run's settings; restore or remove it") from None
+
+
+def same_run(path: Path, before: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
     """The run's settings, with the templates that the run there has for other tasks.
 
-    Raises UserError when the run that is there has other settings.
+    Raises UserError when the run that is there (`before`, empty: none) has other settings.
     """
-    if path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            templates = dict(before["templates"])
-        except (OSError, ValueError, LookupError, TypeError):
-            raise UserError(f"{path}: not a run's settings; restore or remove it") from None
+    if before:
+        templates = before["templates"]
         differing = [
             f"{name}: {before.get(name)!r} there, {current[name]!r} now"
             for name in _FIXED
-            if before.get(name) != current[name] is not None
+            if before.get(name) != current[name]
         ]
         differing += [
             f"template of {task}: {templates[task]} there, {hashed} now"
