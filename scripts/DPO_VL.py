@@ -9,7 +9,6 @@
 """
 
 import os
-import sys
 
 # Both are read when torch and trl are imported. Threads that wait for one another in a busy loop
 # make a step ten times slower as soon as another process wants the same cores.
@@ -21,20 +20,14 @@ from cot_reward import settings
 
 
 def main() -> int:
-    from cot_reward.dpo import arguments, data, run
+    from cot_reward.dpo import arguments, run
 
     script, training, model = arguments.parse()
-
-    train_rows = data.load(script.data_path, script.image_folder)
-    eval_rows = None
-    if script.eval_data_path:
-        eval_rows = data.load(script.eval_data_path, script.image_folder)
-
-    if warning := data.template_warning(script.data_path, script.eval_data_path):
-        print(warning, file=sys.stderr)
-
-    trainer = run.build_trainer(script, training, model, train_rows, eval_rows)
-    run.train(trainer, script, training, model)
+    train_rows, eval_rows = run.read_rows(script, training, model)
+    trainer = run.build_trainer(
+        script, training, model, train_rows.dataset(), eval_rows and eval_rows.dataset()
+    )
+    run.train(trainer, script, training, model, len(train_rows.problems))
     return 0
 
 

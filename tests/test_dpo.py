@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,84 +9,37 @@ from typing import Any
 
 import pytest
 import torch
-from cot_reward import curves, demo_model, media
-from cot_reward import demo_world as world
+from cot_reward import curves, media
 from cot_reward.dpo import arguments, data, run
 from cot_reward.dpo.collator import PairCollator
 from cot_reward.settings import UserError
+from pairs import CAPTION, FORM, row, save_model, save_pictures, trainer_for, varied, write
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-CAPTION = "Which fits better?\nText Caption: [a red circle]"
-SIZES = [(56, 56), (90, 61), (200, 150), (30, 300)]
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Qwen2.5-VL of some 0.1 M parameters with tokenizer and processor."""
-    folder = tmp_path_factory.mktemp("base")
-    torch.manual_seed(0)
-    small = world.Settings(hidden=32, mlp=64, layers=2, heads=2, kv_heads=1, vision_hidden=32)
-    tokenizer = demo_model.build_tokenizer("Judge. Text Caption: [{caption}]", 400)
-    model = demo_model.build_model(tokenizer, small)
-    # Random vision towers and tied heads give near-equal logits; any difference will do here.
-    model.save_pretrained(folder)
-    demo_model.build_processor(tokenizer).save_pretrained(folder)
-    return folder
-
-
-def row(images: list[str], chosen: str = "Image 1", **changes: Any) -> dict[str, Any]:
-    text = "<think>\nRed, blue.\n</think>\n<answer>{} is better</answer>"
-    return {
-        "problem": "<image>" * len(images) + CAPTION,
-        "chosen": text.format(chosen),
-        "rejected": text.format("Image 2"),
-        "images": images,
-        "videos": [],
-        "id": "0",
-        "task": "image_generation",
-        "order": "given",
-        "chosen_model": "a",
-        "rejected_model": "b",
-    } | changes
-
-
-def write(path: Path, rows: list[Any]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
+    return save_model(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures 0.png, 1.png, ... of SIZES."""
-    root = tmp_path_factory.mktemp("media")
-    rng = random.Random(0)
-    for number, size in enumerate(SIZES):
-        world.draw(("red", "circle"), rng, 10.0).resize(size).save(root / f"{number}.png")
-    return root
+    return save_pictures(tmp_path_factory.mktemp("media"))
 
 
 @pytest.fixture
 def pairs(folder: Path, tmp_path: Path) -> str:
-    rows = [row([f"{i % 4}.png", f"{(i + 1) % 4}.png"], f"Image {i} 1") for i in range(8)]
+    rows = varied(8, form=FORM)
     return write(tmp_path / "pairs.jsonl", rows)
 
 
 def collator(base: Path, folder: Path, pixels: int = 262144) -> PairCollator:
     processor = AutoProcessor.from_pretrained(base)
     return PairCollator(processor, image_folder=folder, image_max_pixels=pixels)
-
-
-def trainer_for(base: Path, folder: Path, pairs: str, out: Path, *flags: str) -> Any:
-    settings = (
-        f"--config {ROOT}/configs/demo/dpo.yaml --model_name_or_path {base} --data_path {pairs} "
-        f"--image_folder {folder} --output_dir {out} --report_to none "
-        "--per_device_train_batch_size 2 --max_steps 1"
-    )
-    parsed = arguments.parse([*settings.split(), *flags])
-    return run.build_trainer(*parsed, data.load(pairs, str(folder))), parsed
 
 
 # --- rows -----------------------------------------------------------------------------------------
@@ -106,7 +58,7 @@ def test_prompt_stands_once_and_images_where_their_placeholders_were() -> None:
         }
     ]
     assert got["chosen"] == [{"role": "assistant", "content": row([])["chosen"]}]
-    assert got["images"] == ["a.png", "b.png"]
+    assert got["image_paths"] == ["a.png", "b.png"]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +85,11 @@ def test_a_bad_row_is_named_by_its_line(
     path = write(tmp_path / "rows.jsonl", [good, good | changes, good])
     with pytest.raises(UserError) as caught:
         data.load(path, str(folder))
-    head, line = str(caught.value).split("\n")
+    head, line, way_out = str(caught.value).split("\n")
+    assert "--skip_bad_rows" in way_out
+    kept = data.load(path, str(folder), skip_bad_rows=True)
+    assert len(kept.rows) == 2
+    assert problem in kept.problems[0]
     assert head == f"{path}: 1 of 3 rows cannot be used:"
     assert line.startswith("  line 2: ")
     assert problem in line
@@ -146,16 +102,16 @@ def test_the_first_ten_of_many_bad_rows_are_shown(folder: Path, tmp_path: Path) 
     with pytest.raises(UserError, match="32 of 32 rows") as caught:
         data.load(str(path), str(folder))
     lines = str(caught.value).splitlines()
-    assert len(lines) == 12
-    assert lines[1].startswith("  line 1: is not JSON")
-    assert lines[2] == "  line 2: is not a JSON object"
+    assert len(lines) == 13
+    assert lines[1].startswith("  line 1: not valid JSON")
+    assert lines[2] == "  line 2: not an object"
     assert lines[3].startswith("  line 4: gone.png")
-    assert lines[-1] == "  and 22 more"
+    assert lines[-2] == "  and 22 more"
 
 
 def test_a_json_list_is_read_too(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(json.dumps([row(["0.png", "1.png"])] * 3, indent=1))
-    assert len(data.load(str(tmp_path / "rows.json"), str(folder))) == 3
+    assert len(data.load(str(tmp_path / "rows.json"), str(folder)).rows) == 3
 
 
 # --- collator -------------------------------------------------------------------------------------
@@ -170,13 +126,13 @@ def test_images_are_opened_by_the_collator_and_each_once(
         return load(path)
 
     monkeypatch.setattr(media, "load", counting)
-    rows = data.load(pairs, str(folder))
+    rows = data.load(pairs, str(folder)).dataset()
     assert not opened
-    assert rows[0]["images"] == ["0.png", "1.png"]
     batch = collator(base, folder)([rows[0], rows[1]])
-    assert sorted(opened) == ["0.png", "1.png", "2.png"]
+    assert sorted(opened) == sorted({*rows[0]["image_paths"], *rows[1]["image_paths"]})
     assert batch["input_ids"].shape[0] == 4
-    (tmp_path / "0.png").write_bytes((folder / "0.png").read_bytes()[:200])
+    for name in rows[0]["image_paths"]:
+        (tmp_path / name).write_bytes((folder / name).read_bytes()[:200])
     with pytest.raises(UserError, match="broken or cut"):
         collator(base, tmp_path)([rows[0]])
 
@@ -194,7 +150,7 @@ def test_token_ids_are_those_of_llama_factory(base: Path, folder: Path, tmp_path
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"},
     )
     theirs = json.loads(ids.read_text())
-    dataset = data.load(str(tmp_path / "rows.jsonl"), str(folder))
+    dataset = data.load(str(tmp_path / "rows.jsonl"), str(folder)).dataset()
     batch = collator(base, folder, pixels)(list(dataset))
     grids = [tuple(grid) for grid in batch["image_grid_thw"].tolist()]
     assert len(theirs) == 2 * len(rows)
@@ -293,7 +249,7 @@ def test_the_sft_term_is_the_mean_over_the_chosen_tokens(
 ) -> None:
     control = str(ROOT / "configs/demo/control_sft.yaml")
     trainer, _ = trainer_for(base, folder, pairs, tmp_path / "o", "--config", control)
-    rows = data.load(pairs, str(folder))
+    rows = data.load(pairs, str(folder)).dataset()
     batch = trainer.data_collator([rows[0], rows[3], rows[5]])
     loss = trainer.compute_loss(trainer.model, dict(batch))
     inputs = {key: value for key, value in batch.items() if key != "completion_mask"}
@@ -397,6 +353,7 @@ def test_a_missing_picture_is_found_before_a_model_loads(folder: Path, tmp_path:
     assert done.stderr.splitlines() == [
         f"error: {rows}: 1 of 2 rows cannot be used:",
         f"  line 2: gone.png: no such file below {folder}",
+        "mend them, or leave them out with --skip_bad_rows",
     ]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from transformers import IntervalStrategy
 from trl import DPOConfig, ModelConfig, TrlParser
 
 from cot_reward.settings import UserError, nearest, read_yaml
@@ -31,6 +32,34 @@ class ScriptArguments:
             "help": "Images with more pixels are resized to this many, as in SFT and inference."
         },
     )
+    skip_bad_rows: bool = field(
+        default=False,
+        metadata={"help": "Train on the rows that can be used, and count the others."},
+    )
+    shared_prefix: bool = field(
+        default=True,
+        metadata={
+            "help": "Run the prompt of a pair once, not four times. Off: TRL's own forward and "
+            "batches, with a live reference."
+        },
+    )
+    reference_cache: bool = field(
+        default=True,
+        metadata={
+            "help": "Compute reference log-probs once, before training, and keep them on disk. "
+            "Off: a reference model runs beside the policy."
+        },
+    )
+    reference_cache_dir: str | None = field(
+        default=None,
+        metadata={"help": "Where they are kept; none: reference_cache beside the output_dir."},
+    )
+    merge_adapter: bool = field(
+        default=False,
+        metadata={
+            "help": "With LoRA: write the merged model into output_dir, the adapter below it."
+        },
+    )
     freeze_vision_tower: bool = field(
         default=True, metadata={"help": "Do not train the vision tower."}
     )
@@ -42,6 +71,8 @@ class ScriptArguments:
     def __post_init__(self) -> None:
         if self.image_max_pixels < 1:
             raise ValueError(f"image_max_pixels is {self.image_max_pixels}; it must be positive")
+        # Stock TRL is meant, and that refuses to precompute anything for vision models.
+        self.reference_cache = self.reference_cache and self.shared_prefix
 
 
 @dataclass
@@ -95,8 +126,25 @@ def parse(
         raise UserError(f"unknown flag '{flag}'.{nearest(flag, options)}")
     if not model.model_name_or_path:
         raise UserError("--model_name_or_path is needed (or 'model_name_or_path' in YAML)")
+    _check_together(script, training, model)
     training.resume_from_checkpoint = _true_or_path(training.resume_from_checkpoint)
     return script, training, model
+
+
+def _check_together(script: ScriptArguments, training: PairConfig, model: ModelConfig) -> None:
+    """Raise UserError for settings that cannot go together, before anything is loaded."""
+    if script.eval_data_path:
+        if training.eval_strategy == "no":
+            training.eval_strategy = IntervalStrategy.EPOCH
+    elif training.eval_strategy != "no":
+        raise UserError(f"--eval_strategy {training.eval_strategy.value} needs --eval_data_path")
+    if script.merge_adapter and not model.use_peft:
+        raise UserError("--merge_adapter needs --use_peft: without an adapter nothing is merged")
+    if training.sync_ref_model and script.reference_cache:
+        raise UserError(
+            "--sync_ref_model changes the reference while it trains; it needs "
+            "--reference_cache false"
+        )
 
 
 def _config_path(arguments: Sequence[str]) -> Path | None:

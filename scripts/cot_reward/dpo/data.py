@@ -1,51 +1,119 @@
 """DPO rows: read, check, and turn into TRL's conversational form."""
 
 import json
+import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
 from cot_reward import media
+from cot_reward.judge import judge
+from cot_reward.reading import read_rows
 from cot_reward.records import PAIR_FIELDS
 from cot_reward.settings import UserError
-from cot_reward.tasks import mixed_templates
+from cot_reward.store import dump
+from cot_reward.tasks import TASKS, mixed_templates
 
 PLACEHOLDER = "<image>"
 # The processor would take these, wherever they stand, for further images.
 _RESERVED = ("<|image_pad|>", "<|video_pad|>")
 _SHOWN = 10
 
+# Tokens of the longer text of a row (of `conversational`), given the sizes (width, height) of its
+# images as they are shown to the model.
+TokenCount = Callable[[dict[str, Any], list[tuple[int, int]]], int]
 
-def load(path: str, image_folder: str) -> Dataset:
-    """The pairs of a JSONL file or JSON list, checked, as rows for TRL.
 
-    Columns: `prompt`, `chosen`, `rejected` (messages), `images` (paths below `image_folder`; no
-    picture is opened here). Raises UserError with the number of bad rows and the first ten.
+@dataclass
+class Pairs:
+    """The rows of a file that can be trained on, and what is wrong with the others.
+
+    Columns of `rows`: `prompt`, `chosen`, `rejected` (messages), `image_paths` (below the image
+    folder; no picture is held), `digest` (of all that the model is shown), `answer` (1, 2; 0:
+    unknown) and `same_model` (1, 0; -1: unknown).
+    """
+
+    rows: list[dict[str, Any]]
+    problems: list[str]
+
+    def dataset(self) -> Dataset:
+        return Dataset.from_list(self.rows)
+
+
+def load(
+    path: str,
+    image_folder: str,
+    *,
+    max_pixels: int = media.MAX_PIXELS,
+    max_length: int | None = None,
+    count_tokens: TokenCount | None = None,
+    skip_bad_rows: bool = False,
+) -> Pairs:
+    """The pairs of a JSON list, JSONL or Parquet file, every one of them checked.
+
+    Every image is read and decoded once. With `max_length` a row whose longer text has more tokens
+    is a bad one: it would be cut, and with it the answer. Raises UserError with the number of bad
+    rows and the first ten, unless `skip_bad_rows`, and when none are left.
     """
     folder = Path(image_folder)
     if not folder.is_dir():
         raise UserError(f"--image_folder {folder}: no such folder")
-    rows: list[dict[str, Any]] = []
-    problems: list[str] = []
-    total = 0
-    for where, row in _read(Path(path)):
-        total += 1
-        problem = row if isinstance(row, str) else find_problem(row, folder)
+    rows: list[tuple[int, dict[str, Any]]] = []
+    problems: dict[int, str] = {}
+    for number, row in read_rows(Path(path)):
+        problem = str(row) if isinstance(row, ValueError) else find_problem(row)
         if problem:
-            problems.append(f"{where}: {problem}")
-        else:
-            rows.append(conversational(row))
-    if problems:
-        shown = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
-        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise UserError(f"{path}: {len(problems)} of {total} rows cannot be used:{shown}{more}")
-    if not rows:
-        raise UserError(f"{path}: there are no rows")
-    return Dataset.from_list(rows)
+            problems[number] = problem
+        elif not isinstance(row, ValueError):
+            rows.append((number, row))
+    total = len(rows) + len(problems)
+
+    images = sorted({image for _, row in rows for image in row["images"]})
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        seen = threads.map(lambda image: _inspect(image, folder, max_pixels), images)
+        found = dict(zip(images, seen, strict=True))
+
+    good = []
+    for number, row in rows:
+        shown = [found[image] for image in row["images"]]
+        bad = next((what for what in shown if isinstance(what, str)), "")
+        sizes = [what[1] for what in shown if not isinstance(what, str)]
+        ready = conversational(row)
+        if not bad and max_length and count_tokens:
+            tokens = count_tokens(ready, sizes)
+            if tokens > max_length:
+                bad = f"has {tokens} tokens and would be cut by --max_length {max_length}"
+        if bad:
+            problems[number] = bad
+            continue
+        digests = [what[0] for what in shown]
+        good.append(ready | facts(row) | {"digest": digest(row, digests)})
+
+    if problems and not skip_bad_rows:
+        raise UserError(described(path, problems, total))
+    if not good:
+        nothing = f"{path}: there are no rows"
+        raise UserError(described(path, problems, total) if problems else nothing)
+    return Pairs(good, [f"{path}:{number}: {what}" for number, what in sorted(problems.items())])
+
+
+def described(path: str, problems: Mapping[int, str], total: int) -> str:
+    """How many rows are bad, and the first ten with their places."""
+    first = sorted(problems.items())[:_SHOWN]
+    place = "line" if path.endswith(".jsonl") else "row"
+    shown = "".join(f"\n  {place} {number}: {problem}" for number, problem in first)
+    more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return (
+        f"{path}: {len(problems)} of {total} rows cannot be used:{shown}{more}\n"
+        "mend them, or leave them out with --skip_bad_rows"
+    )
 
 
 def template_warning(*paths: str | None) -> str:
@@ -59,33 +127,8 @@ def template_warning(*paths: str | None) -> str:
     return mixed_templates(hashes)
 
 
-def _read(path: Path) -> Iterator[tuple[str, Any]]:
-    """Each row with its place ("line 7"); a line that is no JSON object comes as its problem."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    if text.lstrip().startswith("["):
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: is not JSON: {error}") from None
-        for number, row in enumerate(rows, 1):
-            yield f"row {number}", row if isinstance(row, dict) else "is not a JSON object"
-        return
-    # Only "\n" ends a row: JSON strings may hold the other characters at which splitlines() cuts.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            row = f"is not JSON: {error}"
-        yield f"line {number}", row if isinstance(row, dict | str) else "is not a JSON object"
-
-
-def find_problem(row: Mapping[str, Any], folder: Path) -> str:
-    """What keeps a row from being trained on, or "". Images are looked for, not opened."""
+def find_problem(row: Mapping[str, Any]) -> str:
+    """What keeps a row from being trained on, or ""; images are not looked at."""
     for name in ("problem", "chosen", "rejected", "images"):
         if name not in row:
             return f"has no '{name}'"
@@ -112,20 +155,24 @@ def find_problem(row: Mapping[str, Any], folder: Path) -> str:
     for image in images:
         if not isinstance(image, str):
             return f"the image path {image!r} is not a string"
-        try:
-            media.resolve(image, folder)
-        except media.MediaError as error:
-            # Its own message names the client's flag for the root.
-            missing = error.reason == "missing"
-            return f"{image}: no such file below {folder}" if missing else str(error)
     return ""
+
+
+def _inspect(image: str, folder: Path, max_pixels: int) -> tuple[str, tuple[int, int]] | str:
+    """An image's digest and size as shown, or what is wrong with it."""
+    try:
+        return media.inspect(media.resolve(image, folder), max_pixels)
+    except media.MediaError as error:
+        # Its own message names the client's flag for the root.
+        missing = error.reason == "missing"
+        return f"{image}: no such file below {folder}" if missing else str(error)
 
 
 def conversational(row: Mapping[str, Any]) -> dict[str, Any]:
     """A DPO row as TRL's conversational preference row.
 
     The prompt stands once: its text, with an image part for each placeholder, in place. Each
-    completion holds only the assistant's text. `images` stay paths.
+    completion holds only the assistant's text. In a column `images` TRL would expect pictures.
     """
     content: list[dict[str, str]] = []
     for number, text in enumerate(row["problem"].split(PLACEHOLDER)):
@@ -137,5 +184,21 @@ def conversational(row: Mapping[str, Any]) -> dict[str, Any]:
         "prompt": [{"role": "user", "content": content}],
         "chosen": [{"role": "assistant", "content": row["chosen"]}],
         "rejected": [{"role": "assistant", "content": row["rejected"]}],
-        "images": list(row["images"]),
+        "image_paths": list(row["images"]),
     }
+
+
+def facts(row: Mapping[str, Any]) -> dict[str, int]:
+    """The chosen answer, 1 or 2 (0: not to be read), and whether one model wrote both texts."""
+    task = TASKS.get(str(row.get("task")), TASKS["image_generation"])
+    models = [row.get(name) for name in ("chosen_model", "rejected_model")]
+    return {
+        "answer": judge(row["chosen"], task, 1).answer,
+        "same_model": int(models[0] == models[1]) if all(models) else -1,
+    }
+
+
+def digest(row: Mapping[str, Any], images: list[Any]) -> str:
+    """The sha256 of a row's texts and of the bytes of its images, wherever they lie."""
+    shown = [row["problem"], row["chosen"], row["rejected"], images]
+    return sha256(dump(shown).encode()).hexdigest()

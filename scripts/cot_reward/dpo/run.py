@@ -1,56 +1,106 @@
-"""Stage 3 itself: build TRL's trainer, train, save, and write the summary last."""
+"""Stage 3 itself: build the trainer, train, save, and write the summary last."""
 
 import dataclasses
 import json
+import os
 import platform
 import re
 import shlex
 import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from transformers import AutoProcessor, ProcessorMixin
+from transformers import AutoConfig, AutoProcessor, PretrainedConfig, ProcessorMixin
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import get_last_checkpoint
-from trl import DPOTrainer, ModelConfig, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl.trainer.utils import create_model_from_path
 
 from cot_reward.curves import plot_history
+from cot_reward.dpo import data, shared_prefix
 from cot_reward.dpo.arguments import PairConfig, ScriptArguments
-from cot_reward.dpo.collator import PairCollator
+from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator, text_of
+from cot_reward.dpo.reference import Cache, model_digest
+from cot_reward.dpo.trainer import PairTrainer
 from cot_reward.settings import UserError
 from cot_reward.store import write_whole
+
+T = TypeVar("T")
 
 CURVES = {
     "loss": "loss",
     "rewards/chosen": "reward of the chosen",
     "rewards/rejected": "reward of the rejected",
     "rewards/accuracies": "share of pairs whose chosen has the higher reward",
+    "rewards/accuracies_answer_1": "that share where the chosen answer is 1",
+    "rewards/accuracies_answer_2": "that share where the chosen answer is 2",
     "rewards/margins": "reward of the chosen less that of the rejected",
 }
 # Names in Qwen2-VL, Qwen2.5-VL and Qwen3-VL, then in LLaVA; LLaMA-Factory freezes the same parts.
 _PROJECTOR = r"(.*\.)?(visual\.(deepstack_)?merger\w*|multi_modal_projector)(\..*)?"
 _TOWER = r"(.*\.)?(visual\.(?!merger|deepstack_merger)|vision_tower\.).*"
 _PACKAGES = ("trl", "transformers", "torch", "accelerate", "peft", "datasets")
+# Raised when reference log-probs come to depend on something that their key does not hold.
+_REFERENCE_FORMAT = 1
 
 
-def build_trainer(
-    script: ScriptArguments,
-    training: PairConfig,
-    model: ModelConfig,
-    train_rows: Dataset,
-    eval_rows: Dataset | None = None,
-) -> DPOTrainer:
-    """TRL's trainer with model, reference, processor and the rows of `data.load`."""
+def read_rows(
+    script: ScriptArguments, training: PairConfig, model: ModelConfig
+) -> tuple[data.Pairs, data.Pairs | None]:
+    """The rows to train on and those to evaluate on, checked by one process for all."""
+
+    @cache
+    def processor() -> Any:
+        return load_processor(training, model)
+
+    def count(row: dict[str, Any], sizes: list[tuple[int, int]]) -> int:
+        # A picture is here a mark without content: only the placeholders are counted.
+        text = text_of(row | {"images": [None] * len(sizes)}, processor())
+        patches = processor()._get_num_multimodal_tokens(
+            image_sizes=[(height, width) for width, height in sizes]
+        )
+        # The template writes one token for each image, the processor as many as it has.
+        whole = sum(patches.num_image_tokens) - len(sizes)
+        ids = [
+            len(processor().tokenizer(text["prompt"] + text[side])["input_ids"])
+            for side in ("chosen", "rejected")
+        ]
+        return whole + max(ids)
+
+    def read(path: str) -> data.Pairs:
+        return data.load(
+            path,
+            script.image_folder,
+            max_pixels=script.image_max_pixels,
+            max_length=training.max_length,
+            count_tokens=count,
+            skip_bad_rows=script.skip_bad_rows,
+        )
+
+    def both() -> tuple[data.Pairs, data.Pairs | None]:
+        train = read(script.data_path)
+        held_out = read(script.eval_data_path) if script.eval_data_path else None
+        for pairs, path in ((train, script.data_path), (held_out, script.eval_data_path)):
+            if pairs and pairs.problems:
+                print(f"{path}: goes on without {len(pairs.problems)} bad rows", file=sys.stderr)
+        if warning := data.template_warning(script.data_path, script.eval_data_path):
+            print(warning, file=sys.stderr)
+        return train, held_out
+
+    return _by_main(both)
+
+
+def load_processor(training: PairConfig, model: ModelConfig) -> Any:
+    """The model's processor. Raises UserError when there is none."""
     name = str(model.model_name_or_path)
-    given = training.model_init_kwargs
-    training.model_init_kwargs = {
-        "revision": model.model_revision,
-        "trust_remote_code": training.trust_remote_code,
-        "attn_implementation": model.attn_implementation,
-        "dtype": model.dtype,
-    } | (given if isinstance(given, dict) else {})
     try:
         processor = AutoProcessor.from_pretrained(
             name, revision=model.model_revision, trust_remote_code=training.trust_remote_code
@@ -62,6 +112,37 @@ def build_trainer(
         raise UserError(
             f"--model_name_or_path {name}: is no vision-language model with a processor"
         )
+    return processor
+
+
+def build_trainer(
+    script: ScriptArguments,
+    training: PairConfig,
+    model: ModelConfig,
+    train_rows: Dataset,
+    eval_rows: Dataset | None = None,
+) -> PairTrainer:
+    """The trainer with model, reference log-probs, processor and the rows of `data.load`."""
+    name = str(model.model_name_or_path)
+    given = training.model_init_kwargs
+    training.model_init_kwargs = {
+        "revision": model.model_revision,
+        "trust_remote_code": training.trust_remote_code,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+    } | (given if isinstance(given, dict) else {})
+    processor = load_processor(training, model)
+    config = AutoConfig.from_pretrained(
+        name, revision=model.model_revision, trust_remote_code=training.trust_remote_code
+    )
+    if script.shared_prefix:
+        attention = training.model_init_kwargs["attn_implementation"]
+        if why := shared_prefix.unsupported(config, attention):
+            script.shared_prefix = script.reference_cache = False
+            if PartialState().is_main_process:
+                print(f"stock TRL runs every prompt four times a step: {why}", file=sys.stderr)
+        else:
+            shared_prefix.check(config)
     frozen = [_TOWER] * script.freeze_vision_tower
     frozen += [_PROJECTOR] * script.freeze_multi_modal_projector
     peft_config: Any = get_peft_config(model)
@@ -69,10 +150,13 @@ def build_trainer(
         # As LLaMA-Factory: every linear layer, save those of frozen parts.
         peft_config.target_modules = peft_config.target_modules or "all-linear"
         peft_config.exclude_modules = "|".join(frozen) or None
-    trainer = DPOTrainer(
+    collator = SharedPrefixCollator if script.shared_prefix else PairCollator
+    trainer = PairTrainer(
+        shared=script.shared_prefix,
+        cache=_cache(script, training, model, config) if script.reference_cache else None,
         model=name,
         args=training,
-        data_collator=PairCollator(
+        data_collator=collator(
             processor,
             max_length=training.max_length,
             image_folder=Path(script.image_folder),
@@ -86,6 +170,59 @@ def build_trainer(
     )
     freeze(trainer.model, frozen)
     return trainer
+
+
+def _by_main(work: Callable[[], T]) -> T:
+    """What `work` gives the main process, in every process; its UserError is told once."""
+    state = PartialState()
+    box: list[Any] = [None]
+    if state.is_main_process:
+        try:
+            box = [work()]
+        except UserError as error:
+            box = [error]
+    broadcast_object_list(box)
+    if isinstance(box[0], UserError):
+        raise box[0] if state.is_main_process else SystemExit(2)
+    result: T = box[0]
+    return result
+
+
+def _cache(
+    script: ScriptArguments, training: PairConfig, model: ModelConfig, config: PretrainedConfig
+) -> Cache:
+    """The reference log-probs of this model, and all that they depend on beside the rows."""
+    name = str(model.model_name_or_path)
+    weights = _by_main(
+        lambda: (
+            model_digest(Path(name))
+            if Path(name).is_dir()
+            else f"{name}@{getattr(config, '_commit_hash', None) or model.model_revision}"
+        )
+    )
+    about = {
+        "format": _REFERENCE_FORMAT,
+        "model": weights,
+        "image_max_pixels": script.image_max_pixels,
+        "ld_alpha": training.ld_alpha,
+        "disable_dropout": training.disable_dropout,
+        "dtype": str((training.model_init_kwargs or {}).get("dtype")),
+        "mixed_precision": [
+            training.bf16,
+            training.fp16,
+            os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
+        ],
+        "use_liger_kernel": training.use_liger_kernel,
+        "quantization": [
+            model.load_in_4bit,
+            model.load_in_8bit,
+            model.bnb_4bit_quant_type,
+            model.use_bnb_nested_quant,
+        ],
+        "versions": {name: version(name) for name in ("torch", "transformers", "trl")},
+    }
+    beside = Path(str(training.output_dir)).parent / "reference_cache"
+    return Cache(Path(script.reference_cache_dir or beside), about)
 
 
 def freeze(model: Any, patterns: list[str]) -> None:
@@ -107,7 +244,11 @@ def freeze(model: Any, patterns: list[str]) -> None:
 
 
 def train(
-    trainer: DPOTrainer, script: ScriptArguments, training: PairConfig, model: ModelConfig
+    trainer: PairTrainer,
+    script: ScriptArguments,
+    training: PairConfig,
+    model: ModelConfig,
+    skipped: int = 0,
 ) -> None:
     """Train, then write into `output_dir`: model and processor, state, curves, summary.json."""
     output = Path(str(training.output_dir))
@@ -129,10 +270,12 @@ def train(
     config: Any = trainer.accelerator.unwrap_model(trainer.model).config
     config.use_cache = True
     # Gathers the weights on every rank, and writes on one.
-    trainer.save_model(training.output_dir)
+    trainer.save_model(str(output / "adapter" if script.merge_adapter else output))
     trainer.save_state()
     if not main:
         return
+    if script.merge_adapter:
+        _merge(output, training, model, trainer.processing_class)
     history = trainer.state.log_history
     for key, title in CURVES.items():
         name = key.replace("/", "_") + ".png"
@@ -144,7 +287,8 @@ def train(
     seconds = result.metrics["train_runtime"]
     summary = {
         "stage": "dpo",
-        "rows": {"in": rows, "out": rows, "skipped": {}},
+        "rows": {"in": rows + skipped, "out": rows, "skipped": {"bad": skipped} if skipped else {}},
+        "reference_logps": trainer.reference_counts,
         "steps": steps,
         "seconds": round(time.monotonic() - started, 2),
         "train_seconds": round(seconds, 2),
@@ -160,6 +304,23 @@ def train(
     }
     write_whole(output / "summary.json", json.dumps(summary, indent=2, default=str) + "\n")
     print(f"{steps} steps in {seconds:.0f} s; model, curves and summary are in {output}")
+
+
+def _merge(output: Path, training: PairConfig, model: ModelConfig, processor: Any) -> None:
+    """Write the model with the adapter of output/adapter merged into it.
+
+    Into weights read anew: those in training may be shared out over processes, or quantized.
+    """
+    from peft import PeftModel
+
+    unset_hf_deepspeed_config()
+    base = create_model_from_path(
+        str(model.model_name_or_path), **(training.model_init_kwargs or {}), device_map=None
+    )
+    with torch.no_grad():
+        merged: Any = PeftModel.from_pretrained(base, str(output / "adapter")).merge_and_unload()
+    merged.save_pretrained(output)
+    processor.save_pretrained(output)
 
 
 def _steps_done(training: PairConfig) -> int:

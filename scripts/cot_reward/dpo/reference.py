@@ -1,0 +1,101 @@
+"""Reference log-probs on disk: computed once for a model, its processor, a row and the settings.
+
+    CACHE/KEY/about.json     what the key is made of
+    CACHE/KEY/*.jsonl        {"row": digest, "chosen": log-prob, "rejected": log-prob}
+
+Every process that computes writes a file of its own and appends a batch at a time, so that a crash
+loses the batch in work, and runs side by side do not meet. Rows are found by the digest of what
+the model is shown: of a changed data file only the changed rows are computed anew.
+"""
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any
+
+from cot_reward.reading import read_rows
+from cot_reward.settings import UserError
+from cot_reward.store import Journal, write_whole
+
+# What a model's log-probs depend on, beside its weights; of the processor, too.
+_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+_WEIGHTS = ("*.safetensors", "*.bin")
+
+Logps = tuple[float, float]
+
+
+def model_digest(folder: Path) -> str:
+    """The sha256 of a model folder's weights, configuration, tokenizer and processor."""
+    files = [folder / name for name in _FILES]
+    # safetensors come first, and where there are any, no other weights are loaded.
+    weights = next((found for kind in _WEIGHTS if (found := sorted(folder.glob(kind)))), [])
+    whole = sha256()
+    for path in [*files, *weights]:
+        if path.is_file():
+            with path.open("rb") as file:
+                whole.update(f"{path.name}:{file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+class Cache:
+    """The reference log-probs of one model under one set of settings.
+
+    `about` is what they depend on, beside the rows; its digest is the key.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+        text = json.dumps(about, indent=2, sort_keys=True) + "\n"
+        self.folder = folder / sha256(text.encode()).hexdigest()[:32]
+        self._about = text
+        self._journal: Journal | None = None
+
+    def read(self) -> dict[str, Logps]:
+        """What is there: digest of a row -> log-probs of its chosen and its rejected text."""
+        found: dict[str, Logps] = {}
+        for path in sorted(self.folder.glob("*.jsonl")):
+            # A file of a process that was killed before it wrote anything.
+            if not path.stat().st_size:
+                continue
+            for _, entry in read_rows(path):
+                # Half a line is what a crash leaves.
+                if not isinstance(entry, ValueError) and {"row", "chosen", "rejected"} <= set(
+                    entry
+                ):
+                    found[entry["row"]] = (entry["chosen"], entry["rejected"])
+        return found
+
+    def add(self, rows: Iterable[str], logps: Iterable[Logps]) -> None:
+        """Append, on disk when this returns. Raises UserError when that cannot be done."""
+        try:
+            if self._journal is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_whole(self.folder / "about.json", self._about)
+                self._journal = Journal(self.folder / f"{uuid.uuid4().hex}.jsonl")
+            self._journal.append(
+                {"row": row, "chosen": chosen, "rejected": rejected}
+                for row, (chosen, rejected) in zip(rows, logps, strict=True)
+            )
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: reference log-probs cannot be written ({error.strerror}); make "
+                "room, or name another folder with --reference_cache_dir"
+            ) from None
+
+    def close(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None

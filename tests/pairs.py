@@ -1,0 +1,126 @@
+"""Tiny models, pictures and DPO rows for the tests of stage 3."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from cot_reward import demo_model
+from cot_reward import demo_world as world
+from cot_reward.dpo import arguments, data, run
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+ROOT = Path(__file__).parents[1]
+CAPTION = "Which fits better?\nText Caption: [a red circle]"
+FORM = "<think>\n{}.\n</think>\n<answer>Image {} is better</answer>"
+SIZES = [(56, 56), (90, 61), (200, 150), (30, 300)]
+
+
+def save_model(folder: Path, kind: str = "qwen2_5_vl") -> Path:
+    """A random model of some 0.1 M parameters with tokenizer and processor."""
+    torch.manual_seed(0)
+    small = world.Settings(hidden=32, mlp=64, layers=2, heads=2, kv_heads=1, vision_hidden=32)
+    tokenizer = demo_model.build_tokenizer("Judge. Text Caption: [{caption}]", 400)
+    model: Any = demo_model.build_model(tokenizer, small)
+    if kind == "qwen2_vl":
+        config = Qwen2VLConfig(
+            text_config=model.config.text_config.to_dict() | {"model_type": "qwen2_vl_text"},
+            vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2}
+            | {"mlp_ratio": 2, "initializer_range": 0.05},
+            tie_word_embeddings=True,
+            **{
+                name: getattr(model.config, name)
+                for name in (
+                    "image_token_id",
+                    "video_token_id",
+                    "vision_start_token_id",
+                    "vision_end_token_id",
+                )
+            },
+        )
+        made = Qwen2VLForConditionalGeneration(config)
+        made.generation_config, model = model.generation_config, made
+    model.save_pretrained(folder)
+    demo_model.build_processor(tokenizer).save_pretrained(folder)
+    return folder
+
+
+def save_pictures(folder: Path) -> Path:
+    """0.png, 1.png, ... of SIZES."""
+    rng = random.Random(0)
+    for number, size in enumerate(SIZES):
+        world.draw(("red", "circle"), rng, 10.0).resize(size).save(folder / f"{number}.png")
+    return folder
+
+
+def row(images: list[str], chosen: str = "1", **changes: Any) -> dict[str, Any]:
+    """A DPO row; the texts differ in the answer."""
+    return {
+        "problem": "<image>" * len(images) + CAPTION,
+        "chosen": FORM.format("Red, blue", chosen),
+        "rejected": FORM.format("Red, blue", "2"),
+        "images": images,
+        "videos": [],
+        "id": "0",
+        "task": "image_generation",
+        "order": "given",
+        "chosen_model": "a",
+        "rejected_model": "b",
+    } | changes
+
+
+def varied(
+    count: int, images: tuple[int, ...] = (2,), longest: int = 12, form: str = "{} {}"
+) -> list[dict[str, Any]]:
+    """Rows of unlike prompts, texts, picture sizes and numbers of pictures.
+
+    `form` takes some words, of which rejected texts have at most two thirds of `longest`, and the
+    answer's number.
+    """
+    rng = random.Random(1)
+    words = [
+        "red",
+        "blue",
+        "circle",
+        "square",
+        "score",
+        "better",
+        "the",
+        "picture",
+        "shows",
+        "a",
+        "small",
+        "large",
+    ]
+
+    def said(answer: int, longest: int) -> str:
+        return form.format(" ".join(rng.choices(words, k=rng.randint(2, longest))), answer)
+
+    rows = []
+    for number in range(count):
+        shown = [f"{rng.randrange(len(SIZES))}.png" for _ in range(images[number % len(images)])]
+        answer = 1 + number % 2
+        texts = {
+            "problem": "<image>" * len(shown) + CAPTION + " " + " ".join(rng.choices(words, k=9)),
+            "chosen": said(answer, longest),
+            "rejected": said(3 - answer, longest * 2 // 3),
+        }
+        rows.append(row(shown, rejected_model="ab"[number // 2 % 2]) | texts)
+    return rows
+
+
+def write(path: Path, rows: list[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def trainer_for(base: Path, folder: Path, pairs: str, out: Path, *flags: str) -> Any:
+    """A trainer of `scripts/DPO_VL.py`, and the settings it was built from."""
+    settings = (
+        f"--config {ROOT}/configs/demo/dpo.yaml --model_name_or_path {base} --data_path {pairs} "
+        f"--image_folder {folder} --output_dir {out} --report_to none "
+        "--per_device_train_batch_size 2 --max_steps 1"
+    )
+    parsed = arguments.parse([*settings.split(), *flags])
+    return run.build_trainer(*parsed, data.load(pairs, str(folder)).dataset()), parsed
