@@ -8,7 +8,8 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +20,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import AutoConfig, AutoProcessor, PretrainedConfig, ProcessorMixin
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, get_peft_config, get_quantization_config
 from trl.trainer.utils import create_model_from_path
@@ -142,7 +143,8 @@ def build_trainer(
             if PartialState().is_main_process:
                 print(f"stock TRL runs every prompt four times a step: {why}", file=sys.stderr)
         else:
-            shared_prefix.check(config)
+            with _whole_models(training):
+                shared_prefix.check(config)
     frozen = [_TOWER] * script.freeze_vision_tower
     frozen += [_PROJECTOR] * script.freeze_multi_modal_projector
     peft_config: Any = get_peft_config(model)
@@ -170,6 +172,18 @@ def build_trainer(
     )
     freeze(trainer.model, frozen)
     return trainer
+
+
+@contextmanager
+def _whole_models(training: PairConfig) -> Iterator[None]:
+    """Models made within stand whole in one process, also under DeepSpeed ZeRO-3."""
+    deepspeed = getattr(training, "hf_deepspeed_config", None)
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if deepspeed is not None:
+            set_hf_deepspeed_config(deepspeed)
 
 
 def _by_main(work: Callable[[], T]) -> T:
@@ -313,11 +327,10 @@ def _merge(output: Path, training: PairConfig, model: ModelConfig, processor: An
     """
     from peft import PeftModel
 
-    unset_hf_deepspeed_config()
-    base = create_model_from_path(
-        str(model.model_name_or_path), **(training.model_init_kwargs or {}), device_map=None
-    )
-    with torch.no_grad():
+    with _whole_models(training), torch.no_grad():
+        base = create_model_from_path(
+            str(model.model_name_or_path), **(training.model_init_kwargs or {}), device_map=None
+        )
         merged: Any = PeftModel.from_pretrained(base, str(output / "adapter")).merge_and_unload()
     merged.save_pretrained(output)
     processor.save_pretrained(output)

@@ -239,8 +239,7 @@ def _toy(config: PretrainedConfig) -> Any:
         vision_start_token_id=3,
         vision_end_token_id=4,
     )
-    # Not by from_config, which would share out even this one under DeepSpeed ZeRO-3.
-    model = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)](made).float()
+    model = transformers.AutoModelForImageTextToText.from_config(made, dtype=torch.float32)
     add_fused_lm_head(model, outputs=("log_probs",))
     return model.eval()
 

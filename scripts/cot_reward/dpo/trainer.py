@@ -7,9 +7,11 @@ over processes and accumulation steps.
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object, is_peft_model, tqdm
 from datasets import Dataset
 from torch.utils.data import DataLoader
@@ -31,6 +33,10 @@ _COLUMNS = [
     "ref_chosen_logps",
     "ref_rejected_logps",
 ]
+
+
+# What a batch has that neither TRL nor the model knows.
+_OWN_KEYS = ("pairs", "share", "uneven")
 
 
 class PairTrainer(DPOTrainer):
@@ -134,7 +140,7 @@ class PairTrainer(DPOTrainer):
         return self.ref_model or self.model
 
     def _reference_logps(self, model: Any, inputs: dict[str, Any]) -> Any:
-        own = {name: value for name, value in inputs.items() if name not in ("pairs", "share")}
+        own = {name: value for name, value in inputs.items() if name not in _OWN_KEYS}
         return self.compute_ref_log_probs(model, own)
 
     # --- every pair weighs the same ---------------------------------------------------------------
@@ -156,6 +162,8 @@ class PairTrainer(DPOTrainer):
                 # Copies that fill the last batch of an epoch go; a process with none but copies
                 # runs one, without weight.
                 batches[number] = batch = first_pairs(batch, max(real, 1))
+            # Every process says the same of the same batch, those that lose no pair, too.
+            batch["uneven"] = number == len(batches) - 1 and self._fills_up(pairs)
             tokens = int(batch["completion_mask"].chunk(2)[0].sum())
             counts.append((real, tokens if real else 0))
         own = torch.tensor(counts, dtype=torch.float64, device=device)
@@ -165,20 +173,26 @@ class PairTrainer(DPOTrainer):
             batch["share"] = share
         return batches, items
 
+    def _fills_up(self, pairs: int) -> bool:
+        """Whether the current batch, of so many pairs on each process, has copies in it."""
+        state = self.accelerator.gradient_state
+        total = pairs * self.accelerator.num_processes
+        return bool(state.end_of_dataloader and 0 < state.remainder < total)
+
     def _real_pairs(self, pairs: int) -> int:
         """How many of the current batch's pairs are no copies that only fill it up."""
-        state = self.accelerator.gradient_state
-        if not state.end_of_dataloader or state.remainder <= 0:
+        if not self._fills_up(pairs):
             return pairs
         # accelerate fills the last global batch in the order of the processes.
         before = self.accelerator.process_index * pairs
-        return min(max(state.remainder - before, 0), pairs)
+        return min(max(self.accelerator.gradient_state.remainder - before, 0), pairs)
 
     # --- loss -------------------------------------------------------------------------------------
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         mode = "train" if self.model.training else "eval"
         inputs = dict(inputs)
         pairs, share = inputs.pop("pairs"), inputs.pop("share", None)
+        uneven = inputs.pop("uneven", False)
         if "ref_chosen_logps" not in inputs:
             live = self._reference_logps(self._reference(), inputs)
             inputs["ref_chosen_logps"], inputs["ref_rejected_logps"] = live
@@ -191,7 +205,8 @@ class PairTrainer(DPOTrainer):
                 for kind, weight in zip(self.loss_types, weights, strict=True)
             ]
         try:
-            result = super()._compute_loss(recorded, inputs, return_outputs)
+            with _uneven_gathers(self.accelerator) if uneven else nullcontext():
+                result = super()._compute_loss(recorded, inputs, return_outputs)
         finally:
             self.loss_weights = weights
         real = len(pairs["images"])
@@ -203,6 +218,31 @@ class PairTrainer(DPOTrainer):
             self.beta, recorded.log_probs, inputs, pairs, real, ld_alpha=self.ld_alpha
         )
         return result
+
+    # --- checkpoints ------------------------------------------------------------------------------
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self._stands_whole():
+            self._load_weights(resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self._stands_whole():
+            self._load_weights(str(self.state.best_model_checkpoint))
+        else:
+            super()._load_best_model()
+
+    def _stands_whole(self) -> bool:
+        """Whether a checkpoint has all weights, under the names that `save_pretrained` gives."""
+        shared_out = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        return not (shared_out or is_peft_model(self.model))
+
+    def _load_weights(self, folder: str) -> None:
+        # transformers' Trainer looks for the names that the weights have in memory, finds none of
+        # them, and goes on with what the model had before, with a warning
+        # (huggingface/transformers issue 43701).
+        saved = type(self.model).from_pretrained(folder, dtype=self.model.dtype)
+        self.model.load_state_dict(saved.state_dict())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
@@ -225,6 +265,23 @@ class _Recorder:
         outputs = self._model(*args, **named)
         self.log_probs = outputs.log_probs.detach()
         return outputs
+
+
+@contextmanager
+def _uneven_gathers(accelerator: Accelerator) -> Iterator[None]:
+    """Let TRL gather its figures of pairs from processes that have not the same number of them."""
+    even = accelerator.gather
+
+    def gather(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.dim():
+            return even(tensor)
+        return torch.cat(gather_object([tensor.cpu()])).to(tensor.device)
+
+    accelerator.gather = gather
+    try:
+        yield
+    finally:
+        del accelerator.gather
 
 
 def _merged(parts: list[dict[str, Logps]]) -> dict[str, Logps]:

@@ -1,0 +1,240 @@
+"""Stage 3's training: pairs weigh the same everywhere, runs resume, single pairs are told of."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cot_reward.dpo import run
+from cot_reward.dpo.collator import first_pairs
+from cot_reward.dpo.figures import figures, sequence_logps
+from pairs import FORM, ROOT, save_model, save_pictures, trainer_for, varied, write
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+ENVIRONMENT = {
+    **os.environ,
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "TQDM_DISABLE": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pictures(tmp_path_factory.mktemp("media"))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Eleven rows: the last batch of an epoch is never full."""
+    rows = varied(11, images=(2, 1, 3), form=FORM)
+    return write(tmp_path_factory.mktemp("rows") / "pairs.jsonl", rows)
+
+
+def history(out: Path, key: str = "loss") -> list[float]:
+    entries = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    return [entry[key] for entry in entries if key in entry]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    (path,) = out.glob("*model.safetensors")
+    return load_file(path)
+
+
+def trained(base: Path, folder: Path, pairs: str, out: Path, *flags: str, dies_at: int = 0) -> Any:
+    """A finished run; `dies_at`: one that stops behind that step, as a crash would."""
+
+    class Dies(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == dies_at:
+                raise KeyboardInterrupt
+
+    common = ("--max_steps", "-1", "--num_train_epochs", "2", "--warmup_steps", "0")
+    trainer, parsed = trainer_for(base, folder, pairs, out, *common, *flags)
+    if not dies_at:
+        run.train(trainer, *parsed)
+        return trainer
+    trainer.add_callback(Dies())
+    with pytest.raises(KeyboardInterrupt):
+        run.train(trainer, *parsed)
+    return trainer
+
+
+def test_accumulation_and_batch_size_change_nothing(
+    base: Path, folder: Path, pairs: str, tmp_path: Path
+) -> None:
+    """4 = 2 x 2 = 1 x 4 pairs a step, and 11 of them: stock TRL lets the last ones weigh more."""
+    for size in (4, 2, 1):
+        flags = f"--per_device_train_batch_size {size} --gradient_accumulation_steps {4 // size}"
+        trained(base, folder, pairs, tmp_path / str(size), *flags.split())
+    whole = weights(tmp_path / "4")
+    assert len(history(tmp_path / "4")) == 6
+    assert history(tmp_path / "1") == pytest.approx(history(tmp_path / "4"), rel=1e-5)
+    for size in ("2", "1"):
+        for key in ("loss", "rewards/margins", "rewards/accuracies"):
+            # At the first step policy and reference are one, and rounding makes the margin.
+            assert history(tmp_path / size, key)[1:] == pytest.approx(
+                history(tmp_path / "4", key)[1:], rel=1e-4, abs=1e-4
+            )
+        for name, weight in weights(tmp_path / size).items():
+            torch.testing.assert_close(weight, whole[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(base: Path, folder: Path, pairs: str, tmp_path: Path) -> None:
+    """Over gloo, with held-out rows; the last global batch of three pairs is spread two and one."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+    for count in (2, 1):
+        flags = (
+            f"scripts/DPO_VL.py --config configs/demo/dpo.yaml --model_name_or_path {base} "
+            f"--data_path {pairs} --eval_data_path {pairs} --image_folder {folder} "
+            f"--output_dir {tmp_path}/{count} --reference_cache_dir {tmp_path}/cache{count} "
+            f"--per_device_train_batch_size {4 // count} --per_device_eval_batch_size {4 // count} "
+            "--report_to none --num_train_epochs 2 --warmup_steps 0"
+        )
+        done = subprocess.run(
+            [*command, str(count), *flags.split()],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = tmp_path / "1", tmp_path / "2"
+    assert len(history(one)) == 6
+    for key in ("loss", "rewards/margins", "rewards/accuracies_answer_2", "eval_rewards/margins"):
+        assert history(two, key) == pytest.approx(history(one, key), rel=1e-4, abs=1e-4), key
+    whole = weights(one)
+    for name, weight in weights(two).items():
+        torch.testing.assert_close(weight, whole[name], rtol=0, atol=1e-5)
+    # Each process computed its part of the reference log-probs, and no row was lost.
+    rows = [
+        json.loads(line)["row"]
+        for path in (tmp_path / "cache2").glob("*/*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    assert len(set(rows)) == 11
+    assert json.loads((two / "summary.json").read_text())["reference_logps"]["computed"] == 11
+
+
+@pytest.mark.parametrize("adapter", [(), ("--use_peft", "--freeze_vision_tower")])
+def test_a_resumed_run_ends_with_the_same_weights(
+    base: Path, folder: Path, pairs: str, tmp_path: Path, adapter: tuple[str, ...]
+) -> None:
+    saving = ("--save_strategy", "steps", "--save_steps", "3", *adapter)
+    trained(base, folder, pairs, tmp_path / "whole", *saving)
+    cut = tmp_path / "cut"
+    trained(base, folder, pairs, cut, *saving, dies_at=8)
+    trainer = trained(base, folder, pairs, cut, *saving, "--resume_from_checkpoint", "true")
+    assert trainer.reference_counts == {"found": 11, "computed": 0}
+    assert len(history(cut)) == len(history(tmp_path / "whole")) == 12
+    for name, weight in weights(cut).items():
+        assert torch.equal(weight, weights(tmp_path / "whole")[name]), name
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_taken_up(base: Path, folder: Path, pairs: str, tmp_path: Path) -> None:
+    def start(out: Path, *flags: str) -> subprocess.Popen[bytes]:
+        command = (
+            f"{sys.executable} scripts/DPO_VL.py --config configs/demo/dpo.yaml "
+            f"--model_name_or_path {base} --data_path {pairs} --image_folder {folder} "
+            f"--output_dir {out} --report_to none --per_device_train_batch_size 1 "
+            "--num_train_epochs 4 --save_strategy steps --save_steps 5"
+        )
+        return subprocess.Popen([*command.split(), *flags], cwd=ROOT, env=ENVIRONMENT)
+
+    out = tmp_path / "out"
+    running = start(out)
+    while not (out / "checkpoint-10/trainer_state.json").exists():
+        assert running.poll() is None, "ended before it could be killed"
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    assert not (out / "summary.json").exists()
+    assert start(out, "--resume_from_checkpoint", "true").wait() == 0
+    assert start(tmp_path / "whole").wait() == 0
+    assert len(history(out)) == 44
+    for name, weight in weights(out).items():
+        assert torch.equal(weight, weights(tmp_path / "whole")[name]), name
+
+
+@pytest.mark.parametrize("flags", [(), ("--shared_prefix", "false")])
+def test_a_batch_without_its_last_pairs(
+    base: Path, folder: Path, pairs: str, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    trainer, _ = trainer_for(base, folder, pairs, tmp_path / "out", *flags)
+    rows = [trainer.train_dataset[i] for i in range(4)]
+    ours = first_pairs(trainer.data_collator(rows), 2)
+    whole = trainer.data_collator(rows[:2])
+    assert ours.keys() == whole.keys()
+    assert ours["pairs"]["images"].tolist() == [2, 1]
+    assert torch.equal(ours["pixel_values"], whole["pixel_values"])
+    assert torch.equal(ours["image_grid_thw"], whole["image_grid_thw"])
+    losses = [
+        trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch)).item()
+        for batch in (ours, whole)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_figures_tell_of_groups_of_pairs() -> None:
+    #                 chosen, rejected, answer, same model, longer by
+    pairs = np.array(
+        [[1.0, 0.0, 1, 1, 4], [0.0, 2.0, 1, 0, -8], [3.0, 0.0, 2, 1, 12], [0.0, 0.0, 0, -1, 0]]
+    )
+    found = figures(pairs)
+    assert found["rewards/accuracies"] == 0.5
+    assert found["rewards/accuracies_answer_1"] == 0.5
+    assert found["rewards/accuracies_answer_2"] == 1.0
+    assert found["rewards/accuracies_same_model"] == 1.0
+    assert found["rewards/accuracies_cross_model"] == 0.0
+    assert found["rewards/margins"] == 0.5
+    assert found["rewards/margin_length_correlation"] == pytest.approx(1.0, abs=1e-2)
+    assert figures(np.empty((0, 5))) == {}
+    alike = figures(pairs[[2, 2, 2]])
+    assert "rewards/accuracies_answer_1" not in alike
+    assert "rewards/margin_length_correlation" not in alike
+
+
+def test_tokens_behind_the_shorter_response_count_by_ld_alpha() -> None:
+    log_probs = torch.tensor([[-1.0, -1, -1, -1], [-1.0, -1, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    assert sequence_logps(log_probs, mask, None).tolist() == [-4, -2]
+    assert sequence_logps(log_probs, mask, 0.25).tolist() == [-2.5, -2]
+
+
+def test_the_best_checkpoint_by_held_out_accuracy_is_kept(
+    base: Path, folder: Path, pairs: str, tmp_path: Path
+) -> None:
+    from cot_reward.dpo import arguments
+
+    flags = (
+        f"--config {ROOT}/configs/demo/dpo.yaml --model_name_or_path {base} --data_path {pairs} "
+        f"--eval_data_path {pairs} --image_folder {folder} --output_dir {tmp_path} "
+        "--report_to none --eval_strategy steps --eval_steps 1 --save_strategy steps "
+        "--save_steps 1 --max_steps 3 --load_best_model_at_end true --save_total_limit 1 "
+        "--metric_for_best_model eval_rewards/accuracies"
+    )
+    parsed = arguments.parse(flags.split())
+    rows = [part.dataset() for part in run.read_rows(*parsed) if part]
+    trainer = run.build_trainer(*parsed, *rows)
+    run.train(trainer, *parsed)
+    accuracies = history(tmp_path, "eval_rewards/accuracies")
+    assert trainer.state.best_metric == max(accuracies)
+    best = Path(trainer.state.best_model_checkpoint)
+    assert best.is_dir()
+    for name, weight in weights(best).items():
+        assert torch.equal(weight, weights(tmp_path)[name])

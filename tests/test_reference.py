@@ -1,0 +1,155 @@
+"""Reference log-probs on disk: what they depend on, and what a crash costs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cot_reward.dpo import arguments, run
+from cot_reward.dpo.reference import Cache
+from cot_reward.settings import UserError
+from pairs import ROOT, save_model, save_pictures, trainer_for, varied, write
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return save_model(tmp_path / "base")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "media").mkdir()
+    return save_pictures(tmp_path / "media")
+
+
+def counts(base: Path, folder: Path, rows: list[Any], tmp_path: Path, *flags: str) -> Any:
+    """How many rows a new trainer found and computed."""
+    pairs = write(tmp_path / "pairs.jsonl", rows)
+    trainer, _ = trainer_for(base, folder, pairs, tmp_path / "out", *flags)
+    assert trainer.ref_model is None
+    return tuple(trainer.reference_counts.values())
+
+
+def test_a_rerun_finds_what_is_there_and_any_change_makes_it_anew(
+    base: Path, folder: Path, tmp_path: Path
+) -> None:
+    rows = varied(4)
+    again = (base, folder, rows, tmp_path)
+    assert counts(*again) == (0, 4)
+    assert counts(*again) == (4, 0)
+    # Rows: only what has changed, wherever it stands, and pictures by their content.
+    assert counts(base, folder, [rows[2], rows[0] | {"chosen": "other"}, rows[1]], tmp_path) == (
+        2,
+        1,
+    )
+    name = rows[0]["images"][0]
+    shown = [row for row in rows if name in row["images"]]
+    assert 0 < len(shown) < 4
+    Image.open(folder / name).rotate(180).save(folder / name)
+    assert counts(*again) == (4 - len(shown), len(shown))
+    # Settings, template, weights: all rows.
+    assert counts(*again, "--image_max_pixels", "2000") == (0, 4)
+    assert counts(*again, "--ld_alpha", "0.5") == (0, 4)
+    assert counts(*again) == (4, 0)
+    template = base / "chat_template.jinja"
+    template.write_text(template.read_text() + "\n")
+    assert counts(*again) == (0, 4)
+    model = AutoModelForImageTextToText.from_pretrained(base)
+    with torch.no_grad():
+        next(model.parameters())[0, 0] += 1
+    model.save_pretrained(base)
+    assert counts(*again) == (0, 4)
+    assert counts(*again) == (4, 0)
+
+
+def test_the_log_probs_are_those_of_a_live_reference(
+    base: Path, folder: Path, tmp_path: Path
+) -> None:
+    pairs = write(tmp_path / "pairs.jsonl", varied(5, images=(2, 1)))
+    trainer, _ = trainer_for(base, folder, pairs, tmp_path / "out")
+    kept = torch.tensor(trainer.train_dataset["ref_chosen_logps"][:])
+    assert trainer.eval_dataset is None
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(5)])
+    live = trainer._reference_logps(trainer.model, batch)[0]
+    torch.testing.assert_close(kept, live, rtol=1e-6, atol=1e-4)
+    assert batch["ref_chosen_logps"].tolist() == kept.tolist()
+
+
+def test_with_the_cache_one_model_is_loaded_and_without_it_two(
+    base: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl.trainer import dpo_trainer
+
+    loaded: list[str] = []
+    load = dpo_trainer.create_model_from_path
+
+    def counting(path: str, **settings: Any) -> Any:
+        loaded.append(path)
+        return load(path, **settings)
+
+    monkeypatch.setattr(dpo_trainer, "create_model_from_path", counting)
+    pairs = write(tmp_path / "pairs.jsonl", varied(2))
+    trainer_for(base, folder, pairs, tmp_path / "out")
+    trainer_for(base, folder, pairs, tmp_path / "out")
+    trainer_for(base, folder, pairs, tmp_path / "out", "--use_peft")
+    assert len(loaded) == 3
+    trainer_for(base, folder, pairs, tmp_path / "out", "--reference_cache", "false")
+    assert len(loaded) == 5
+
+
+def test_a_crash_costs_the_batch_in_work(
+    base: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = varied(8)
+    add, calls = Cache.add, []
+
+    def dying(self: Cache, *arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        add(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cache, "add", dying)
+        with pytest.raises(KeyboardInterrupt):
+            counts(base, folder, rows, tmp_path)
+    (kept,) = (tmp_path / "reference_cache").glob("*/*.jsonl")
+    # Half a line, and a file that nothing was written to.
+    kept.write_bytes(kept.read_bytes() + b'{"row": "cut')
+    (kept.parent / "empty.jsonl").touch()
+    assert counts(base, folder, rows, tmp_path) == (4, 4)
+    about = json.loads((kept.parent / "about.json").read_text())
+    assert about["image_max_pixels"] == 262144
+
+
+def test_a_full_disk_is_told_as_such(
+    base: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cot_reward.dpo import reference
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(reference.Journal, "append", full)
+    with pytest.raises(UserError, match=r"No space left.*--reference_cache_dir"):
+        counts(base, folder, varied(2), tmp_path)
+
+
+def test_held_out_rows_have_theirs_too(base: Path, folder: Path, tmp_path: Path) -> None:
+    pairs = write(tmp_path / "pairs.jsonl", varied(4))
+    held_out = write(tmp_path / "eval.jsonl", varied(6))
+    settings = (
+        f"--config {ROOT}/configs/demo/dpo.yaml --model_name_or_path {base} --data_path {pairs} "
+        f"--eval_data_path {held_out} --image_folder {folder} --output_dir {tmp_path}/out "
+        "--report_to none"
+    )
+    parsed = arguments.parse(settings.split())
+    rows = [part.dataset() for part in run.read_rows(*parsed) if part]
+    trainer = run.build_trainer(*parsed, *rows)
+    assert len(trainer.eval_dataset["ref_rejected_logps"][:]) == 6
+    metrics = trainer.evaluate()
+    assert metrics["eval_rewards/margins"] == pytest.approx(0, abs=1e-5)
+    assert metrics["eval_loss"] > 0
