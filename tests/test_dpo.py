@@ -11,7 +11,7 @@ import pytest
 import torch
 from cot_reward import curves, media
 from cot_reward.dpo import arguments, data, run
-from cot_reward.dpo.collator import PairCollator
+from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
 from cot_reward.settings import UserError
 from pairs import CAPTION, FORM, row, save_model, save_pictures, trainer_for, varied, write
 from PIL import Image
@@ -114,6 +114,49 @@ def test_a_json_list_is_read_too(folder: Path, tmp_path: Path) -> None:
     assert len(data.load(str(tmp_path / "rows.json"), str(folder)).rows) == 3
 
 
+def test_a_row_that_max_length_would_cut_is_a_bad_one(
+    base: Path, folder: Path, tmp_path: Path
+) -> None:
+    """By the tokens that the collator makes, above and below the bound on pixels."""
+    rows = [row(["1.png", "2.png"]), row(["3.png"], chosen="1" + " red" * 50), row(["0.png"])]
+    path = write(tmp_path / "rows.jsonl", rows)
+    flags = f"--data_path {path} --image_folder {folder} --model_name_or_path {base} --use_cpu "
+    flags += "--bf16 false --image_max_pixels 6000 --max_length"
+    made = collator(base, folder, 6000)(data.load(path, str(folder)).rows)
+    lengths = made["attention_mask"].sum(dim=1).view(2, -1).amax(dim=0).tolist()
+    longest = max(lengths)
+    parsed = arguments.parse([*flags.split(), str(longest)])
+    assert not run.read_rows(*parsed)[0].problems
+    parsed = arguments.parse([*flags.split(), str(longest - 1), "--skip_bad_rows"])
+    (problem,) = run.read_rows(*parsed)[0].problems
+    line = lengths.index(longest) + 1
+    assert problem == (
+        f"{path}:{line}: has {longest} tokens and would be cut by --max_length {longest - 1}"
+    )
+    with pytest.raises(UserError, match=f"line {line}: has {longest} tokens"):
+        run.read_rows(*arguments.parse([*flags.split(), str(longest - 1)]))
+
+
+@pytest.mark.parametrize("kind", ["cut", "text", "empty", "thin"])
+def test_a_picture_that_cannot_be_shown_is_found_before_a_model_loads(
+    folder: Path, tmp_path: Path, kind: str
+) -> None:
+    made = {
+        "cut": (folder / "2.png").read_bytes()[:900],
+        "text": b"not a picture",
+        "empty": b"",
+        "thin": b"",
+    }
+    (tmp_path / "bad.png").write_bytes(made[kind])
+    if kind == "thin":
+        Image.new("RGB", (600000, 1)).save(tmp_path / "bad.png")
+    (tmp_path / "good.png").write_bytes((folder / "0.png").read_bytes())
+    path = write(tmp_path / "rows.jsonl", [row(["good.png"]), row(["good.png", "bad.png"])])
+    with pytest.raises(UserError, match=r"1 of 2 rows.*\n  line 2: .*bad\.png: "):
+        data.load(path, str(tmp_path))
+    assert len(data.load(path, str(tmp_path), skip_bad_rows=True).rows) == 1
+
+
 # --- collator -------------------------------------------------------------------------------------
 def test_images_are_opened_by_the_collator_and_each_once(
     base: Path, folder: Path, pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -135,6 +178,30 @@ def test_images_are_opened_by_the_collator_and_each_once(
         (tmp_path / name).write_bytes((folder / name).read_bytes()[:200])
     with pytest.raises(UserError, match="broken or cut"):
         collator(base, tmp_path)([rows[0]])
+
+
+def test_both_layouts_have_the_same_tokens(base: Path, folder: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", varied(5, images=(2, 1, 3), form=FORM))
+    rows = data.load(path, str(folder)).rows
+    stock = collator(base, folder, 6000)(rows)
+    shared = SharedPrefixCollator(
+        AutoProcessor.from_pretrained(base), image_folder=folder, image_max_pixels=6000
+    )(rows)
+    assert shared["attention_mask"].sum() == stock["attention_mask"].sum()
+    for number in range(10):
+        real = stock["attention_mask"][number].bool()
+        pair = number % 5
+        said = shared["completion_mask"][number].bool()
+        ids = [
+            *shared["prompt_ids"][pair][shared["prompt_mask"][pair].bool()].tolist(),
+            shared["input_ids"][number][0].item(),
+            *shared["input_ids"][number][said].tolist(),
+        ]
+        assert ids == stock["input_ids"][number][real].tolist()
+        assert said.sum() == stock["completion_mask"][number].sum()
+    half = len(stock["image_grid_thw"]) // 2
+    assert torch.equal(shared["image_grid_thw"], stock["image_grid_thw"][:half])
+    assert torch.equal(shared["pixel_values"], stock["pixel_values"].chunk(2)[0])
 
 
 def test_token_ids_are_those_of_llama_factory(base: Path, folder: Path, tmp_path: Path) -> None:
@@ -209,6 +276,9 @@ REQUIRED = ["--data_path", "x.jsonl", "--model_name_or_path", "x", "--use_cpu", 
         (["--loss_type", "sigmoid", "sft", "--loss_weights", "1"], "same length as `loss_type`"),
         (["--image_max_pixels", "0"], "image_max_pixels is 0"),
         (["--config"], "expected one argument"),
+        (["--merge_adapter"], "--merge_adapter needs --use_peft"),
+        (["--eval_strategy", "steps", "--eval_steps", "5"], "needs --eval_data_path"),
+        (["--sync_ref_model"], "--reference_cache false"),
         (["--config", "gone.yaml"], "gone.yaml: no such file"),
     ],
 )

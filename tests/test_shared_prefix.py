@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from cot_reward.dpo import shared_prefix
 from cot_reward.dpo.trainer import _Recorder
+from cot_reward.settings import UserError
 from datasets import Dataset, Image, Sequence
-from pairs import FORM, save_model, save_pictures, trainer_for, varied, write
-from transformers import AutoProcessor
+from pairs import FORM, row, save_model, save_pictures, trainer_for, varied, write
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from trl import DPOConfig, DPOTrainer
 
 LOSSES = [
@@ -185,3 +187,124 @@ def test_long_texts_and_a_live_reference_with_a_backbone_in_double_precision(
         assert difference <= 1e-4 * gradient.abs().max() + 1e-7, name
     for key, value in theirs["metrics"].items():
         assert own["metrics"][key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
+
+
+def test_logits_are_those_of_the_fused_head(
+    bases: dict[str, Path], folder: Path, tmp_path: Path
+) -> None:
+    """Without TRL's head, as `compute_metrics` asks for them, in TRL's order of rows."""
+    pairs = write(tmp_path / "pairs.jsonl", varied(2, form=FORM))
+    ours, _ = trainer_for(bases["qwen2_5_vl"], folder, pairs, tmp_path / "ours")
+    batch = ours.data_collator(list(ours.train_dataset))
+    own = {k: v for k, v in batch.items() if k not in ("pairs", "completion_mask")}
+    own = {k: v for k, v in own.items() if not k.startswith("ref_")}
+    with torch.no_grad():
+        logits = ours.model(**own).logits[:, :-1]
+        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+        fused = ours.model(**own, labels=labels, fused_lm_head=True).log_probs
+    real = batch["completion_mask"][:, 1:].bool()
+    chosen = logits.log_softmax(-1).gather(2, batch["input_ids"][:, 1:, None])[..., 0]
+    torch.testing.assert_close(chosen[real], fused[real], rtol=0, atol=1e-5)
+
+
+def test_the_vision_tower_runs_once_a_prompt(
+    bases: dict[str, Path], folder: Path, tmp_path: Path
+) -> None:
+    """And without a graph where it is frozen, adapters and checkpointing notwithstanding."""
+    pairs = write(tmp_path / "pairs.jsonl", varied(2))
+    flags = ("--use_peft", "--gradient_checkpointing", "--freeze_vision_tower")
+    flags += ("--freeze_multi_modal_projector",)
+    ours, _ = trainer_for(bases["qwen2_5_vl"], folder, pairs, tmp_path / "ours", *flags)
+    batch = ours._prepare_inputs(ours.data_collator(list(ours.train_dataset)))
+    seen = []
+    tower = ours.model.get_base_model().model.visual
+    tower.register_forward_hook(lambda _, given, out: seen.append(out.pooler_output))
+    ours.model.train()
+    ours.compute_loss(ours.model, batch).backward()
+    (patches,) = seen
+    assert len(patches) == batch["image_grid_thw"].prod(dim=1).sum() // 4
+    assert len(batch["image_grid_thw"]) == 4
+    assert not patches.requires_grad
+
+
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("fault", ["positions", "mask", "head", "argument"])
+def test_a_seam_that_moved_is_an_error_at_start(
+    bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: str, fault: str
+) -> None:
+    config = AutoConfig.from_pretrained(bases[kind])
+    shared_prefix.check(config)
+    if fault == "positions":
+        own = shared_prefix._positions
+        monkeypatch.setattr(
+            shared_prefix, "_positions", lambda *a: own(*a) + (torch.arange(15) > 12)
+        )
+    elif fault == "mask":
+        own_mask = shared_prefix.response_mask
+        monkeypatch.setattr(
+            shared_prefix, "response_mask", lambda *a: torch.ones_like(own_mask(*a)).bool()
+        )
+    elif fault == "head":
+        monkeypatch.setattr(shared_prefix, "add_fused_lm_head", lambda *_, **__: None)
+    else:
+
+        def without(backbone: Any, *_: Any) -> None:
+            raise TypeError("get_rope_index() got an unexpected keyword argument")
+
+        monkeypatch.setattr(shared_prefix, "_positions", without)
+    with pytest.raises(UserError, match=r"TRL 1\.\S+ and transformers .*--shared_prefix false"):
+        shared_prefix.check(config)
+
+
+def test_the_check_leaves_the_random_numbers_alone(bases: dict[str, Path]) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    shared_prefix.check(AutoConfig.from_pretrained(bases["qwen2_vl"]))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_other_models_and_settings_fall_back_to_stock_trl_with_one_line(
+    bases: dict[str, Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = AutoConfig.from_pretrained(bases["qwen2_5_vl"])
+    assert not shared_prefix.unsupported(config)
+    assert not shared_prefix.unsupported(config, "sdpa")
+    config.get_text_config().layer_types = ["sliding_attention", "full_attention"]
+    assert "sliding-window" in shared_prefix.unsupported(config)
+    assert "qwen3_vl" in shared_prefix.unsupported(AutoConfig.for_model("qwen3_vl"))
+
+    pairs = write(tmp_path / "pairs.jsonl", varied(4, images=(2, 1)))
+    flags = ("--attn_implementation", "eager")
+    ours, _ = trainer_for(bases["qwen2_5_vl"], folder, pairs, tmp_path / "ours", *flags)
+    (line,) = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("stock TRL")
+    ]
+    assert "eager" in line
+    assert ours.ref_model is not None
+    batch = ours.data_collator(list(ours.train_dataset))
+    assert "prompt_ids" not in batch
+    assert len(batch["image_grid_thw"]) == 2 * 6
+    assert ours.compute_loss(ours.model, ours._prepare_inputs(batch)).item() > 0
+
+
+def test_generation_with_an_attached_model_is_unchanged(
+    bases: dict[str, Path], folder: Path, tmp_path: Path
+) -> None:
+    pairs = write(tmp_path / "pairs.jsonl", [row(["0.png", "2.png"])])
+    ours, _ = trainer_for(bases["qwen2_5_vl"], folder, pairs, tmp_path / "ours")
+    batch = ours.data_collator(list(ours.train_dataset))
+    prompt = torch.cat((batch["prompt_ids"], batch["input_ids"][:1, :1]), dim=1)
+    inputs = {
+        "input_ids": prompt,
+        "attention_mask": torch.ones_like(prompt),
+        "mm_token_type_ids": (prompt == ours.model.config.image_token_id).int(),
+        "pixel_values": batch["pixel_values"],
+        "image_grid_thw": batch["image_grid_thw"],
+    }
+    plain = AutoModelForImageTextToText.from_pretrained(bases["qwen2_5_vl"], dtype=torch.float32)
+    said = [
+        model.eval().generate(**inputs, max_new_tokens=12, do_sample=False)
+        for model in (ours.model, plain)
+    ]
+    assert torch.equal(*said)
