@@ -1,12 +1,13 @@
 """DPO steps of ours beside stock TRL's, in turns: same data, model, loss and precision.
 
     .envs/main/bin/python tests/bench/dpo.py [--rounds 3] [--steps 8] [--threads N]
-        [--prompts 256 1032 2048 4096 8192] [--quick]
+        [--prompts 256 1032 2048 4096 8192] [--masked] [--quick]
 
 A Qwen2.5-VL with random weights and a small vocabulary, full fine-tuning in fp32 on the CPU with a
 frozen vision tower, one pair a step: two images, P tokens of prompt, 260 and 230 of completions.
 "stock" is trl.DPOTrainer with its own collator and an `images` column, "cached" is ours, "live" is
-ours with `--reference_cache false`. Each run is a process of its own that calls trainer.train();
+ours with `--reference_cache false`, and "masked" (with --masked) ours with one whole 4-D mask in
+place of attention in two parts. Each run is a process of its own that calls trainer.train();
 the variants of a setting take turns. Prints Markdown:
 
 - s/step: the median over a run's steps, data loading included, first ones dropped; then the
@@ -131,6 +132,17 @@ def picture(seed: int, width: int, height: int) -> Any:
     return Image.fromarray(pixels.clip(0, 255).astype("uint8"))
 
 
+def whole_mask(prompt_mask: Any, widths: tuple[int, ...]) -> Any:
+    """What every token of a row sees, (pairs, 1, length, length): the plain way of sharing."""
+    import torch
+    from cot_reward.dpo.shared_prefix import response_mask
+
+    rest = response_mask(prompt_mask, widths)
+    pairs, prompt = prompt_mask.shape
+    first = torch.ones(prompt, rest.shape[-1]).tril().bool()
+    return torch.cat((first.expand(pairs, 1, -1, -1), rest), dim=2)
+
+
 # --- one run, in a process of its own -------------------------------------------------------------
 
 
@@ -178,8 +190,10 @@ def ours(base: str, rows: Path, settings: dict[str, Any], cache: str | None) -> 
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Build a trainer and, unless the cache alone is to be filled, train."""
     import transformers
-    from cot_reward.dpo import run
+    from cot_reward.dpo import run, shared_prefix
 
+    if job["variant"] == "masked":
+        shared_prefix.response_mask = whole_mask
     base, rows = f"{job['folder']}/base", Path(job["folder"], f"{job['prompt']}.jsonl")
     settings = TRAINING | {
         "gradient_checkpointing": job["checkpointing"],
@@ -206,7 +220,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     if job["variant"] == "stock":
         trainer = stock(base, rows, settings)
     else:
-        cache = job["cache"] if job["variant"] == "cached" else None
+        cache = None if job["variant"] == "live" else job["cache"]
         trainer = ours(base, rows, settings, cache)
         # Steps are timed with a full cache, whole runs have to fill it.
         assert bool(spent) is (cache is not None and not job["steps"]), spent
@@ -306,6 +320,7 @@ def measure(options: argparse.Namespace, sizes: Any, folder: Path) -> float:
         cache = folder / f"cache_{prompt}_{checkpointing}"
         filled = call(variant="cached", cache=cache, fill_only=True, **job)["filling"]
         variants = ["stock", "cached", *["live"] * (prompt == main)]
+        variants += ["masked"] * options.masked
         turns = Turns(variants, options.rounds, cache, steps=WARM_UP + options.steps, **job)
         for variant in variants:
             speeds = turns.ratios("stock", variant, "step")
@@ -358,6 +373,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--steps", type=int, help="timed ones of a run")
     parser.add_argument("--prompts", type=int, nargs="+", help="numbers of prompt tokens")
+    parser.add_argument("--masked", action="store_true", help="a variant more")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true", help="tiny: to see that this file works")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)

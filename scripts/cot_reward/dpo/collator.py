@@ -17,6 +17,8 @@ from cot_reward.settings import UserError
 
 # What the trainer wants to know of each pair, beside TRL's batch; both stand in the rows.
 FACTS = ("answer", "same_model")
+# TRL's names of the reference log-probs, in rows and batches.
+REFERENCES = ("ref_chosen_logps", "ref_rejected_logps")
 
 
 @dataclass
@@ -130,7 +132,7 @@ def beside(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     facts["images"] = torch.tensor([len(example["image_paths"]) for example in examples])
     references = {
         name: torch.tensor([example[name] for example in examples], dtype=torch.float32)
-        for name in ("ref_chosen_logps", "ref_rejected_logps")
+        for name in REFERENCES
         if name in examples[0]
     }
     return references | {"pairs": facts}

@@ -19,7 +19,7 @@ from trl import DPOTrainer
 from trl.models.utils import prepare_deepspeed
 
 from cot_reward.dpo import shared_prefix
-from cot_reward.dpo.collator import first_pairs
+from cot_reward.dpo.collator import REFERENCES, first_pairs
 from cot_reward.dpo.figures import PairFigures
 from cot_reward.dpo.reference import Cache, Logps
 
@@ -30,8 +30,7 @@ _COLUMNS = [
     "image_paths",
     "answer",
     "same_model",
-    "ref_chosen_logps",
-    "ref_rejected_logps",
+    *REFERENCES,
 ]
 
 
@@ -56,8 +55,8 @@ class PairTrainer(DPOTrainer):
         self.reference_counts = {"found": 0, "computed": 0}
         self._figures = {"train": PairFigures(), "eval": PairFigures()}
         arguments["args"].precompute_ref_log_probs = cache is not None
-        if arguments["args"].ddp_find_unused_parameters is None:
-            # Every row has images, so that no trained part is ever left out.
+        if shared and arguments["args"].ddp_find_unused_parameters is None:
+            # Every row has images, so that no trained part of these models is ever left out.
             arguments["args"].ddp_find_unused_parameters = False
         super().__init__(**arguments)
         self._attach()
@@ -79,6 +78,17 @@ class PairTrainer(DPOTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = _COLUMNS
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The batch on its device; reference log-probs stay in fp32.
+
+        Under DeepSpeed transformers casts all floats of a batch to the model's precision, and in
+        bf16 a log-prob of -600 is known to the nearest 4 only.
+        """
+        kept = {name: inputs[name] for name in REFERENCES if name in inputs}
+        others = {name: value for name, value in inputs.items() if name not in kept}
+        ready: dict[str, Any] = super()._prepare_inputs(others)
+        return ready | {name: value.to(self.args.device) for name, value in kept.items()}
+
     # --- reference log-probs ----------------------------------------------------------------------
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         """The rows with their reference log-probs; TRL calls it when the model is ready."""
@@ -95,9 +105,8 @@ class PairTrainer(DPOTrainer):
             known |= self._computed(dataset, indices, name, batch_size)
         self._cache.close()
         chosen, rejected = zip(*(known[row] for row in rows), strict=True)
-        named = {"ref_chosen_logps": list(chosen), "ref_rejected_logps": list(rejected)}
-        for column, values in named.items():
-            dataset = dataset.add_column(column, values)
+        for column, values in zip(REFERENCES, (chosen, rejected), strict=True):
+            dataset = dataset.add_column(column, list(values))
         return dataset
 
     def _computed(
@@ -193,9 +202,9 @@ class PairTrainer(DPOTrainer):
         inputs = dict(inputs)
         pairs, share = inputs.pop("pairs"), inputs.pop("share", None)
         uneven = inputs.pop("uneven", False)
-        if "ref_chosen_logps" not in inputs:
+        if REFERENCES[0] not in inputs:
             live = self._reference_logps(self._reference(), inputs)
-            inputs["ref_chosen_logps"], inputs["ref_rejected_logps"] = live
+            inputs |= dict(zip(REFERENCES, live, strict=True))
         recorded = _Recorder(model)
         weights = self.loss_weights
         if share is not None:
