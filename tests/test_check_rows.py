@@ -145,13 +145,13 @@ def test_each_image_is_decoded_once(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[str] = []
-    load = media.load
+    inspect = media.inspect
 
-    def counted(path: Path) -> Image.Image:
+    def counted(path: Path) -> tuple[str, tuple[int, int]]:
         decoded.append(path.name)
-        return load(path)
+        return inspect(path)
 
-    monkeypatch.setattr(media, "load", counted)
+    monkeypatch.setattr(media, "inspect", counted)
     break_media(root)
     rows = [sft(["a.png", "./a.png", "cut.jpg"]), dpo(["cut.jpg", "a.png"])]
     path = write_rows(tmp_path / "rows.jsonl", rows)

@@ -75,6 +75,9 @@ def test_prompt_stands_once_and_images_where_their_placeholders_were() -> None:
         ({"images": [0, 1]}, "not a string"),
         ({"videos": ["v.mp4"]}, "has videos"),
         ({"chosen": "<|image_pad|>"}, "holds <|image_pad|>"),
+        ({"rejected": "an <image> of it"}, "holds <image>, which stands for a medium"),
+        ({"chosen": ["x" * 10**6]}, "not of type str"),
+        ({"images": ["0.png", "\x1b[2J.png"]}, "\\x1b[2J.png: no such file"),
         ({"problem": CAPTION, "images": []}, "has no images"),
     ],
 )
@@ -93,6 +96,7 @@ def test_a_bad_row_is_named_by_its_line(
     assert head == f"{path}: 1 of 3 rows cannot be used:"
     assert line.startswith("  line 2: ")
     assert problem in line
+    assert len(line) < 300
 
 
 def test_the_first_ten_of_many_bad_rows_are_shown(folder: Path, tmp_path: Path) -> None:
@@ -279,6 +283,9 @@ REQUIRED = ["--data_path", "x.jsonl", "--model_name_or_path", "x", "--use_cpu", 
         (["--merge_adapter"], "--merge_adapter needs --use_peft"),
         (["--eval_strategy", "steps", "--eval_steps", "5"], "needs --eval_data_path"),
         (["--sync_ref_model"], "--reference_cache false"),
+        (["--precompute_ref_log_probs"], "--reference_cache does it"),
+        (["--resume_from_checkpoint", "true", "--output_dir", "gone"], "no checkpoint in gone"),
+        (["--resume_from_checkpoint", "gone"], "gone: is no whole checkpoint"),
         (["--config", "gone.yaml"], "gone.yaml: no such file"),
     ],
 )

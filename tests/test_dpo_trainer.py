@@ -121,7 +121,11 @@ def launched(base: Path, folder: Path, pairs: str, out: Path, count: int, *flags
 def test_two_processes_train_as_one(base: Path, folder: Path, pairs: str, tmp_path: Path) -> None:
     """Over gloo, plain and under DeepSpeed; the last three pairs are spread two and one."""
     one = launched(base, folder, pairs, tmp_path / "one", 1)
-    many = [launched(base, folder, pairs, tmp_path / "two", 2)]
+    saving = ("--save_strategy", "steps", "--save_steps", "4")
+    many = [launched(base, folder, pairs, tmp_path / "two", 2, *saving)]
+    # Taken up in the middle of the second epoch, at whose end there are three pairs for two.
+    resuming = ("--resume_from_checkpoint", f"{tmp_path}/two/checkpoint-4")
+    many.append(launched(base, folder, pairs, tmp_path / "resumed", 2, *resuming))
     # DeepSpeed compiles its exchange of data between processes.
     if shutil.which("g++"):
         zero = ("--deepspeed", "configs/deepspeed/zero2.json")
@@ -132,10 +136,12 @@ def test_two_processes_train_as_one(base: Path, folder: Path, pairs: str, tmp_pa
         for key in ("loss", "rewards/margins", "rewards/accuracies_answer_2", "grad_norm"):
             # At the first step policy and reference are one, and rounding makes the margin.
             assert history(out, key)[1:] == pytest.approx(history(one, key)[1:], rel=1e-3), key
-        key = "eval_rewards/margins"
-        assert history(out, key) == pytest.approx(history(one, key), rel=1e-3)
+        for key in ("eval_rewards/margins", "eval_loss"):
+            assert history(out, key) == pytest.approx(history(one, key), rel=1e-3)
         for name, weight in weights(out).items():
-            torch.testing.assert_close(weight, whole[name], rtol=0, atol=1e-5)
+            # DeepSpeed writes the head, too, that is tied to the embedding.
+            expected = whole["model.embed_tokens.weight" if name == "lm_head.weight" else name]
+            torch.testing.assert_close(weight, expected, rtol=0, atol=1e-5)
         # Each process computed its part of the reference log-probs, and no row was lost.
         files = list((out / "cache").glob("*/*.jsonl"))
         rows = [json.loads(line)["row"] for path in files for line in path.open()]
@@ -174,7 +180,8 @@ def test_a_killed_run_is_taken_up(base: Path, folder: Path, pairs: str, tmp_path
 
     out = tmp_path / "out"
     running = start(out)
-    while not (out / "checkpoint-10/trainer_state.json").exists():
+    # Wherever it then is, in a step or half-way through saving.
+    while not (out / "checkpoint-10").exists():
         assert running.poll() is None, "ended before it could be killed"
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)
@@ -185,6 +192,23 @@ def test_a_killed_run_is_taken_up(base: Path, folder: Path, pairs: str, tmp_path
     assert len(history(out)) == 44
     for name, weight in weights(out).items():
         assert torch.equal(weight, weights(tmp_path / "whole")[name]), name
+
+
+def test_half_a_checkpoint_is_passed_over(
+    base: Path, folder: Path, pairs: str, tmp_path: Path
+) -> None:
+    saving = ("--save_strategy", "steps", "--save_steps", "3")
+    trained(base, folder, pairs, tmp_path / "out", *saving)
+    whole = weights(tmp_path / "out")
+    state = tmp_path / "out/checkpoint-9/trainer_state.json"
+    state.write_text(state.read_text()[:100])
+    (tmp_path / "out/checkpoint-12/model.safetensors").write_bytes(b"cut")
+    (tmp_path / "out/checkpoint-12/trainer_state.json").unlink()
+    resuming = (*saving, "--resume_from_checkpoint", "true")
+    trainer = trained(base, folder, pairs, tmp_path / "out", *resuming)
+    assert trainer.args.resume_from_checkpoint.endswith("checkpoint-6")
+    for name, weight in weights(tmp_path / "out").items():
+        assert torch.equal(weight, whole[name])
 
 
 @pytest.mark.parametrize("flags", [(), ("--shared_prefix", "false")])
@@ -226,7 +250,10 @@ def test_figures_tell_of_groups_of_pairs() -> None:
     pairs = np.array(
         [[1.0, 0.0, 1, 1, 4], [0.0, 2.0, 1, 0, -8], [3.0, 0.0, 2, 1, 12], [0.0, 0.0, 0, -1, 0]]
     )
+    # Loss of the pair, weighted sum over its chosen tokens, and their number.
+    pairs = np.hstack([pairs, [[1.0, 10, 1], [2.0, 10, 4], [3.0, 20, 5], [4.0, 0, 10]]])
     found = figures(pairs)
+    assert found["loss"] == 2.5 + 40 / 20
     assert found["rewards/accuracies"] == 0.5
     assert found["rewards/accuracies_answer_1"] == 0.5
     assert found["rewards/accuracies_answer_2"] == 1.0
@@ -234,10 +261,22 @@ def test_figures_tell_of_groups_of_pairs() -> None:
     assert found["rewards/accuracies_cross_model"] == 0.0
     assert found["rewards/margins"] == 0.5
     assert found["rewards/margin_length_correlation"] == pytest.approx(1.0, abs=1e-2)
-    assert figures(np.empty((0, 5))) == {}
+    assert figures(np.empty((0, 8))) == {}
     alike = figures(pairs[[2, 2, 2]])
     assert "rewards/accuracies_answer_1" not in alike
     assert "rewards/margin_length_correlation" not in alike
+
+
+def test_held_out_loss_does_not_depend_on_the_batch_size(
+    base: Path, folder: Path, pairs: str, tmp_path: Path
+) -> None:
+    losses = []
+    for size in (1, 4, 11):
+        trainer, _ = trainer_for(base, folder, pairs, tmp_path / "out")
+        trainer.args.per_device_eval_batch_size = size
+        losses.append(trainer.evaluate(trainer.train_dataset)["eval_loss"])
+    assert losses[0] == pytest.approx(losses[2], rel=1e-6)
+    assert losses[1] == pytest.approx(losses[2], rel=1e-6)
 
 
 def test_tokens_behind_the_shorter_response_count_by_ld_alpha() -> None:
@@ -256,16 +295,22 @@ def test_the_best_checkpoint_by_held_out_accuracy_is_kept(
         f"--config {ROOT}/configs/demo/dpo.yaml --model_name_or_path {base} --data_path {pairs} "
         f"--eval_data_path {pairs} --image_folder {folder} --output_dir {tmp_path} "
         "--report_to none --eval_strategy steps --eval_steps 1 --save_strategy steps "
-        "--save_steps 1 --max_steps 3 --load_best_model_at_end true --save_total_limit 1 "
-        "--metric_for_best_model eval_rewards/accuracies"
+        "--save_steps 1 --max_steps 3 --load_best_model_at_end true --warmup_steps 0"
     )
     parsed = arguments.parse(flags.split())
     rows = [part.dataset() for part in run.read_rows(*parsed) if part]
     trainer = run.build_trainer(*parsed, *rows)
+
+    class Worsens(TrainerCallback):
+        def on_evaluate(self, *_: Any, metrics: dict[str, float], **__: Any) -> None:
+            metrics["eval_rewards/accuracies"] -= trainer.state.global_step
+
+    # Before the trainer's own callbacks look at the figures.
+    trainer.callback_handler.callbacks.insert(0, Worsens())
     run.train(trainer, *parsed)
-    accuracies = history(tmp_path, "eval_rewards/accuracies")
-    assert trainer.state.best_metric == max(accuracies)
     best = Path(trainer.state.best_model_checkpoint)
-    assert best.is_dir()
+    assert best.name == "checkpoint-1"
+    last = weights(tmp_path / "checkpoint-3")
+    assert any(not torch.equal(weight, last[name]) for name, weight in weights(best).items())
     for name, weight in weights(best).items():
         assert torch.equal(weight, weights(tmp_path)[name])

@@ -525,3 +525,18 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(OSError, match="No space"):
         encoded(path, 262144, tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["seen.sqlite"]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+@pytest.mark.parametrize("size", [(64, 64), (1000, 700), (20, 300), (10, 5000)])
+def test_inspect_tells_the_size_that_bound_gives(
+    tmp_path: Path, name: str, size: tuple[int, int]
+) -> None:
+    path = tmp_path / name
+    Image.new("RGB", size, (9, 80, 200)).save(path)
+    digest, shown = media.inspect(path, 100_000)
+    assert shown == media.bound(media.load(path), 100_000).size
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(media.MediaError, match="broken or cut"):
+        media.inspect(path, 100_000)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from cot_reward.dpo import arguments, run
 from cot_reward.dpo.reference import Cache
+from cot_reward.dpo.trainer import spread
 from cot_reward.settings import UserError
 from pairs import ROOT, save_model, save_pictures, trainer_for, varied, write
 from PIL import Image
@@ -117,12 +118,42 @@ def test_a_crash_costs_the_batch_in_work(
         with pytest.raises(KeyboardInterrupt):
             counts(base, folder, rows, tmp_path)
     (kept,) = (tmp_path / "reference_cache").glob("*/*.jsonl")
-    # Half a line, and a file that nothing was written to.
+    # Half a line, a file that nothing was written to, and what nothing here writes.
+    known = json.loads(kept.read_text().splitlines()[0])
     kept.write_bytes(kept.read_bytes() + b'{"row": "cut')
-    (kept.parent / "empty.jsonl").touch()
+    for name, text in {
+        "empty": "",
+        "blank": "\n",
+        "list": '[{"row": 1',
+        "odd": '{"row": ["x"], "chosen": 1.0, "rejected": 2.0}\n',
+        "zz": json.dumps(known | {"chosen": float("nan")}) + "\n",
+        "zzz": json.dumps(known | {"rejected": "-3"}) + "\n",
+    }.items():
+        (kept.parent / f"{name}.jsonl").write_text(text)
     assert counts(base, folder, rows, tmp_path) == (4, 4)
     about = json.loads((kept.parent / "about.json").read_text())
     assert about["image_max_pixels"] == 262144
+
+
+def test_log_probs_that_are_not_finite_are_an_error_and_are_not_kept(
+    base: Path, folder: Path, tmp_path: Path
+) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(base)
+    with torch.no_grad():
+        model.model.language_model.norm.weight.fill_(float("nan"))
+    model.save_pretrained(base)
+    with pytest.raises(UserError, match="not finite"):
+        counts(base, folder, varied(2), tmp_path)
+    assert not list((tmp_path / "reference_cache").glob("*/*.jsonl"))
+
+
+@pytest.mark.parametrize(("rows", "processes"), [(1, 8), (3, 8), (8, 8), (11, 2), (5, 4)])
+def test_every_process_has_as_many_rows(rows: int, processes: int) -> None:
+    parts = spread(list(range(rows)), processes)
+    assert len(parts) == processes
+    assert len({len(part) for part in parts}) == 1
+    assert {row for part in parts for row in part} == set(range(rows))
+    assert sum(map(len, parts)) < rows + processes
 
 
 def test_a_full_disk_is_told_as_such(

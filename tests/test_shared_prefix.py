@@ -228,7 +228,7 @@ def test_the_vision_tower_runs_once_a_prompt(
 
 
 @pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl"])
-@pytest.mark.parametrize("fault", ["positions", "mask", "head", "argument"])
+@pytest.mark.parametrize("fault", ["positions", "mask", "head", "argument", "weights"])
 def test_a_seam_that_moved_is_an_error_at_start(
     bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: str, fault: str
 ) -> None:
@@ -246,6 +246,9 @@ def test_a_seam_that_moved_is_an_error_at_start(
         )
     elif fault == "head":
         monkeypatch.setattr(shared_prefix, "add_fused_lm_head", lambda *_, **__: None)
+    elif fault == "weights":
+        # A TRL whose loss no longer reads the weights that a step is shared out by.
+        monkeypatch.setattr(DPOTrainer, "_compute_loss", lambda self, *_: self.args.loss_weights)
     else:
 
         def without(backbone: Any, *_: Any) -> None:

@@ -20,6 +20,7 @@ Exits with 1 when a loss is more than 1e-3 (relative) from stock's.
 
 import argparse
 import ctypes
+import functools
 import gc
 import itertools
 import json
@@ -132,12 +133,11 @@ def picture(seed: int, width: int, height: int) -> Any:
     return Image.fromarray(pixels.clip(0, 255).astype("uint8"))
 
 
-def whole_mask(prompt_mask: Any, widths: tuple[int, ...]) -> Any:
+def whole_mask(of_responses: Any, prompt_mask: Any, widths: tuple[int, ...]) -> Any:
     """What every token of a row sees, (pairs, 1, length, length): the plain way of sharing."""
     import torch
-    from cot_reward.dpo.shared_prefix import response_mask
 
-    rest = response_mask(prompt_mask, widths)
+    rest = of_responses(prompt_mask, widths)
     pairs, prompt = prompt_mask.shape
     first = torch.ones(prompt, rest.shape[-1]).tril().bool()
     return torch.cat((first.expand(pairs, 1, -1, -1), rest), dim=2)
@@ -193,7 +193,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     from cot_reward.dpo import run, shared_prefix
 
     if job["variant"] == "masked":
-        shared_prefix.response_mask = whole_mask
+        shared_prefix.response_mask = functools.partial(whole_mask, shared_prefix.response_mask)
     base, rows = f"{job['folder']}/base", Path(job["folder"], f"{job['prompt']}.jsonl")
     settings = TRAINING | {
         "gradient_checkpointing": job["checkpointing"],

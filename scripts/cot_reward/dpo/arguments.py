@@ -1,5 +1,6 @@
 """The flags and YAML keys of stage 3: TRL's own, and those of this script."""
 
+import json
 import sys
 import warnings
 from collections.abc import Sequence
@@ -77,15 +78,20 @@ class ScriptArguments:
 
 @dataclass
 class PairConfig(DPOConfig):
-    """TRL's DPOConfig, save for one default: no chain of thought is cut unless that is asked for.
+    """TRL's DPOConfig, save for two defaults.
 
-    Rewards come from the answer at a text's very end, so TRL's 1,024 tokens would silently train
-    on pairs whose two texts no longer differ in what matters.
+    No chain of thought is cut: rewards come from the answer at a text's very end, so TRL's 1,024
+    tokens would silently train on pairs whose two texts no longer differ in what matters. The best
+    checkpoint is the one with the best reward accuracy.
     """
 
     max_length: int | None = field(
         default=None,
-        metadata={"help": "Cut prompt + completion to this many tokens; none: nothing is cut."},
+        metadata={"help": "Rows with more tokens are bad ones, since they would be cut."},
+    )
+    metric_for_best_model: str | None = field(
+        default="eval_rewards/accuracies",
+        metadata={"help": "What --load_best_model_at_end goes by; transformers': the loss."},
     )
 
 
@@ -127,7 +133,7 @@ def parse(
     if not model.model_name_or_path:
         raise UserError("--model_name_or_path is needed (or 'model_name_or_path' in YAML)")
     _check_together(script, training, model)
-    training.resume_from_checkpoint = _true_or_path(training.resume_from_checkpoint)
+    training.resume_from_checkpoint = _checkpoint(training)
     return script, training, model
 
 
@@ -140,6 +146,11 @@ def _check_together(script: ScriptArguments, training: PairConfig, model: ModelC
         raise UserError(f"--eval_strategy {training.eval_strategy.value} needs --eval_data_path")
     if script.merge_adapter and not model.use_peft:
         raise UserError("--merge_adapter needs --use_peft: without an adapter nothing is merged")
+    if training.precompute_ref_log_probs:
+        raise UserError(
+            "--precompute_ref_log_probs is TRL's, and not for images; --reference_cache does it, "
+            "and is on"
+        )
     if training.sync_ref_model and script.reference_cache:
         raise UserError(
             "--sync_ref_model changes the reference while it trains; it needs "
@@ -160,7 +171,34 @@ def _config_path(arguments: Sequence[str]) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _true_or_path(value: Any) -> Any:
-    """`--resume_from_checkpoint true` as the boolean that the trainer wants, else the path."""
-    words = {"true": True, "false": None}
-    return words.get(value.lower(), value) if isinstance(value, str) else value or None
+def _checkpoint(training: PairConfig) -> str | None:
+    """The checkpoint to resume from: of `true` the newest whole one of the output folder.
+
+    A run that was killed while it saved leaves half of one; `trainer_state.json` is written last.
+    Raises UserError when there is none.
+    """
+    given = str(training.resume_from_checkpoint or "")
+    if given.lower() in ("", "false", "none"):
+        return None
+    if given.lower() != "true":
+        if not _is_whole(Path(given)):
+            raise UserError(f"--resume_from_checkpoint {given}: is no whole checkpoint")
+        return given
+    output = Path(str(training.output_dir))
+    found = {
+        int(path.name.removeprefix("checkpoint-")): path
+        for path in output.glob("checkpoint-*")
+        if path.name.removeprefix("checkpoint-").isdecimal() and _is_whole(path)
+    }
+    if not found:
+        raise UserError(
+            f"--resume_from_checkpoint true: there is no checkpoint in {output}; leave the flag out"
+        )
+    return str(found[max(found)])
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return "global_step" in json.loads((folder / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return False

@@ -2,6 +2,7 @@
 
 import json
 import os
+import reprlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from datasets import Dataset
 from cot_reward import media
 from cot_reward.judge import judge
 from cot_reward.reading import read_rows
-from cot_reward.records import PAIR_FIELDS
+from cot_reward.records import PAIR_FIELDS, placeholder_in
 from cot_reward.settings import UserError
 from cot_reward.store import dump
 from cot_reward.tasks import TASKS, mixed_templates
@@ -96,6 +97,7 @@ def load(
         digests = [what[0] for what in shown]
         good.append(ready | facts(row) | {"digest": digest(row, digests)})
 
+    problems = {number: _printable(what) for number, what in problems.items()}
     if problems and not skip_bad_rows:
         raise UserError(described(path, problems, total))
     if not good:
@@ -108,7 +110,7 @@ def described(path: str, problems: Mapping[int, str], total: int) -> str:
     """How many rows are bad, and the first ten with their places."""
     first = sorted(problems.items())[:_SHOWN]
     place = "line" if path.endswith(".jsonl") else "row"
-    shown = "".join(f"\n  {place} {number}: {problem}" for number, problem in first)
+    shown = "".join(f"\n  {place} {number}: {what}" for number, what in first)
     more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     return (
         f"{path}: {len(problems)} of {total} rows cannot be used:{shown}{more}\n"
@@ -116,12 +118,17 @@ def described(path: str, problems: Mapping[int, str], total: int) -> str:
     )
 
 
+def _printable(text: str) -> str:
+    """Paths come from data: a terminal's control characters are not to reach it."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
 def template_warning(*paths: str | None) -> str:
     """A warning when the merger's summaries beside these files name several templates; else ""."""
     hashes: dict[str, set[str]] = defaultdict(set)
     for path in filter(None, paths):
         beside = Path(path).parent / "summary.json"
-        with suppress(OSError, ValueError, LookupError, AttributeError):
+        with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
             for task, of in json.loads(beside.read_text("utf-8"))["template_hashes"].items():
                 hashes[task].update(of)
     return mixed_templates(hashes)
@@ -133,7 +140,8 @@ def find_problem(row: Mapping[str, Any]) -> str:
         if name not in row:
             return f"has no '{name}'"
         if not isinstance(row[name], PAIR_FIELDS[name]):
-            return f"'{name}' is {row[name]!r}, not of type {PAIR_FIELDS[name].__name__}"
+            found = reprlib.repr(row[name])
+            return f"'{name}' is {found}, not of type {PAIR_FIELDS[name].__name__}"
     problem, chosen, rejected = row["problem"], row["chosen"], row["rejected"]
     for name in ("problem", "chosen", "rejected"):
         if not row[name].replace(PLACEHOLDER, "").strip():
@@ -141,6 +149,8 @@ def find_problem(row: Mapping[str, Any]) -> str:
         for token in _RESERVED:
             if token in row[name]:
                 return f"'{name}' holds {token}, which only the processor may write"
+        if name != "problem" and (token := placeholder_in(row[name])):
+            return f"'{name}' holds {token}, which stands for a medium"
     if chosen == rejected:
         return "'chosen' and 'rejected' are the same text"
     if row.get("videos") or "<video>" in problem:
@@ -154,7 +164,7 @@ def find_problem(row: Mapping[str, Any]) -> str:
         return "has no images"
     for image in images:
         if not isinstance(image, str):
-            return f"the image path {image!r} is not a string"
+            return f"the image path {reprlib.repr(image)} is not a string"
     return ""
 
 

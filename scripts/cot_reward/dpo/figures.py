@@ -38,43 +38,55 @@ class PairFigures:
         pairs: dict[str, Tensor],
         real: int,
         *,
+        loss: Tensor,
+        sft_weight: float,
         ld_alpha: float | None,
     ) -> None:
         """The first `real` pairs of a micro-batch, from the policy's per-token `log_probs`.
 
         `log_probs` and `inputs["completion_mask"]` have the shape (2 x pairs, length), less one
-        position, and (2 x pairs, length).
+        position, and (2 x pairs, length). In `loss` the mean over the chosen tokens has
+        `sft_weight`; the rest of it is a mean over pairs.
         """
         mask = inputs["completion_mask"][:, 1:]
-        chosen, rejected = sequence_logps(log_probs[:, -mask.shape[1] :], mask, ld_alpha).chunk(2)
+        log_probs = log_probs[:, -mask.shape[1] :]
+        chosen, rejected = sequence_logps(log_probs, mask, ld_alpha).chunk(2)
         longer, shorter = mask.sum(dim=1).chunk(2)
+        said = sft_weight * -log_probs.chunk(2)[0].sum(dim=1)
+        of_pairs = loss - said.sum() / longer.sum()
         columns = [
             beta * (chosen - inputs["ref_chosen_logps"]),
             beta * (rejected - inputs["ref_rejected_logps"]),
             pairs["answer"],
             pairs["same_model"],
             longer - shorter,
+            of_pairs.expand(len(longer)),
+            said,
+            longer,
         ]
         self._parts.append(torch.stack([column.double() for column in columns], dim=1)[:real])
 
     def take(self) -> Figures:
         """Figures of all pairs of all processes since the last call; every process must call it."""
-        own = torch.cat(self._parts).cpu().numpy() if self._parts else np.empty((0, 5))
+        own = torch.cat(self._parts).cpu().numpy() if self._parts else np.empty((0, 8))
         self._parts = []
         return figures(np.concatenate(gather_object([own])))
 
 
 def figures(pairs: np.ndarray) -> Figures:
-    """Means over pairs, (n, 5): two rewards, answer, same model, difference in tokens.
+    """Means over pairs, (n, 8).
 
-    A figure about a group is there when the group is.
+    Columns: two rewards, answer, same model, difference in tokens, the loss but for its SFT part,
+    that part's sum over the chosen tokens, and their number. A figure about a group is there when
+    the group is.
     """
     if not len(pairs):
         return {}
-    chosen, rejected, answer, same_model, longer = pairs.T
+    chosen, rejected, answer, same_model, longer, of_pairs, said, tokens = pairs.T
     margin = chosen - rejected
     right = margin > 0
     found = {
+        "loss": of_pairs.mean() + said.sum() / tokens.sum(),
         "rewards/chosen": chosen.mean(),
         "rewards/rejected": rejected.mean(),
         "rewards/accuracies": right.mean(),

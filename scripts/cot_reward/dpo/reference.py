@@ -9,11 +9,13 @@ the model is shown: of a changed data file only the changed rows are computed an
 """
 
 import json
+import math
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cot_reward.reading import read_rows
 from cot_reward.settings import UserError
@@ -51,6 +53,10 @@ def model_digest(folder: Path) -> str:
     return whole.hexdigest()
 
 
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
 class Cache:
     """The reference log-probs of one model under one set of settings.
 
@@ -67,15 +73,14 @@ class Cache:
         """What is there: digest of a row -> log-probs of its chosen and its rejected text."""
         found: dict[str, Logps] = {}
         for path in sorted(self.folder.glob("*.jsonl")):
-            # A file of a process that was killed before it wrote anything.
-            if not path.stat().st_size:
-                continue
-            for _, entry in read_rows(path):
-                # Half a line is what a crash leaves.
-                if not isinstance(entry, ValueError) and {"row", "chosen", "rejected"} <= set(
-                    entry
-                ):
-                    found[entry["row"]] = (entry["chosen"], entry["rejected"])
+            # What a crash leaves, an empty file or half a line, is computed again.
+            with suppress(UserError):
+                for _, entry in read_rows(path):
+                    if isinstance(entry, ValueError):
+                        continue
+                    row, logps = entry.get("row"), (entry.get("chosen"), entry.get("rejected"))
+                    if isinstance(row, str) and all(map(_is_finite, logps)):
+                        found[row] = cast(Logps, logps)
         return found
 
     def add(self, rows: Iterable[str], logps: Iterable[Logps]) -> None:
@@ -89,10 +94,11 @@ class Cache:
                 {"row": row, "chosen": chosen, "rejected": rejected}
                 for row, (chosen, rejected) in zip(rows, logps, strict=True)
             )
-        except OSError as error:
+        except (OSError, UserError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
             raise UserError(
-                f"{self.folder}: reference log-probs cannot be written ({error.strerror}); make "
-                "room, or name another folder with --reference_cache_dir"
+                f"{self.folder}: reference log-probs cannot be written ({why}); make room, or name "
+                "another folder with --reference_cache_dir"
             ) from None
 
     def close(self) -> None:

@@ -20,8 +20,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import AutoConfig, AutoProcessor, PretrainedConfig, ProcessorMixin
-from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.integrations import deepspeed as hf_deepspeed
 from trl import ModelConfig, get_peft_config, get_quantization_config
 from trl.trainer.utils import create_model_from_path
 
@@ -65,16 +64,17 @@ def read_rows(
     def count(row: dict[str, Any], sizes: list[tuple[int, int]]) -> int:
         # A picture is here a mark without content: only the placeholders are counted.
         text = text_of(row | {"images": [None] * len(sizes)}, processor())
+        if not hasattr(processor(), "_get_num_multimodal_tokens"):
+            raise UserError("--max_length: this processor does not tell how long images are")
         patches = processor()._get_num_multimodal_tokens(
             image_sizes=[(height, width) for width, height in sizes]
         )
+        prompt, *responses = (
+            len(processor().tokenizer(text[part], add_special_tokens=False)["input_ids"])
+            for part in ("prompt", "chosen", "rejected")
+        )
         # The template writes one token for each image, the processor as many as it has.
-        whole = sum(patches.num_image_tokens) - len(sizes)
-        ids = [
-            len(processor().tokenizer(text["prompt"] + text[side])["input_ids"])
-            for side in ("chosen", "rejected")
-        ]
-        return whole + max(ids)
+        return sum(patches.num_image_tokens) - len(sizes) + prompt + max(responses)
 
     def read(path: str) -> data.Pairs:
         return data.load(
@@ -143,8 +143,22 @@ def build_trainer(
             if PartialState().is_main_process:
                 print(f"stock TRL runs every prompt four times a step: {why}", file=sys.stderr)
         else:
-            with _whole_models(training):
+            with _whole_models():
                 shared_prefix.check(config)
+    plugin: Any = training.deepspeed_plugin
+    if plugin is not None and plugin.zero_stage == 3:
+        zero = plugin.deepspeed_config["zero_optimization"]
+        if not zero.get("stage3_gather_16bit_weights_on_model_save"):
+            raise UserError(
+                "DeepSpeed ZeRO-3 without stage3_gather_16bit_weights_on_model_save (accelerate: "
+                "zero3_save_16bit_model) leaves no model that can be served; set it to true"
+            )
+    if model.use_peft and script.reference_cache and _is_fsdp(training):
+        # Under FSDP the policy stands nowhere whole before training, and an adapter's reference is
+        # the policy without it.
+        script.reference_cache = False
+        if PartialState().is_main_process:
+            print("FSDP with an adapter: the reference runs live, not cached", file=sys.stderr)
     frozen = [_TOWER] * script.freeze_vision_tower
     frozen += [_PROJECTOR] * script.freeze_multi_modal_projector
     peft_config: Any = get_peft_config(model)
@@ -174,16 +188,19 @@ def build_trainer(
     return trainer
 
 
+def _is_fsdp(training: PairConfig) -> bool:
+    return bool(training.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
+
+
 @contextmanager
-def _whole_models(training: PairConfig) -> Iterator[None]:
+def _whole_models() -> Iterator[None]:
     """Models made within stand whole in one process, also under DeepSpeed ZeRO-3."""
-    deepspeed = getattr(training, "hf_deepspeed_config", None)
-    unset_hf_deepspeed_config()
+    kept = hf_deepspeed._hf_deepspeed_config_weak_ref
+    hf_deepspeed.unset_hf_deepspeed_config()
     try:
         yield
     finally:
-        if deepspeed is not None:
-            set_hf_deepspeed_config(deepspeed)
+        hf_deepspeed._hf_deepspeed_config_weak_ref = kept
 
 
 def _by_main(work: Callable[[], T]) -> T:
@@ -220,7 +237,10 @@ def _cache(
         "image_max_pixels": script.image_max_pixels,
         "ld_alpha": training.ld_alpha,
         "disable_dropout": training.disable_dropout,
-        "dtype": str((training.model_init_kwargs or {}).get("dtype")),
+        "model_init_kwargs": str(sorted((training.model_init_kwargs or {}).items())),
+        # Which turn the weights themselves to bf16, where others run fp32 weights in autocast.
+        "engine": "deepspeed" * (training.deepspeed_plugin is not None)
+        + "fsdp" * _is_fsdp(training),
         "mixed_precision": [
             training.bf16,
             training.fp16,
@@ -272,17 +292,13 @@ def train(
         (output / "summary.json").unlink(missing_ok=True)
     started = time.monotonic()
     before = _steps_done(training)
-    try:
-        result = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    except ValueError as error:
-        if "No valid checkpoint" not in str(error):
-            raise
-        raise UserError(
-            f"--resume_from_checkpoint true: there is no checkpoint in {output}; leave the flag out"
-        ) from None
+    result = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     # The trainer turned the cache off; who generates with the saved model wants it.
     config: Any = trainer.accelerator.unwrap_model(trainer.model).config
     config.use_cache = True
+    if trainer.is_fsdp_enabled:
+        # Of shards transformers would write no model at all here.
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     # Gathers the weights on every rank, and writes on one.
     trainer.save_model(str(output / "adapter" if script.merge_adapter else output))
     trainer.save_state()
@@ -327,10 +343,12 @@ def _merge(output: Path, training: PairConfig, model: ModelConfig, processor: An
     """
     from peft import PeftModel
 
-    with _whole_models(training), torch.no_grad():
-        base = create_model_from_path(
-            str(model.model_name_or_path), **(training.model_init_kwargs or {}), device_map=None
-        )
+    # Of an earlier run into this folder: it would be loaded on top of the merged weights.
+    for stale in [output / "adapter_config.json", *output.glob("adapter_model.*")]:
+        stale.unlink(missing_ok=True)
+    settings = {**(training.model_init_kwargs or {}), "device_map": None}
+    with _whole_models(), torch.no_grad():
+        base = create_model_from_path(str(model.model_name_or_path), **settings)
         merged: Any = PeftModel.from_pretrained(base, str(output / "adapter")).merge_and_unload()
     merged.save_pretrained(output)
     processor.save_pretrained(output)
@@ -338,10 +356,11 @@ def _merge(output: Path, training: PairConfig, model: ModelConfig, processor: An
 
 def _steps_done(training: PairConfig) -> int:
     """Optimizer steps that the checkpoint to resume from already has; 0 for a fresh run."""
-    start = training.resume_from_checkpoint
-    path = get_last_checkpoint(training.output_dir) if start is True else start
-    state = Path(path or "", "trainer_state.json")
-    return json.loads(state.read_text())["global_step"] if path and state.is_file() else 0
+    if not training.resume_from_checkpoint:
+        return 0
+    state = Path(training.resume_from_checkpoint, "trainer_state.json")
+    steps: int = json.loads(state.read_text())["global_step"]
+    return steps
 
 
 def _last_values(history: list[dict[str, float]]) -> dict[str, float]:

@@ -19,6 +19,7 @@ Attention needs no (P + W) x (P + W) mask: prompt tokens see the prompt causally
 need no mask at all, and response tokens have one of (W1 + W2) x (P + W1 + W2).
 """
 
+import inspect
 from contextlib import nullcontext
 from types import MethodType
 from typing import Any
@@ -36,8 +37,6 @@ from trl.trainer.utils import add_fused_lm_head
 
 from cot_reward.settings import UserError
 
-# The batch's keys that only `attach`ed models know.
-KEYS = ("prompt_ids", "prompt_mask", "prompt_mm_token_type_ids", "widths")
 ATTENTION = "shared_prefix"
 # model_type of a configuration; their backbones have the same parts and arguments.
 SUPPORTED = ("qwen2_vl", "qwen2_5_vl")
@@ -92,8 +91,8 @@ def response_mask(prompt_mask: Tensor, widths: tuple[int, ...]) -> Tensor:
     """
     device = prompt_mask.device
     own = torch.block_diag(
-        *(torch.ones(width, width, device=device).tril() for width in widths)
-    ).bool()
+        *(torch.ones(width, width, device=device, dtype=torch.bool).tril() for width in widths)
+    )
     pairs, queries = len(prompt_mask), len(own)
     seen = prompt_mask.bool()[:, None, None, :].expand(pairs, 1, queries, -1)
     return torch.cat((seen, own.expand(pairs, 1, -1, -1)), dim=-1)
@@ -185,8 +184,7 @@ def check(config: PretrainedConfig) -> None:
     versions = f"TRL {trl.__version__} and transformers {transformers.__version__}"
     way_out = "install the versions of requirements.txt, or go on without by --shared_prefix false"
     try:
-        for name in ("_compute_loss", "compute_ref_log_probs", "_precompute_ref_logps"):
-            getattr(DPOTrainer, name)
+        _check_names()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             difference = _difference(_toy(config))
@@ -199,6 +197,27 @@ def check(config: PretrainedConfig) -> None:
             f"with {versions} a shared prompt gives other log-probs than stock TRL: they differ by "
             f"{difference:.2g}; {way_out}"
         )
+
+
+# What functions of the trainers read or call, and `PairTrainer` relies on.
+_RELIED_ON: list[tuple[type, str, tuple[str, ...]]] = [
+    (DPOTrainer, "__init__", ("_prepare_dataset", "_precompute_ref_logps")),
+    (DPOTrainer, "_compute_loss", ("loss_types", "loss_weights", "precompute_ref_logps")),
+    (DPOTrainer, "compute_ref_log_probs", ("log_probs", "ld_alpha")),
+    (DPOTrainer, "log", ("_metrics",)),
+    (transformers.Trainer, "_run_epoch", ("get_batch_samples", "training_step")),
+    (transformers.Trainer, "training_step", ("current_gradient_accumulation_steps",)),
+    (transformers.Trainer, "train", ("_load_from_checkpoint",)),
+]
+
+
+def _check_names() -> None:
+    """Raise AttributeError when a function of the trainers does not do what is relied on."""
+    for trainer, function, names in _RELIED_ON:
+        code = inspect.unwrap(getattr(trainer, function)).__code__
+        for name in names:
+            if name not in code.co_names:
+                raise AttributeError(f"{trainer.__name__}.{function} knows no {name}")
 
 
 _IMAGE, _MERGE, _GRID = 1, 2, (1, 4, 6)

@@ -5,10 +5,12 @@ weighted so that a step is the mean over all pairs of its global batch, however 
 over processes and accumulation steps.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest import mock
 
 import torch
 from accelerate import Accelerator
@@ -17,11 +19,13 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from trl import DPOTrainer
 from trl.models.utils import prepare_deepspeed
+from trl.trainer import dpo_trainer
 
 from cot_reward.dpo import shared_prefix
 from cot_reward.dpo.collator import REFERENCES, first_pairs
 from cot_reward.dpo.figures import PairFigures
 from cot_reward.dpo.reference import Cache, Logps
+from cot_reward.settings import UserError
 
 _COLUMNS = [
     "prompt",
@@ -35,7 +39,7 @@ _COLUMNS = [
 
 
 # What a batch has that neither TRL nor the model knows.
-_OWN_KEYS = ("pairs", "share", "uneven")
+_OWN_KEYS = ("pairs", "share", "real")
 
 
 class PairTrainer(DPOTrainer):
@@ -58,7 +62,9 @@ class PairTrainer(DPOTrainer):
         if shared and arguments["args"].ddp_find_unused_parameters is None:
             # Every row has images, so that no trained part of these models is ever left out.
             arguments["args"].ddp_find_unused_parameters = False
-        super().__init__(**arguments)
+        # TRL would hash all weights for a cache of its own: a minute of a 7B model's start.
+        with mock.patch.object(dpo_trainer, "hash_module", return_value="", create=True):
+            super().__init__(**arguments)
         self._attach()
         # Live ones are computed by `_compute_loss` below, so that there is one way to a loss.
         self.precompute_ref_logps = True
@@ -93,6 +99,8 @@ class PairTrainer(DPOTrainer):
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         """The rows with their reference log-probs; TRL calls it when the model is ready."""
         assert self._cache is not None
+        if set(REFERENCES) <= set(dataset.column_names):
+            return dataset
         self._attach()
         rows: list[str] = dataset["digest"][:]
         # One process may see a file that another does not, and all must do the same work.
@@ -115,9 +123,7 @@ class PairTrainer(DPOTrainer):
         """Compute and keep the log-probs of these rows, spread over the processes."""
         assert self._cache is not None
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        # Models that are shared out need the same number of batches everywhere: some rows twice.
-        indices += indices[: -len(indices) % world]
-        part = dataset.select(indices[rank::world])
+        part = dataset.select(spread(indices, world)[rank])
         batches = DataLoader(
             part,
             batch_size=batch_size,
@@ -134,6 +140,11 @@ class PairTrainer(DPOTrainer):
         ):
             logps = self._reference_logps(model, self._prepare_inputs(batch))
             values = list(zip(*(side.tolist() for side in logps), strict=True))
+            if not all(math.isfinite(value) for pair in values for value in pair):
+                raise UserError(
+                    "the reference gives log-probs that are not finite; is the model whole, and "
+                    "its precision (--dtype, --bf16) enough?"
+                )
             rows = [next(waiting) for _ in values]
             self._cache.add(rows, values)
             found.update(zip(rows, values, strict=True))
@@ -165,14 +176,9 @@ class PairTrainer(DPOTrainer):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         counts = []
         for number, batch in enumerate(batches):
-            pairs = len(batch["pairs"]["images"])
-            real = self._real_pairs(pairs) if number == len(batches) - 1 else pairs
-            if real < pairs:
-                # Copies that fill the last batch of an epoch go; a process with none but copies
-                # runs one, without weight.
-                batches[number] = batch = first_pairs(batch, max(real, 1))
-            # Every process says the same of the same batch, those that lose no pair, too.
-            batch["uneven"] = number == len(batches) - 1 and self._fills_up(pairs)
+            if number == len(batches) - 1:
+                batches[number] = batch = self._without_copies(batch)
+            real = batch.get("real", len(batch["pairs"]["images"]))
             tokens = int(batch["completion_mask"].chunk(2)[0].sum())
             counts.append((real, tokens if real else 0))
         own = torch.tensor(counts, dtype=torch.float64, device=device)
@@ -182,28 +188,32 @@ class PairTrainer(DPOTrainer):
             batch["share"] = share
         return batches, items
 
-    def _fills_up(self, pairs: int) -> bool:
-        """Whether the current batch, of so many pairs on each process, has copies in it."""
-        state = self.accelerator.gradient_state
-        total = pairs * self.accelerator.num_processes
-        return bool(state.end_of_dataloader and 0 < state.remainder < total)
+    def _without_copies(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch without the pairs that only fill up an epoch's last global batch.
 
-    def _real_pairs(self, pairs: int) -> int:
-        """How many of the current batch's pairs are no copies that only fill it up."""
-        if not self._fills_up(pairs):
-            return pairs
-        # accelerate fills the last global batch in the order of the processes.
-        before = self.accelerator.process_index * pairs
-        return min(max(self.accelerator.gradient_state.remainder - before, 0), pairs)
+        `real` is how many are left; a process with none but copies keeps one, without weight. The
+        batch then says so on every process, also where nothing had to go.
+        """
+        state, pairs = self.accelerator.gradient_state, len(batch["pairs"]["images"])
+        whole = pairs * self.accelerator.num_processes
+        # accelerate's own `remainder` is lost when a resumed run skips batches.
+        rest = len(state.active_dataloader.dataset) % whole if state.end_of_dataloader else 0
+        alone = self.accelerator.num_processes == 1 or self.args.dataloader_drop_last
+        if alone or not rest or "image_grid_thw" not in batch:
+            return batch
+        # The last global batch is filled in the order of the processes.
+        real = min(max(rest - self.accelerator.process_index * pairs, 0), pairs)
+        return first_pairs(batch, max(real, 1)) | {"real": real}
 
     # --- loss -------------------------------------------------------------------------------------
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         mode = "train" if self.model.training else "eval"
-        inputs = dict(inputs)
+        inputs = dict(inputs if mode == "train" else self._without_copies(inputs))
         pairs, share = inputs.pop("pairs"), inputs.pop("share", None)
-        uneven = inputs.pop("uneven", False)
+        uneven = "real" in inputs
+        real = inputs.pop("real", len(pairs["images"]))
         if REFERENCES[0] not in inputs:
-            live = self._reference_logps(self._reference(), inputs)
+            live = self._reference_logps(self.ref_model or self.model, inputs)
             inputs |= dict(zip(REFERENCES, live, strict=True))
         recorded = _Recorder(model)
         weights = self.loss_weights
@@ -218,15 +228,23 @@ class PairTrainer(DPOTrainer):
                 result = super()._compute_loss(recorded, inputs, return_outputs)
         finally:
             self.loss_weights = weights
-        real = len(pairs["images"])
-        if share is not None:
-            real = real if share[0] else 0
-        elif mode == "eval":
-            real = self._real_pairs(real)
+        loss = result[0] if return_outputs else result
         self._figures[mode].add(
-            self.beta, recorded.log_probs, inputs, pairs, real, ld_alpha=self.ld_alpha
+            self.beta,
+            recorded.log_probs,
+            inputs,
+            pairs,
+            real,
+            loss=loss.detach(),
+            sft_weight=self._weight_of_sft(),
+            ld_alpha=self.ld_alpha,
         )
         return result
+
+    def _weight_of_sft(self) -> float:
+        """That of the mean over chosen tokens in the loss, where pairs do not weigh it anew."""
+        kinds = zip(self.loss_types, self.loss_weights, strict=True)
+        return 0.0 if self.use_weighting else sum(w for kind, w in kinds if kind == "sft")
 
     # --- checkpoints ------------------------------------------------------------------------------
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -256,10 +274,14 @@ class PairTrainer(DPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
         if self._metrics[mode]:
-            for key, value in self._figures[mode].take().items():
-                # TRL means the means of micro-batches; of pairs that are spread unevenly, these
-                # means are the right ones.
-                self._metrics[mode][key] = [value]
+            # TRL means the means of micro-batches; where these are not of one size, the means over
+            # pairs are the right ones.
+            found = self._figures[mode].take()
+            if mode == "eval" and "eval_loss" in logs and "loss" in found:
+                logs["eval_loss"] = found["loss"]
+            for key, value in found.items():
+                if key != "loss":
+                    self._metrics[mode][key] = [value]
         super().log(logs, start_time)
 
 
@@ -291,6 +313,15 @@ def _uneven_gathers(accelerator: Accelerator) -> Iterator[None]:
         yield
     finally:
         del accelerator.gather
+
+
+def spread(indices: list[int], processes: int) -> list[list[int]]:
+    """The rows of each process, equally many; where they do not divide, some come twice.
+
+    A model that is shared out waits for all processes at every batch.
+    """
+    filled = indices + [indices[n % len(indices)] for n in range(-len(indices) % processes)]
+    return [filled[rank::processes] for rank in range(processes)]
 
 
 def _merged(parts: list[dict[str, Logps]]) -> dict[str, Logps]:
