@@ -20,11 +20,12 @@ from cot_reward import settings
 
 
 def main() -> int:
-    from cot_reward.dpo import arguments, run
+    from cot_reward.dpo import arguments, build, run
+    from cot_reward.dpo.rows import read_rows
 
     script, training, model = arguments.parse()
-    train_rows, eval_rows = run.read_rows(script, training, model)
-    trainer = run.build_trainer(
+    train_rows, eval_rows = read_rows(script, training, model)
+    trainer = build.build_trainer(
         script, training, model, train_rows.dataset(), eval_rows and eval_rows.dataset()
     )
     run.train(trainer, script, training, model, len(train_rows.problems))

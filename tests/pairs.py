@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from cot_reward import demo_model
 from cot_reward import demo_world as world
-from cot_reward.dpo import arguments, data, run
+from cot_reward.dpo import arguments, build, data
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 ROOT = Path(__file__).parents[1]
@@ -123,4 +123,4 @@ def trainer_for(base: Path, folder: Path, pairs: str, out: Path, *flags: str) ->
         "--per_device_train_batch_size 2 --max_steps 1"
     )
     parsed = arguments.parse([*settings.split(), *flags])
-    return run.build_trainer(*parsed, data.load(pairs, str(folder)).dataset()), parsed
+    return build.build_trainer(*parsed, data.load(pairs, str(folder)).dataset()), parsed

@@ -12,6 +12,7 @@ import torch
 from cot_reward import curves, media
 from cot_reward.dpo import arguments, data, run
 from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
+from cot_reward.dpo.rows import read_rows
 from cot_reward.settings import UserError
 from pairs import CAPTION, FORM, row, save_model, save_pictures, trainer_for, varied, write
 from PIL import Image
@@ -130,15 +131,15 @@ def test_a_row_that_max_length_would_cut_is_a_bad_one(
     lengths = made["attention_mask"].sum(dim=1).view(2, -1).amax(dim=0).tolist()
     longest = max(lengths)
     parsed = arguments.parse([*flags.split(), str(longest)])
-    assert not run.read_rows(*parsed)[0].problems
+    assert not read_rows(*parsed)[0].problems
     parsed = arguments.parse([*flags.split(), str(longest - 1), "--skip_bad_rows"])
-    (problem,) = run.read_rows(*parsed)[0].problems
+    (problem,) = read_rows(*parsed)[0].problems
     line = lengths.index(longest) + 1
     assert problem == (
         f"{path}:{line}: has {longest} tokens and would be cut by --max_length {longest - 1}"
     )
     with pytest.raises(UserError, match=f"line {line}: has {longest} tokens"):
-        run.read_rows(*arguments.parse([*flags.split(), str(longest - 1)]))
+        read_rows(*arguments.parse([*flags.split(), str(longest - 1)]))
 
 
 @pytest.mark.parametrize("kind", ["cut", "text", "empty", "thin"])

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cot_reward.dpo import run
+from cot_reward.dpo import arguments, build, run
 from cot_reward.dpo.collator import first_pairs
 from cot_reward.dpo.figures import figures, sequence_logps
+from cot_reward.dpo.rows import read_rows
 from pairs import FORM, ROOT, save_model, save_pictures, trainer_for, varied, write
 from safetensors.torch import load_file
 from transformers import TrainerCallback
@@ -289,7 +290,6 @@ def test_tokens_behind_the_shorter_response_count_by_ld_alpha() -> None:
 def test_the_best_checkpoint_by_held_out_accuracy_is_kept(
     base: Path, folder: Path, pairs: str, tmp_path: Path
 ) -> None:
-    from cot_reward.dpo import arguments
 
     flags = (
         f"--config {ROOT}/configs/demo/dpo.yaml --model_name_or_path {base} --data_path {pairs} "
@@ -298,8 +298,8 @@ def test_the_best_checkpoint_by_held_out_accuracy_is_kept(
         "--save_steps 1 --max_steps 3 --load_best_model_at_end true --warmup_steps 0"
     )
     parsed = arguments.parse(flags.split())
-    rows = [part.dataset() for part in run.read_rows(*parsed) if part]
-    trainer = run.build_trainer(*parsed, *rows)
+    rows = [part.dataset() for part in read_rows(*parsed) if part]
+    trainer = build.build_trainer(*parsed, *rows)
 
     class Worsens(TrainerCallback):
         def on_evaluate(self, *_: Any, metrics: dict[str, float], **__: Any) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from cot_reward.dpo import arguments, run
+from cot_reward.dpo import arguments, build
 from cot_reward.dpo.reference import Cache
+from cot_reward.dpo.rows import read_rows
 from cot_reward.dpo.trainer import spread
 from cot_reward.settings import UserError
 from pairs import ROOT, save_model, save_pictures, trainer_for, varied, write
@@ -178,8 +179,8 @@ def test_held_out_rows_have_theirs_too(base: Path, folder: Path, tmp_path: Path)
         "--report_to none"
     )
     parsed = arguments.parse(settings.split())
-    rows = [part.dataset() for part in run.read_rows(*parsed) if part]
-    trainer = run.build_trainer(*parsed, *rows)
+    rows = [part.dataset() for part in read_rows(*parsed) if part]
+    trainer = build.build_trainer(*parsed, *rows)
     assert len(trainer.eval_dataset["ref_rejected_logps"][:]) == 6
     metrics = trainer.evaluate()
     assert metrics["eval_rewards/margins"] == pytest.approx(0, abs=1e-5)

@@ -173,7 +173,7 @@ def stock(base: str, rows: Path, settings: dict[str, Any]) -> Any:
 
 
 def ours(base: str, rows: Path, settings: dict[str, Any], cache: str | None) -> Any:
-    from cot_reward.dpo import arguments, data, run
+    from cot_reward.dpo import arguments, build, data
 
     flags: dict[str, Any] = {
         "model_name_or_path": base,
@@ -184,13 +184,13 @@ def ours(base: str, rows: Path, settings: dict[str, Any], cache: str | None) -> 
     }
     flags |= settings | ({"reference_cache_dir": cache} if cache else {})
     parsed = arguments.parse([f"--{name}={value}" for name, value in flags.items()])
-    return run.build_trainer(*parsed, data.load(str(rows), str(rows.parent)).dataset())
+    return build.build_trainer(*parsed, data.load(str(rows), str(rows.parent)).dataset())
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Build a trainer and, unless the cache alone is to be filled, train."""
     import transformers
-    from cot_reward.dpo import run, shared_prefix
+    from cot_reward.dpo import shared_prefix, trainer
 
     if job["variant"] == "masked":
         shared_prefix.response_mask = functools.partial(whole_mask, shared_prefix.response_mask)
@@ -202,7 +202,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "num_train_epochs": EPOCHS,
     }
     spent, ends = 0.0, []
-    computed = run.PairTrainer._computed
+    computed = trainer.PairTrainer._computed
 
     def timed(*arguments: Any) -> Any:
         nonlocal spent
@@ -215,7 +215,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         def on_step_end(self, *arguments: Any, **named: Any) -> None:
             ends.append(time.perf_counter())
 
-    run.PairTrainer._computed = timed  # type: ignore
+    trainer.PairTrainer._computed = timed  # type: ignore
     started = time.perf_counter()
     if job["variant"] == "stock":
         trainer = stock(base, rows, settings)
