@@ -305,6 +305,7 @@ def test_yaml_then_flags(tmp_path: Path) -> None:
     assert (training.beta, training.loss_type, training.learning_rate) == (0.2, ["sft"], 1e-6)
     assert (script.freeze_vision_tower, script.freeze_multi_modal_projector) == (False, False)
     assert training.max_length is None
+    assert training.report_to == ["tensorboard"]
     assert not training.trust_remote_code
     assert model.dtype == "float32"
     path.write_text("beta: 0.5\nlearning_rte: 1\n")

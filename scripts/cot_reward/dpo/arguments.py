@@ -78,16 +78,20 @@ class ScriptArguments:
 
 @dataclass
 class PairConfig(DPOConfig):
-    """TRL's DPOConfig, save for two defaults.
+    """TRL's DPOConfig, save for three defaults.
 
     No chain of thought is cut: rewards come from the answer at a text's very end, so TRL's 1,024
     tokens would silently train on pairs whose two texts no longer differ in what matters. The best
-    checkpoint is the one with the best reward accuracy.
+    checkpoint is the one with the best reward accuracy. TensorBoard's files are written.
     """
 
     max_length: int | None = field(
         default=None,
         metadata={"help": "Rows with more tokens are bad ones, since they would be cut."},
+    )
+    report_to: None | str | list[str] = field(
+        default="tensorboard",
+        metadata={"help": "Where the log goes: tensorboard, wandb, both, or none."},
     )
     metric_for_best_model: str | None = field(
         default="eval_rewards/accuracies",

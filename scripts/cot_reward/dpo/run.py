@@ -25,8 +25,8 @@ CURVES = {
     "rewards/chosen": "reward of the chosen",
     "rewards/rejected": "reward of the rejected",
     "rewards/accuracies": "share of pairs whose chosen has the higher reward",
-    "rewards/accuracies_answer_1": "that share where the chosen answer is 1",
-    "rewards/accuracies_answer_2": "that share where the chosen answer is 2",
+    "rewards/accuracies_answer_1": "reward accuracy where the chosen answer is 1",
+    "rewards/accuracies_answer_2": "reward accuracy where the chosen answer is 2",
     "rewards/margins": "reward of the chosen less that of the rejected",
 }
 _PACKAGES = ("trl", "transformers", "torch", "accelerate", "peft", "datasets")

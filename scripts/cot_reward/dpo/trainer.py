@@ -174,6 +174,8 @@ class PairTrainer(DPOTrainer):
         the global batch.
         """
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, items
         counts = []
         for number, batch in enumerate(batches):
             if number == len(batches) - 1:
