@@ -89,7 +89,8 @@ class PairConfig(DPOConfig):
         default=None,
         metadata={"help": "Rows with more tokens are bad ones, since they would be cut."},
     )
-    report_to: None | str | list[str] = field(
+    # In this order the flag takes a string: transformers' parser looks at the second type.
+    report_to: None | str | list[str] = field(  # noqa: RUF036
         default="tensorboard",
         metadata={"help": "Where the log goes: tensorboard, wandb, both, or none."},
     )
