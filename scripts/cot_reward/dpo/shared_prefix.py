@@ -148,9 +148,11 @@ def attach(model: Any) -> None:
         widths: tuple[int, ...] = (),
         **others: Any,
     ) -> Any:
-        if prompt_ids is None or input_ids is None or prompt_mask is None:
+        if prompt_ids is None:
             return own(input_ids=input_ids, attention_mask=attention_mask, **others)
-        types: Any = prompt_mm_token_type_ids
+        types = prompt_mm_token_type_ids
+        if input_ids is None or prompt_mask is None or types is None:
+            raise TypeError("a shared prompt needs input_ids, prompt_mask and its token types")
         pixels, grid = others.pop("pixel_values"), others.pop("image_grid_thw")
         # The model's own forward, which makes logits, passes these as None.
         for name in ("position_ids", "mm_encoder_outputs", "mm_token_type_ids"):
