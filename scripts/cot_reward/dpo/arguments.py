@@ -156,6 +156,11 @@ def _check_together(script: ScriptArguments, training: PairConfig, model: ModelC
             "--precompute_ref_log_probs is TRL's, and not for images; --reference_cache does it, "
             "and is on"
         )
+    if "token" in (training.model_init_kwargs or {}):
+        raise UserError(
+            "model_init_kwargs: a token would stand in summary.json; give it by the environment, "
+            "as HF_TOKEN"
+        )
     if training.sync_ref_model and script.reference_cache:
         raise UserError(
             "--sync_ref_model changes the reference while it trains; it needs "
