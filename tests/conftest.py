@@ -146,6 +146,22 @@ def server():
         yield running
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A tiny random model for stage 3, saved."""
+    from pairs import save_model
+
+    return save_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The pictures that stage 3's rows name."""
+    from pairs import save_pictures
+
+    return save_pictures(tmp_path_factory.mktemp("media"))
+
+
 @pytest.fixture
 def world(tmp_path, server):
     """Comparisons on disk and the client's command line about them."""

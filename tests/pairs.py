@@ -1,17 +1,17 @@
 """Tiny models, pictures and DPO rows for the tests of stage 3."""
 
-import json
 import random
 from pathlib import Path
 from typing import Any
 
 import torch
+from conftest import REPO, write_lines
 from cot_reward import demo_model
 from cot_reward import demo_world as world
-from cot_reward.dpo import arguments, build, data
+from cot_reward.dpo import arguments, build
+from cot_reward.dpo.rows import read_rows
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-ROOT = Path(__file__).parents[1]
 CAPTION = "Which fits better?\nText Caption: [a red circle]"
 FORM = "<think>\n{}.\n</think>\n<answer>Image {} is better</answer>"
 SIZES = [(56, 56), (90, 61), (200, 150), (30, 300)]
@@ -111,16 +111,16 @@ def varied(
 
 
 def write(path: Path, rows: list[Any]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
+    return str(write_lines(path, rows))
 
 
 def trainer_for(base: Path, folder: Path, pairs: str, out: Path, *flags: str) -> Any:
     """A trainer of `scripts/DPO_VL.py`, and the settings it was built from."""
     settings = (
-        f"--config {ROOT}/configs/demo/dpo.yaml --model_name_or_path {base} --data_path {pairs} "
+        f"--config {REPO}/configs/demo/dpo.yaml --model_name_or_path {base} --data_path {pairs} "
         f"--image_folder {folder} --output_dir {out} --report_to none "
         "--per_device_train_batch_size 2 --max_steps 1"
     )
     parsed = arguments.parse([*settings.split(), *flags])
-    return build.build_trainer(*parsed, data.load(pairs, str(folder)).dataset()), parsed
+    rows = [part.dataset() for part in read_rows(*parsed) if part]
+    return build.build_trainer(*parsed, *rows), parsed

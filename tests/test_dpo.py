@@ -9,27 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import REPO
 from cot_reward import curves, media
 from cot_reward.dpo import arguments, data, run
 from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
 from cot_reward.dpo.rows import read_rows
 from cot_reward.settings import UserError
-from pairs import CAPTION, FORM, row, save_model, save_pictures, trainer_for, varied, write
+from pairs import CAPTION, FORM, row, trainer_for, varied, write
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_pictures(tmp_path_factory.mktemp("media"))
 
 
 @pytest.fixture
@@ -217,7 +207,7 @@ def test_token_ids_are_those_of_llama_factory(base: Path, folder: Path, tmp_path
     write(tmp_path / "rows.jsonl", rows)
     ids = tmp_path / "ids.json"
     subprocess.run(
-        [ROOT / ".envs/sft/bin/python", "-c", LLAMA_FACTORY, base, folder, tmp_path, str(pixels)],
+        [REPO / ".envs/sft/bin/python", "-c", LLAMA_FACTORY, base, folder, tmp_path, str(pixels)],
         check=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"},
     )
@@ -316,7 +306,7 @@ def test_yaml_then_flags(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["dpo.yaml", "demo/dpo.yaml", "demo/control_sft.yaml"])
 def test_shipped_configs_parse(name: str) -> None:
-    flags = ["--config", str(ROOT / "configs" / name), "--use_cpu", "true"]
+    flags = ["--config", str(REPO / "configs" / name), "--use_cpu", "true"]
     needed = REQUIRED[:4] if name.startswith("demo") else []
     _, training, _ = arguments.parse(flags + needed)
     assert training.max_length is None
@@ -327,7 +317,7 @@ def test_shipped_configs_parse(name: str) -> None:
 def test_the_sft_term_is_the_mean_over_the_chosen_tokens(
     base: Path, folder: Path, pairs: str, tmp_path: Path
 ) -> None:
-    control = str(ROOT / "configs/demo/control_sft.yaml")
+    control = str(REPO / "configs/demo/control_sft.yaml")
     trainer, _ = trainer_for(base, folder, pairs, tmp_path / "o", "--config", control)
     rows = data.load(pairs, str(folder)).dataset()
     batch = trainer.data_collator([rows[0], rows[3], rows[5]])
@@ -368,7 +358,7 @@ def launch(*flags: str) -> subprocess.CompletedProcess[str]:
     )
     return subprocess.run(
         [*command.split(), *flags],
-        cwd=ROOT,
+        cwd=REPO,
         capture_output=True,
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "CI": "1"},
@@ -425,7 +415,7 @@ def test_a_missing_picture_is_found_before_a_model_loads(folder: Path, tmp_path:
     )
     done = subprocess.run(
         [sys.executable, "scripts/DPO_VL.py", *flags.split()],
-        cwd=ROOT,
+        cwd=REPO,
         capture_output=True,
         text=True,
     )

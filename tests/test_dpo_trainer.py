@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cot_reward.dpo import arguments, build, run
+from conftest import REPO
+from cot_reward.dpo import run
 from cot_reward.dpo.collator import first_pairs
 from cot_reward.dpo.figures import figures, sequence_logps
-from cot_reward.dpo.rows import read_rows
-from pairs import FORM, ROOT, save_model, save_pictures, trainer_for, varied, write
+from pairs import FORM, trainer_for, varied, write
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -29,16 +29,6 @@ ENVIRONMENT = {
     "TQDM_DISABLE": "1",
     "DS_ACCELERATOR": "cpu",
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_pictures(tmp_path_factory.mktemp("media"))
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +99,7 @@ def launched(base: Path, folder: Path, pairs: str, out: Path, count: int, *flags
     )
     done = subprocess.run(
         [sys.executable, *command.split(), *flags],
-        cwd=ROOT,
+        cwd=REPO,
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -177,7 +167,7 @@ def test_a_killed_run_is_taken_up(base: Path, folder: Path, pairs: str, tmp_path
             f"--output_dir {out} --report_to none --per_device_train_batch_size 1 "
             "--num_train_epochs 4 --save_strategy steps --save_steps 5"
         )
-        return subprocess.Popen([*command.split(), *flags], cwd=ROOT, env=ENVIRONMENT)
+        return subprocess.Popen([*command.split(), *flags], cwd=REPO, env=ENVIRONMENT)
 
     out = tmp_path / "out"
     running = start(out)
@@ -292,14 +282,10 @@ def test_the_best_checkpoint_by_held_out_accuracy_is_kept(
 ) -> None:
 
     flags = (
-        f"--config {ROOT}/configs/demo/dpo.yaml --model_name_or_path {base} --data_path {pairs} "
-        f"--eval_data_path {pairs} --image_folder {folder} --output_dir {tmp_path} "
-        "--report_to none --eval_strategy steps --eval_steps 1 --save_strategy steps "
+        f"--eval_data_path {pairs} --eval_strategy steps --eval_steps 1 --save_strategy steps "
         "--save_steps 1 --max_steps 3 --load_best_model_at_end true --warmup_steps 0"
     )
-    parsed = arguments.parse(flags.split())
-    rows = [part.dataset() for part in read_rows(*parsed) if part]
-    trainer = build.build_trainer(*parsed, *rows)
+    trainer, parsed = trainer_for(base, folder, pairs, tmp_path, *flags.split())
 
     class Worsens(TrainerCallback):
         def on_evaluate(self, *_: Any, metrics: dict[str, float], **__: Any) -> None:

@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from cot_reward.dpo import arguments, build
 from cot_reward.dpo.reference import Cache
-from cot_reward.dpo.rows import read_rows
 from cot_reward.dpo.trainer import spread
 from cot_reward.settings import UserError
-from pairs import ROOT, save_model, save_pictures, trainer_for, varied, write
+from pairs import save_model, save_pictures, trainer_for, varied, write
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
@@ -173,14 +171,8 @@ def test_a_full_disk_is_told_as_such(
 def test_held_out_rows_have_theirs_too(base: Path, folder: Path, tmp_path: Path) -> None:
     pairs = write(tmp_path / "pairs.jsonl", varied(4))
     held_out = write(tmp_path / "eval.jsonl", varied(6))
-    settings = (
-        f"--config {ROOT}/configs/demo/dpo.yaml --model_name_or_path {base} --data_path {pairs} "
-        f"--eval_data_path {held_out} --image_folder {folder} --output_dir {tmp_path}/out "
-        "--report_to none"
-    )
-    parsed = arguments.parse(settings.split())
-    rows = [part.dataset() for part in read_rows(*parsed) if part]
-    trainer = build.build_trainer(*parsed, *rows)
+    flags = ("--eval_data_path", held_out)
+    trainer, _ = trainer_for(base, folder, pairs, tmp_path / "out", *flags)
     assert len(trainer.eval_dataset["ref_rejected_logps"][:]) == 6
     metrics = trainer.evaluate()
     assert metrics["eval_rewards/margins"] == pytest.approx(0, abs=1e-5)

@@ -9,7 +9,7 @@ from cot_reward.dpo import shared_prefix
 from cot_reward.dpo.trainer import _Recorder
 from cot_reward.settings import UserError
 from datasets import Dataset, Image, Sequence
-from pairs import FORM, row, save_model, save_pictures, trainer_for, varied, write
+from pairs import FORM, row, save_model, trainer_for, varied, write
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from trl import DPOConfig, DPOTrainer
 
@@ -46,11 +46,6 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         kind: save_model(tmp_path_factory.mktemp(kind), kind) for kind in ("qwen2_vl", "qwen2_5_vl")
     }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_pictures(tmp_path_factory.mktemp("media"))
 
 
 def stock_trainer(ours: Any, parsed: Any, folder: Path) -> DPOTrainer:

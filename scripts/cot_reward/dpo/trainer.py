@@ -36,8 +36,6 @@ _COLUMNS = [
     "same_model",
     *REFERENCES,
 ]
-
-
 # What a batch has that neither TRL nor the model knows.
 _OWN_KEYS = ("pairs", "share", "real")
 
