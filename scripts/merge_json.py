@@ -1,19 +1,30 @@
-"""Join correct and incorrect chains of thought into DPO pairs.
+"""Join correct and incorrect chains of thought into DPO pairs, or audit a file of pairs.
 
     python scripts/merge_json.py                                     # configs/merge.yaml
     python scripts/merge_json.py --correct runs/stage3_infer/correct.jsonl \
         --incorrect runs/stage2_infer/incorrect.jsonl runs/stage3_infer/incorrect.jsonl \
         --out dataset/dpo
+    python scripts/merge_json.py --report dataset/dpo/train.jsonl    # changes nothing; --json
 """
 
+import sys
 from pathlib import Path
 
 from cot_reward import settings
-from cot_reward.merging import MergeSettings, merge
+from cot_reward.pairing.settings import MergeSettings, ReportSettings
 
 
 def main() -> int:
-    return merge(settings.parse(MergeSettings, __doc__ or "", config=Path("configs/merge.yaml")))
+    about = __doc__ or ""
+    if any(word.split("=")[0] == "--report" for word in sys.argv[1:]):
+        asked = settings.parse(ReportSettings, about)
+        from cot_reward.pairing.audit import report  # neither imports what the other needs
+
+        return report(asked)
+    wanted = settings.parse(MergeSettings, about, config=Path("configs/merge.yaml"))
+    from cot_reward.pairing.merge import merge
+
+    return merge(wanted)
 
 
 if __name__ == "__main__":

@@ -111,6 +111,21 @@ def _patterns(noun: str) -> _Patterns:
     return _Patterns(*(re.compile(part, re.IGNORECASE) for part in (total, score, link)))
 
 
+def _headings(text: str) -> list[re.Match[str]]:
+    """The words that speak of totals, in their order."""
+    if not text.isascii():
+        return list(_TOTAL_WORD.finditer(text))
+    # Few places can be one: found by plain search, which takes a tenth of the time.
+    small, starts = text.lower(), []
+    for word in ("total", "overall", "final"):
+        at = small.find(word)
+        while at >= 0:
+            starts.append(at)
+            at = small.find(word, at + 1)
+    matches = (_TOTAL_WORD.match(text, at) for at in sorted(starts))
+    return [match for match in matches if match]
+
+
 def _numbers(text: str) -> tuple[Decimal, ...]:
     return tuple(Decimal(number) for number in re.findall(rf"({_NUMBER})(?:{_MAXIMUM})?", text))
 
@@ -129,8 +144,8 @@ def totals_in(reasoning: str, noun: str) -> tuple[dict[int, Totals], str]:
     bare numbers are totals only when the first of them is what the word announces, and no
     candidate has two that differ. A sum that is written out needs no such proof.
     """
-    text = reasoning.translate(_FULL_WIDTH)
-    headings = list(_TOTAL_WORD.finditer(text))
+    text = reasoning if reasoning.isascii() else reasoning.translate(_FULL_WIDTH)
+    headings = _headings(text)
     patterns = _patterns(noun)
     # What stands far above the first of them is no total: most of a text is not searched.
     near = max(0, headings[0].start() - 200) if headings else len(text)
@@ -173,11 +188,11 @@ def _scores(text: str, noun: str) -> dict[int, list[Decimal]]:
     return scores
 
 
-def _coherence(reasoning: str, answer: int, noun: str) -> tuple[str, bool]:
+def _coherence(reasoning: str, answer: int, noun: str, mismatches: bool) -> tuple[str, bool]:
     totals, before = totals_in(reasoning, noun)
     if not totals:
         return "no_totals", False
-    scores = _scores(before, noun)
+    scores = _scores(before, noun) if mismatches else {}
     # Where no score could be read there is nothing to compare the summands with.
     mismatch = any(scores.values()) and any(
         stated.summands and sorted(stated.summands) != sorted(scores[index])
@@ -191,8 +206,12 @@ def _coherence(reasoning: str, answer: int, noun: str) -> tuple[str, bool]:
     return ("coherent" if (1 if first > second else 2) == answer else "contradicts"), mismatch
 
 
-def judge(text: str, task: Task, label: int, finish_reason: str = "") -> Verdict:
+def judge(
+    text: str, task: Task, label: int, finish_reason: str = "", *, mismatches: bool = True
+) -> Verdict:
     """Judge one completion against the label as presented (1 or 2).
+
+    `mismatches=False` leaves that finding out (False), which takes 6/10 of the time.
 
     Well-formed is: one think block, then one answer block that holds exactly one of the task's
     two answer strings, white space around them, and generation ended by itself.
@@ -205,7 +224,7 @@ def judge(text: str, task: Task, label: int, finish_reason: str = "") -> Verdict
     if form is None or form[2].strip() not in task.answers:
         return Verdict("unparsed", "", 0)
     answer = task.answers.index(form[2].strip()) + 1
-    coherence, mismatch = _coherence(form[1], answer, task.noun)
+    coherence, mismatch = _coherence(form[1], answer, task.noun, mismatches)
     return Verdict("correct" if answer == label else "incorrect", coherence, answer, mismatch)
 
 

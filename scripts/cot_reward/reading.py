@@ -4,9 +4,11 @@ import io
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
+
+import orjson
 
 from cot_reward.settings import UserError
 from cot_reward.store import dump
@@ -16,6 +18,8 @@ _CHUNK = 2**18
 _LONGEST = 2**26
 # Standard input, as a file name.
 STDIN = Path("-")
+
+_BOM = b"\xef\xbb\xbf"
 
 Row = dict[str, Any] | ValueError
 
@@ -34,8 +38,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
             return
         with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
             assert isinstance(file, io.BufferedReader)
-            head = file.peek(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-            if head == b"[":
+            if _is_list(file):
                 for number, item in enumerate(_list(file, path), 1):
                     yield number, _checked(item)
                 return
@@ -43,10 +46,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     seen = True
-                    yield (
-                        number,
-                        _object(line if number > 1 else line.removeprefix(b"\xef\xbb\xbf")),
-                    )
+                    yield number, _object(line if number > 1 else line.removeprefix(_BOM))
             if not seen:
                 raise UserError(f"{path}: empty")
     except FileNotFoundError:
@@ -55,7 +55,45 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
         raise UserError(f"{path}: cannot be read: {error}") from None
 
 
+def spans(path: Path, size: int) -> list[tuple[int, int]]:
+    """Parts (from byte, to byte) of `size` bytes that `read_span` reads; one for an empty file.
+
+    An empty list for what can only be read from its beginning: JSON lists, Parquet, pipes.
+    """
+    if path.suffix == ".parquet" or not path.is_file():
+        return []
+    with path.open("rb") as file:
+        if _is_list(file):
+            return []
+    end = path.stat().st_size
+    return [(start, min(start + size, end)) for start in range(0, max(end, 1), size)]
+
+
+def read_span(path: Path, start: int, end: int) -> Iterator[tuple[int, Row | None]]:
+    """The lines of a JSONL file that begin in these bytes, numbered from 1; None: a blank one."""
+    with path.open("rb") as file:
+        at = start
+        if start:
+            file.seek(start - 1)
+            at += len(file.readline()) - 1
+        number = 0
+        while at < end and (line := file.readline()):
+            at += len(line)
+            number += 1
+            if number == 1 and not start:
+                line = line.removeprefix(_BOM)
+            yield number, _object(line) if line.strip() else None
+
+
+def _is_list(file: io.BufferedReader) -> bool:
+    return file.peek(4096).removeprefix(_BOM).lstrip()[:1] == b"["
+
+
 def _object(line: bytes) -> Row:
+    # Three times as fast, and stricter: what it refuses, the standard library may know.
+    with suppress(orjson.JSONDecodeError):
+        item = orjson.loads(line)
+        return item if isinstance(item, dict) else ValueError("not an object")
     try:
         item = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:

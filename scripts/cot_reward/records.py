@@ -11,6 +11,8 @@ from typing import Any, Literal
 PLACEHOLDERS = {"images": "<image>", "videos": "<video>"}
 # LLaMA-Factory would look for audio behind this one.
 FOREIGN_PLACEHOLDER = "<audio>"
+# A processor would take these, wherever they stand, for further media.
+RESERVED = ("<|image_pad|>", "<|video_pad|>")
 
 Order = Literal["given", "swapped"]
 ORDERS: tuple[Order, Order] = ("given", "swapped")

@@ -33,7 +33,8 @@ def prefix_of(image_root: Path, media_root: Path) -> str:
     return "" if prefix == "." else prefix
 
 
-def _media(path: Any, prefix: str) -> str:
+def media_path(path: Any, prefix: str) -> str:
+    """A path below the image root as one below the media root; ValueError if it leads out."""
     if not isinstance(path, str) or not path:
         raise ValueError(f"a media path must be a string, not {path!r:.60}")
     path = posixpath.normpath(path)
@@ -60,7 +61,7 @@ def upstream_pairwise(row: dict[str, Any], prefix: str) -> Comparison:
     }
     if preference.strip() not in labels:
         raise ValueError(f"the label {preference[:60]!r} is neither of {list(labels)}")
-    first, second = (_media(path, prefix) for path in images)
+    first, second = (media_path(path, prefix) for path in images)
     label = labels[preference.strip()]
     return Comparison("image_generation", caption, (first, second), label)
 
@@ -82,7 +83,7 @@ def plain_comparison(row: dict[str, Any], prefix: str) -> Comparison:
     if not isinstance(row.get("text"), str):
         raise ValueError("'text' must be the caption or question, a string")
     if candidates_are_media(task.name):
-        candidates = [_media(path, prefix) for path in candidates]
+        candidates = [media_path(path, prefix) for path in candidates]
     elif not all(isinstance(answer, str) and answer.strip() for answer in candidates):
         raise ValueError("'candidates' must be two answers, strings that are not empty")
     elif not context:
@@ -90,7 +91,7 @@ def plain_comparison(row: dict[str, Any], prefix: str) -> Comparison:
     first, second = candidates
     return Comparison(
         task.name, row["text"], (first, second), row["label"],
-        context=tuple(_media(path, prefix) for path in context),
+        context=tuple(media_path(path, prefix) for path in context),
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +18,7 @@ def dump(row: Any) -> str:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[str]]:
+def whole_file(path: Path) -> Iterator[TextIOWrapper]:
     """A file to write to, which takes its name when the block ends, and is gone when it fails.
 
     A reader sees the old file or the whole new one, also after a crash. Raises UserError when it

@@ -17,14 +17,12 @@ from datasets import Dataset
 from cot_reward import media
 from cot_reward.judge import judge
 from cot_reward.reading import read_rows
-from cot_reward.records import PAIR_FIELDS, placeholder_in
+from cot_reward.records import PAIR_FIELDS, RESERVED, placeholder_in
 from cot_reward.settings import UserError
 from cot_reward.store import dump
 from cot_reward.tasks import TASKS, mixed_templates
 
 PLACEHOLDER = "<image>"
-# The processor would take these, wherever they stand, for further images.
-_RESERVED = ("<|image_pad|>", "<|video_pad|>")
 _SHOWN = 10
 
 # Tokens of the longer text of a row (of `conversational`), given the sizes (width, height) of its
@@ -146,7 +144,7 @@ def find_problem(row: Mapping[str, Any]) -> str:
     for name in ("problem", "chosen", "rejected"):
         if not row[name].replace(PLACEHOLDER, "").strip():
             return f"'{name}' is empty"
-        for token in _RESERVED:
+        for token in RESERVED:
             if token in row[name]:
                 return f"'{name}' holds {token}, which only the processor may write"
         if name != "problem" and (token := placeholder_in(row[name])):

@@ -1,0 +1,202 @@
+"""What a file of DPO rows teaches, ours or another's: an audit that changes nothing."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from cot_reward.judge import FINDINGS, judge
+from cot_reward.pairing import shortcut
+from cot_reward.pairing.forms import is_key
+from cot_reward.pairing.settings import ReportSettings
+from cot_reward.reading import Row, read_rows
+from cot_reward.tasks import TASKS, Task
+
+# Pairs that the classifiers see of a large file, drawn over all of it.
+SAMPLE = 20_000
+_SIDES = ("chosen", "rejected")
+_SHOWN = 5
+
+
+@dataclass
+class Audit:
+    """Counts over the rows of a file; `bad` has the first rows that are no pair."""
+
+    rows: int = 0
+    bad_rows: int = 0
+    findings: dict[str, Counter[str]] = field(
+        default_factory=lambda: {side: Counter() for side in _SIDES}
+    )
+    answers: Counter[int] = field(default_factory=Counter)
+    chosen_longer: int = 0
+    duplicates: int = 0
+    same_model: int = 0
+    shortcut: dict[str, float | None] = field(default_factory=dict)
+    sampled: int = 0
+    bad: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        names = (*FINDINGS, "unparsed", "truncated", "mismatch")
+        return {
+            "rows": self.rows,
+            "bad_rows": self.bad_rows,
+            **{side: {name: self.findings[side][name] for name in names} for side in _SIDES},
+            "chosen_answer": {"1": self.answers[1], "2": self.answers[2]},
+            "chosen_longer": self.chosen_longer,
+            "duplicates": self.duplicates,
+            "same_model": self.same_model,
+            "shortcut": self.shortcut,
+        }
+
+
+def text_of(value: Any) -> str:
+    """The text of a string, of a message ({"value"} or {"content"}), or of the last of several.
+
+    Raises ValueError for what is none of these.
+    """
+    if isinstance(value, list) and value:
+        value = value[-1]
+    if isinstance(value, Mapping):
+        value = value.get("value", value.get("content"))
+        if isinstance(value, list):
+            value = "".join(
+                part["text"]
+                for part in value
+                if isinstance(part, Mapping) and isinstance(part.get("text"), str)
+            )
+    if not isinstance(value, str):
+        raise ValueError(f"no text: {value!r:.60}")
+    return value
+
+
+def _prompt(row: Mapping[str, Any]) -> str:
+    for name in ("problem", "prompt", "conversations", "messages"):
+        if name in row:
+            return text_of(row[name])
+    raise ValueError("no prompt: needs 'problem', 'prompt' or 'conversations'")
+
+
+def _task(row: Mapping[str, Any], texts: Mapping[str, str]) -> Task:
+    """The named task, or the one whose answers the texts give; images by default."""
+    known = TASKS.get(str(row.get("task", "")))
+    if known:
+        return known
+    for task in TASKS.values():
+        if any(answer in text for answer in task.answers for text in texts.values()):
+            return task
+    return TASKS["image_generation"]
+
+
+def audit(path: Path, seed: int = 0, sample: int = SAMPLE) -> Audit:
+    """The audit of a JSON, JSONL or Parquet file of pairs. Raises UserError if it cannot be read.
+
+    Rows have `chosen` and `rejected` and a prompt (`problem`, `prompt` or `conversations`), as
+    strings or as messages. The classifiers see `sample` pairs, drawn evenly, if there are more.
+    """
+    return audit_rows(read_rows(path), str(path), seed, sample)
+
+
+def audit_rows(
+    rows: Iterable[tuple[int, Row]], where: str, seed: int = 0, sample: int = SAMPLE
+) -> Audit:
+    """The audit of rows with their numbers."""
+    found = Audit()
+    seen: set[bytes] = set()
+    pairs: list[shortcut.Texts] = []
+    draw = random.Random(seed)
+    for number, row in rows:
+        found.rows += 1
+        try:
+            if isinstance(row, ValueError):
+                raise row
+            pair = _count(row, found, seen)
+        except ValueError as error:
+            found.bad_rows += 1
+            if len(found.bad) < _SHOWN:
+                found.bad.append(f"{where}:{number}: {error}")
+            continue
+        # Reservoir sampling: every pair has the same chance, and only `sample` are held.
+        if len(pairs) < sample:
+            pairs.append(pair)
+        elif (place := draw.randrange(found.rows - found.bad_rows)) < sample:
+            pairs[place] = pair
+    found.shortcut = shortcut.accuracies(pairs, seed)
+    found.sampled = len(pairs)
+    return found
+
+
+def _count(row: Mapping[str, Any], found: Audit, seen: set[bytes]) -> shortcut.Texts:
+    texts = {}
+    for side in _SIDES:
+        if side not in row:
+            raise ValueError(f"has no '{side}'")
+        texts[side] = text_of(row[side])
+    prompt = _prompt(row)
+    media = [row.get("images"), row.get("videos") or None]
+    task = _task(row, texts)
+    answers = []
+    for side in _SIDES:
+        reason = str(row.get(f"{side}_finish_reason") or "")
+        verdict = judge(texts[side], task, 1, reason)
+        formed = verdict.verdict in ("correct", "incorrect")
+        found.findings[side][verdict.coherence if formed else verdict.verdict] += 1
+        found.findings[side]["mismatch"] += verdict.mismatch
+        answers.append(verdict.answer)
+    found.answers[answers[0]] += 1
+    found.chosen_longer += len(texts["chosen"]) > len(texts["rejected"])
+    models = [row.get(f"{side}_model") for side in _SIDES]
+    found.same_model += bool(models[0]) and models[0] == models[1]
+    whole = blake2b(json.dumps([prompt, media, texts]).encode(), digest_size=16).digest()
+    found.duplicates += whole in seen
+    seen.add(whole)
+    key = row.get("id")
+    if not is_key(key):
+        # Both orders of a comparison are one.
+        key = json.dumps([prompt, sorted(json.dumps(medium) for medium in row.get("images") or [])])
+    return shortcut.Texts(str(key), texts["chosen"], texts["rejected"], answers[0], answers[1])
+
+
+def report(settings: ReportSettings) -> int:
+    """Print the audit of a file, for people or as JSON; returns the exit code."""
+    found = audit(settings.report, settings.seed)
+    if settings.json:
+        print(json.dumps(found.to_json()))
+    else:
+        print(_told(found, settings.report))
+    return 0
+
+
+def _told(found: Audit, path: Path) -> str:
+    good = found.rows - found.bad_rows
+
+    def share(count: int) -> str:
+        return f"{count:>9,}  {count / good:6.1%}" if good else f"{count:>9,}"
+
+    lines = [f"{path}: {found.rows:,} rows, {found.bad_rows:,} of them no pairs"]
+    lines += [f"  {line}" for line in found.bad]
+    columns = found.to_json()
+    lines.append(f"{'':24}{'chosen':>17}{'rejected':>19}")
+    for name in columns["chosen"]:
+        both = "  ".join(share(columns[side][name]) for side in _SIDES)
+        lines.append(f"  {name:22}{both}")
+    for name, count in (
+        ("chosen answer 1", found.answers[1]),
+        ("chosen answer 2", found.answers[2]),
+        ("chosen is longer", found.chosen_longer),
+        ("duplicates", found.duplicates),
+        ("both of one model", found.same_model),
+    ):
+        lines.append(f"  {name:22}{share(count)}")
+    lines.append(
+        f"Telling chosen from rejected without an image (0.5 is chance; {found.sampled:,} pairs):"
+    )
+    for name, accuracy in found.shortcut.items():
+        told = "too few comparisons" if accuracy is None else f"{accuracy:.3f}"
+        lines.append(f"  {name:22}{told:>9}")
+    if warning := shortcut.warning(found.shortcut, str(path)):
+        lines.append(warning)
+    return "\n".join(lines)

@@ -1,0 +1,185 @@
+"""The database of a merge: joins, sorts and counts out of core, in a folder that goes away."""
+
+import fcntl
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from pyarrow import parquet
+
+from cot_reward.pairing import match, scan
+from cot_reward.settings import UserError
+
+# What a row is told of before texts are compared; the first that holds counts.
+_STATE = """
+    CREATE TABLE state AS
+    SELECT row, right_side, id, presentation,
+        CASE WHEN excluded.id IS NOT NULL THEN 'excluded'
+             WHEN fate <> '' THEN fate
+             WHEN contradictory.id IS NOT NULL THEN 'contradictory_labels'
+             WHEN rates.rate NOT BETWEEN $low AND $high THEN 'outside_pass_rate'
+             ELSE '' END AS fate
+    FROM facts
+    LEFT JOIN excluded USING (id)
+    LEFT JOIN contradictory USING (id)
+    LEFT JOIN rates USING (id)
+"""
+
+
+@contextmanager
+def workspace(out: Path) -> Iterator[Path]:
+    """An empty folder in `out` that is this merge's alone, and is gone when the block ends.
+
+    What a killed merge left there goes first. Raises UserError when another one is at work.
+    """
+    folder = out / ".merging"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out / ".merging.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{out}: another merge writes to this folder") from None
+        except OSError:
+            # A file system without locks.
+            pass
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            (out / ".merging.lock").unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+class Engine:
+    """The shards of a folder as tables. Use as `with Engine(...) as engine`.
+
+    Raises UserError for a memory limit that is none; `duckdb.Error` when disk or memory end.
+    """
+
+    def __init__(self, folder: Path, memory: str, threads: int) -> None:
+        parquet.write_table(scan.SCHEMA.empty_table(), folder / "shard-none.parquet")
+        self._shards = f"read_parquet('{_quoted(folder)}/shard-*.parquet')"
+        try:
+            self.database = duckdb.connect(
+                str(folder / "merge.duckdb"),
+                config={
+                    "memory_limit": memory,
+                    "threads": threads,
+                    "temp_directory": str(folder / "spilled"),
+                    "preserve_insertion_order": False,
+                },
+            )
+        except duckdb.Error as error:
+            raise UserError(f"--memory {memory}: {str(error).splitlines()[0]}") from None
+        self.run("SET enable_progress_bar = false")
+
+    def run(self, query: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        cursor = self.database.execute(query, parameters)
+        return list(cursor.fetchall()) if cursor.description else []
+
+    def add(self, table: str, rows: pa.Table) -> None:
+        """Append rows to a table, which is made when there is none."""
+        self.database.register("rows_to_add", rows)
+        self.run(f"CREATE TABLE IF NOT EXISTS {table} AS FROM rows_to_add LIMIT 0")
+        self.run(f"INSERT INTO {table} FROM rows_to_add")
+        self.database.unregister("rows_to_add")
+
+    def settle(self, low: float, high: float) -> None:
+        """Read the shards; find which rows may be paired, and presentations with both kinds.
+
+        Table `excluded` (id) must be there. A comparison's pass rate must lie from `low` to `high`.
+        """
+        self.run(
+            "CREATE TABLE facts AS SELECT row, right_side, fate, id, presentation, preferred, "
+            f"response, verdict, task, template_hash FROM {self._shards}"
+        )
+        self.run(
+            "CREATE TABLE contradictory AS SELECT id, min(preferred) AS one, max(preferred) AS "
+            "other FROM facts ANTI JOIN excluded USING (id) WHERE preferred <> '' GROUP BY id "
+            "HAVING one <> other"
+        )
+        # A response that stands in two files is one sample.
+        self.run(
+            "CREATE TABLE rates AS SELECT id, avg(correct::INT) AS rate, count(*) AS samples FROM ("
+            "SELECT id, response, bool_or(verdict = 'correct') AS correct FROM facts "
+            "ANTI JOIN excluded USING (id) GROUP BY id, response) GROUP BY id"
+        )
+        self.run(_STATE, {"low": low, "high": high})
+        self.run(
+            "CREATE TABLE both_kinds AS SELECT id, presentation FROM state WHERE fate = '' "
+            "GROUP BY id, presentation HAVING bool_or(right_side) AND bool_or(NOT right_side)"
+        )
+
+    def partners(self) -> tuple[int, pa.RecordBatchReader]:
+        """How many rows have a partner, and those rows, sorted by comparison and presentation."""
+        ((count,),) = self.run(
+            "SELECT count(*) FROM state SEMI JOIN both_kinds USING (id, presentation) "
+            "WHERE fate = ''"
+        )
+        columns = ", ".join(f'"{name}"' for name in match.COLUMNS)
+        query = (
+            f"SELECT {columns} FROM {self._shards} SEMI JOIN both_kinds USING (id, presentation) "
+            "WHERE fate = '' ORDER BY id, presentation"
+        )
+        # Of its own, since other queries run while it is read.
+        return count, self.database.cursor().sql(query).to_arrow_reader(4096)
+
+    def template_hashes(self) -> dict[str, list[str]]:
+        """By task, of the rows that could be paired."""
+        hashes: dict[str, list[str]] = defaultdict(list)
+        for task, value in self.run(
+            "SELECT DISTINCT task, template_hash FROM facts WHERE fate = '' ORDER BY ALL"
+        ):
+            hashes[task].append(value)
+        return dict(hashes)
+
+    def contradictory(self) -> Iterator[tuple[str, int, int]]:
+        """Comparisons with two preferred candidates: key, and a row that speaks for each."""
+        cursor = self.database.cursor().execute(
+            "SELECT id, min(row) FILTER (preferred = one), min(row) FILTER (preferred = other) "
+            "FROM facts JOIN contradictory USING (id) GROUP BY id ORDER BY id"
+        )
+        while rows := cursor.fetchmany(1000):
+            yield from rows
+
+    def account(self) -> dict[str, dict[str, int]]:
+        """What became of every row that could be read, by side.
+
+        Tables `pairs` (with `state`, see `balance`) and `fates` must be there.
+        """
+        counts: dict[str, dict[str, int]] = {"correct_side": {}, "incorrect_side": {}}
+        for right_side, fate, count in self.run("""
+            WITH uses AS (
+                SELECT row, min(state) AS use FROM (
+                    SELECT chosen_row AS row, state FROM pairs
+                    UNION ALL SELECT rejected_row, state FROM pairs)
+                GROUP BY row)
+            SELECT right_side, CASE WHEN state.fate <> '' THEN state.fate
+                ELSE coalesce(substr(uses.use, 3), fates.fate, 'no_partner') END AS final, count(*)
+            FROM state LEFT JOIN uses USING (row) LEFT JOIN fates USING (row)
+            GROUP BY ALL ORDER BY ALL"""):
+            counts["correct_side" if right_side else "incorrect_side"][fate] = count
+        return counts
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.database.close()
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")

@@ -1,0 +1,172 @@
+"""A row of a judged response, ours or published -> what pairing needs of it, judged anew."""
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import orjson
+
+from cot_reward.judge import judge
+from cot_reward.records import (
+    PLACEHOLDERS,
+    RESERVED,
+    ROW_FIELDS,
+    Comparison,
+    placeholder_in,
+    turns,
+)
+from cot_reward.sources import media_path
+from cot_reward.tasks import TASKS, candidates_are_media, caption_in
+
+# What a row of ours always has, and one from elsewhere may lack. No label: its file tells.
+_ABSENT: dict[str, Any] = {
+    "id": "", "task": "", "source": "", "order": "given", "sample": -1, "label": 0,
+    "finish_reason": "", "model": "", "template_hash": "", "images": [], "videos": [],
+}  # fmt: skip
+_KINDS = {name: ROW_FIELDS[name] for name in _ABSENT}
+
+
+class Judged(NamedTuple):
+    """One response. `presentation` stands for what a pair must share within a comparison: the media
+    in their order, since the texts speak of "Image 1"; where the candidates are texts, the prompt.
+
+    `preferred` names the candidate that the row's label prefers, however it was presented; "" when
+    the row does not tell. `right` says whether the answer is the label; `media` is JSON, images and
+    videos. `response` is equal for two records of one sample.
+    """
+
+    id: str
+    presentation: str
+    preferred: str
+    response: int
+    task: str
+    source: str
+    order: str
+    model: str
+    template_hash: str
+    prompt: str
+    text: str
+    media: str
+    answer: int
+    verdict: str
+    coherence: str
+
+
+def is_key(value: object) -> bool:
+    """Whether it is a key as `records.comparison_key` makes them."""
+    return isinstance(value, str) and len(value) == 64 and not value.strip("0123456789abcdef")
+
+
+def _digest(*parts: object) -> bytes:
+    return blake2b("\0".join(map(str, parts)).encode("utf-8", "replace"), digest_size=8).digest()
+
+
+def prompt_and_text(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Prompt and completion of a row with `conversations`, or with `problem` and `solution`.
+
+    Raises ValueError for a row with neither.
+    """
+    if "conversations" in row:
+        return turns(row)
+    prompt, text = row.get("problem"), row.get("solution")
+    if not isinstance(prompt, str) or not isinstance(text, str):
+        raise ValueError(
+            "no prompt and completion: needs 'conversations', or 'problem' and 'solution'"
+        )
+    return prompt, text
+
+
+def published(row: Mapping[str, Any], prompt: str, prefix: str) -> Comparison:
+    """The comparison of a row without a key: two media and the caption that its prompt ends with.
+
+    The label is left at 1. Raises ValueError when the row does not tell what is compared.
+    """
+    images, videos = row.get("images") or [], row.get("videos") or []
+    kind, media = ("video", videos) if videos else ("image", images)
+    if (images and videos) or not isinstance(media, list) or len(media) != 2:
+        raise ValueError("the row names no two media of one kind, and has no key as 'id'")
+    task = row.get("task") or f"{kind}_generation"
+    if task != f"{kind}_generation":
+        raise ValueError(f"rows of task {task!r} need the key as 'id'")
+    first, second = (media_path(path, prefix) for path in media)
+    return Comparison(task, caption_in(prompt), (first, second), 1)
+
+
+def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
+    """The row, judged again: what it says of its own verdict counts for nothing.
+
+    A row without a label is taken to be as right or wrong as the file that it stands in says.
+    `prefix` leads from the media root to what paths in rows without a key are relative to. Raises
+    ValueError for a row that cannot be used.
+    """
+    values: dict[str, Any] = {}
+    for name, kind in _KINDS.items():
+        value = row.get(name, _ABSENT[name])
+        if type(value) is not kind:
+            raise ValueError(f"'{name}' must be of type {kind.__name__}, not {value!r:.60}")
+        values[name] = value
+    prompt, text = prompt_and_text(row)
+    images, videos = values["images"], values["videos"]
+    if is_key(values["id"]):
+        key, task = values["id"], values["task"] or "image_generation"
+        if task not in TASKS:
+            raise ValueError(f"unknown task {task!r:.60}")
+        for path in (*images, *videos):
+            if not isinstance(path, str):
+                raise ValueError(f"'images' and 'videos' must be lists of paths, not {path!r:.60}")
+            if path.startswith("/") or ".." in path:
+                media_path(path, "")
+    else:
+        comparison = published(row, prompt, prefix)
+        key, task = comparison.key, comparison.task
+        shown = list(comparison.candidates)
+        images, videos = ([], shown) if videos else (shown, [])
+    compared = candidates_are_media(task)
+    candidates = (images or videos)[-2:]
+    if (images and videos) or len(candidates) < (2 if compared else 1):
+        raise ValueError("the row names fewer than two media of one kind" if compared else
+                         "the row names no medium, or media of two kinds")  # fmt: skip
+    if compared and candidates[0] == candidates[1]:
+        raise ValueError(f"both media are the same: {candidates[0]!r:.60}")
+    for name, count in (("images", len(images)), ("videos", len(videos))):
+        if prompt.count(PLACEHOLDERS[name]) != count:
+            raise ValueError(
+                f"{prompt.count(PLACEHOLDERS[name])} {PLACEHOLDERS[name]} in the prompt, but "
+                f"{count} in '{name}'"
+            )
+    if token := next((token for token in RESERVED if token in prompt), ""):
+        raise ValueError(f"the prompt holds {token}, which only a processor may write")
+    order, label = values["order"], values["label"]
+    if label not in (0, 1, 2) or ("label" in row and not label):
+        raise ValueError(f"'label' must be 1 or 2, not {label!r}")
+    if order not in ("given", "swapped"):
+        raise ValueError(f"'order' must be given or swapped, not {order!r:.60}")
+
+    found = judge(text, TASKS[task], label or 1, values["finish_reason"], mismatches=False)
+    verdict = found.verdict
+    if not label and found.answer:
+        label = found.answer if right_side else 3 - found.answer
+        verdict = "correct" if right_side else "incorrect"
+    if not label:
+        preferred = ""
+    elif compared:
+        preferred = candidates[label - 1]
+    else:
+        preferred = str(label if order == "given" else 3 - label)
+    place = _digest(images, videos, "" if compared else prompt).hex()
+    response = _digest(key, place, values["model"], values["sample"], text)
+    return Judged(
+        id=key, presentation=place, preferred=preferred,
+        response=int.from_bytes(response, "little", signed=True),
+        task=task, source=values["source"], order=order, model=values["model"],
+        template_hash=values["template_hash"], prompt=prompt, text=text,
+        media=orjson.dumps([images, videos]).decode(),
+        answer=found.answer, verdict=verdict, coherence=found.coherence,
+    )  # fmt: skip
+
+
+def unfit(text: str) -> bool:
+    """Whether a trainer would refuse it as a completion: empty, or with a medium's token."""
+    return (
+        not text.strip() or bool(placeholder_in(text)) or any(token in text for token in RESERVED)
+    )

@@ -1,0 +1,124 @@
+"""Sorted responses -> the pairs that could be taken, written as DPO rows, on all cores."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+from pyarrow import compute
+
+from cot_reward.pairing.pairs import Pair, Rules, Text, pairs_of
+from cot_reward.records import PreferencePair
+
+# What a batch must hold, sorted by the first two.
+COLUMNS = ("id", "presentation", "right_side", "row", "text", "model", "source", "order", "prompt",
+           "answer", "task", "media")  # fmt: skip
+
+# One possible pair: its DPO row is `length` bytes from `start` of the file `lines-<batch>.jsonl`.
+# `nth` counts the pairs of a presentation, the best first; `longer` is 1 when the chosen text has
+# more characters, -1 when the rejected one has, `difference` how many.
+PAIRS = pa.schema([
+    ("batch", pa.int64()), ("start", pa.int64()), ("length", pa.int64()), ("id", pa.string()),
+    ("presentation", pa.string()), ("nth", pa.int64()), ("cost", pa.float64()),
+    ("task", pa.string()), ("source", pa.string()), ("answer", pa.int64()),
+    ("longer", pa.int64()), ("difference", pa.int64()), ("same_model", pa.bool_()),
+    ("chosen_row", pa.int64()), ("rejected_row", pa.int64()),
+])  # fmt: skip
+FATES = pa.schema([("row", pa.int64()), ("fate", pa.string())])
+
+# Rows that a process takes at once, at least: a comparison is never divided.
+_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Whole comparisons, as an Arrow stream."""
+
+    number: int
+    data: bytes
+    folder: Path
+    rules: Rules
+
+
+def batches_of(reader: pa.RecordBatchReader, folder: Path, rules: Rules) -> Iterator[Batch]:
+    """The rows of a sorted query, cut between comparisons."""
+    number, held, rows = 0, list[pa.RecordBatch](), 0
+
+    def packed(table: pa.Table) -> Batch:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        return Batch(number, sink.getvalue().to_pybytes(), folder, rules)
+
+    for batch in reader:
+        held.append(batch)
+        rows += batch.num_rows
+        if rows < _ROWS:
+            continue
+        table = pa.Table.from_batches(held)
+        ids = table["id"].combine_chunks()
+        changes = compute.not_equal(ids[1:], ids[:-1])
+        last = compute.max(compute.indices_nonzero(changes)).as_py()
+        if last is None:
+            continue
+        yield packed(table.slice(0, last + 1))
+        number += 1
+        held, rows = table.slice(last + 1).to_batches(), table.num_rows - last - 1
+    if rows:
+        yield packed(pa.Table.from_batches(held))
+
+
+def match(batch: Batch) -> tuple[int, bytes, bytes]:
+    """The number of rows, and possible pairs and fates as Arrow streams. Writes the DPO rows.
+
+    Raises OSError when they cannot be written.
+    """
+    with pa.ipc.open_stream(batch.data) as stream:
+        table = stream.read_all()
+    columns = [table[name].to_pylist() for name in COLUMNS]
+    pairs: list[tuple[Any, ...]] = []
+    fates: dict[int, str] = {}
+    start = 0
+    with (batch.folder / f"lines-{batch.number:06}.jsonl").open("wb") as lines:
+        for (key, place), group in groupby(zip(*columns, strict=True), itemgetter(0, 1)):
+            sides: tuple[list[Text], list[Text]] = ([], [])
+            task = media = ""
+            for _, _, right_side, row, text, model, source, order, prompt, answer, *same in group:
+                sides[not right_side].append(Text(text, model, source, order, prompt, answer, row))
+                if right_side:
+                    task, media = same
+            made, left = pairs_of(*sides, batch.rules, f"{key} {place}", task)
+            fates |= left
+            for nth, pair in enumerate(made):
+                line = orjson.dumps(_pair(key, task, media, pair).to_row()) + b"\n"
+                lines.write(line)
+                difference = len(pair.chosen.text) - len(pair.rejected.text)
+                pairs.append((
+                    batch.number, start, len(line), key, place, nth, pair.cost, task,
+                    pair.chosen.source, pair.chosen.answer, (difference > 0) - (difference < 0),
+                    difference, pair.same_model, pair.chosen.row, pair.rejected.row,
+                ))  # fmt: skip
+                start += len(line)
+    return table.num_rows, _stream(pairs, PAIRS), _stream(fates.items(), FATES)
+
+
+def _pair(key: str, task: str, media: str, pair: Pair) -> PreferencePair:
+    images, videos = orjson.loads(media)
+    return PreferencePair(
+        problem=pair.chosen.prompt, chosen=pair.chosen.text, rejected=pair.rejected.text,
+        images=tuple(images), videos=tuple(videos), id=key, task=task, order=pair.chosen.order,
+        chosen_model=pair.chosen.model, rejected_model=pair.rejected.model,
+    )  # fmt: skip
+
+
+def _stream(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> bytes:
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as stream:
+        stream.write_batch(pa.record_batch(arrays, schema=schema))
+    return sink.getvalue().to_pybytes()

@@ -1,0 +1,407 @@
+"""Files of judged responses in, DPO pairs and an account of every row out."""
+
+import glob
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import duckdb
+import orjson
+import pyarrow as pa
+from tqdm import tqdm
+
+from cot_reward import judge
+from cot_reward.pairing import shortcut
+from cot_reward.pairing.audit import audit_rows
+from cot_reward.pairing.balance import balance, take
+from cot_reward.pairing.engine import Engine, workspace
+from cot_reward.pairing.forms import is_key, prompt_and_text, published
+from cot_reward.pairing.match import FATES, PAIRS, batches_of, match
+from cot_reward.pairing.pairs import Rules
+from cot_reward.pairing.plots import draw
+from cot_reward.pairing.scan import Places, Seen, parts_of, scan
+from cot_reward.pairing.settings import MergeSettings
+from cot_reward.pairing.workers import Workers, cores
+from cot_reward.reading import Row, read_rows
+from cot_reward.settings import UserError, plain
+from cot_reward.sources import adapter_for, prefix_of
+from cot_reward.store import whole_file, write_json, write_jsonl
+from cot_reward.tasks import mixed_templates
+
+# Below this many bytes of input further processes take longer to start than they save.
+_WORTH_PROCESSES = 2**25
+# How many bad rows and contradictory comparisons the summary itself names.
+_NAMED = 100
+
+
+def _files(patterns: list[str], flag: str) -> list[Path]:
+    paths: list[Path] = []
+    for pattern in patterns:
+        found = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
+        if not found:
+            raise UserError(f"{flag} {pattern}: no file matches")
+        paths += map(Path, found)
+    return list(dict.fromkeys(paths))
+
+
+def _key_of(row: dict[str, Any], prefix: str) -> str:
+    """The key of a row of any form that this project reads. Raises ValueError without one."""
+    if is_key(row.get("id")):
+        return str(row["id"])
+    # Raw data, or responses and pairs as others publish them, which end in a text of a model.
+    if "problem" in row or ("conversations" in row and "prompt" not in row):
+        told = {"solution": "", **row}
+        return published(row, prompt_and_text(told)[0], prefix).key
+    return adapter_for(row, None)(row, prefix).key
+
+
+def _exclude(settings: MergeSettings, engine: Engine) -> int:
+    """Put the keys of the held-out files into table `excluded`; how many there are."""
+    prefix = prefix_of(settings.image_root or settings.media_root, settings.media_root)
+    schema = pa.schema([("id", pa.string())])
+    keys: list[str] = []
+
+    def flush() -> None:
+        engine.add("excluded", pa.table([keys], schema=schema))
+        keys.clear()
+
+    for path in _files(settings.exclude, "--exclude"):
+        for number, row in read_rows(path):
+            try:
+                if isinstance(row, ValueError):
+                    raise row
+                # A held-out row that cannot be read could let its comparison through: an error.
+                keys.append(_key_of(row, prefix))
+            except (ValueError, UserError) as error:
+                raise UserError(f"{path}:{number}: {error}; --exclude needs whole files") from None
+            if len(keys) == 10_000:
+                flush()
+    flush()
+    ((count,),) = engine.run("SELECT count(DISTINCT id) FROM excluded")
+    return int(count)
+
+
+def _scan(settings: MergeSettings, folder: Path, stack: ExitStack) -> tuple[list[Seen], Workers]:
+    """Judge all rows into shards in the folder. Raises UserError when too many are bad."""
+    files = [(path, True) for path in _files(settings.correct, "--correct")]
+    files += [(path, False) for path in _files(settings.incorrect, "--incorrect")]
+    prefix = prefix_of(settings.image_root or settings.media_root, settings.media_root)
+    parts = parts_of(files, folder, prefix, settings)
+    sizes = [path.stat().st_size for path, _ in files if path.is_file()]
+    alone = sum(sizes) < _WORTH_PROCESSES or len(sizes) < len(files)
+    workers = stack.enter_context(Workers(1 if alone else settings.workers or cores()))
+    seen = []
+    with tqdm(desc="rows judged", unit=" rows", disable=None) as bar:
+        for one in workers.map(scan, parts):
+            seen.append(one)
+            bar.update(one.rows)
+    rows, bad = sum(one.rows for one in seen), sum(one.bad for one in seen)
+    if bad > settings.max_bad_rows * rows:
+        first = [f"{where}: {reason}" for where, reason, _ in _bad_rows(seen, folder)]
+        raise UserError(
+            f"{bad} of {rows} rows are bad, more than --max-bad-rows {settings.max_bad_rows} "
+            "allows; the first:\n  " + "\n  ".join(first[:10])
+        )
+    return seen, workers
+
+
+def _bad_rows(seen: list[Seen], folder: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Where each bad row is, why it is one, and its entry in bad_rows.jsonl."""
+    places = Places(seen)
+    for one in seen:
+        if one.bad:
+            for number, entry in read_rows(folder / f"bad-{one.part.number:06}.jsonl"):
+                assert not isinstance(entry, ValueError), number
+                path, line = places.of(one.part.number, entry["line"])
+                reason = entry["reason"]
+                yield f"{path}:{line}", reason, {"file": path, "line": line, "reason": reason}
+
+
+def _match(settings: MergeSettings, engine: Engine, folder: Path, workers: Workers) -> None:
+    """Fill the tables `possible` (pairs) and `fates` (of rows in none)."""
+    rules = Rules(
+        settings.pairs_per_comparison, settings.select, settings.same_model,
+        settings.max_similarity, settings.seed, "incoherent" in settings.rejected_kinds,
+    )  # fmt: skip
+    engine.add("possible", PAIRS.empty_table())
+    engine.add("fates", FATES.empty_table())
+    total, reader = engine.partners()
+    with tqdm(total=total, desc="rows paired", unit=" rows", disable=None) as bar:
+        for rows, pairs, fates in workers.map(match, batches_of(reader, folder, rules)):
+            for table, stream in (("possible", pairs), ("fates", fates)):
+                with pa.ipc.open_stream(stream) as opened:
+                    engine.add(table, opened.read_all())
+            bar.update(rows)
+
+
+class _Lines:
+    """The DPO rows that `match` wrote, by where they are; files are read from front to back."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._batch = folder, -1
+        self._file: IO[bytes] | None = None
+
+    def at(self, batch: int, start: int, length: int) -> bytes:
+        if batch != self._batch or self._file is None:
+            self.close()
+            self._file = (self._folder / f"lines-{batch:06}.jsonl").open("rb")
+            self._batch = batch
+        self._file.seek(start)
+        return self._file.read(length)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _write(settings: MergeSettings, engine: Engine, folder: Path) -> None:
+    """Replace train.jsonl (and eval.jsonl) as whole files; from then on the old summary is gone."""
+    out, lines = settings.out, _Lines(folder)
+    names = ["train", "eval"] if settings.eval_fraction else ["train"]
+    with ExitStack() as stack:
+        stack.callback(lines.close)
+        files = {name: stack.enter_context(whole_file(out / f"{name}.jsonl")) for name in names}
+        # Pairs of one presentation are neighbours, so that a trainer can share their prompt.
+        cursor = engine.database.cursor().execute(
+            "SELECT split, batch, start, length FROM pairs WHERE state < '3' "
+            "ORDER BY id, presentation, nth"
+        )
+        while rows := cursor.fetchmany(10_000):
+            for split, batch, start, length in rows:
+                files[split].buffer.write(lines.at(batch, start, length))
+        (out / "summary.json").unlink(missing_ok=True)
+    if "eval" not in names:
+        (out / "eval.jsonl").unlink(missing_ok=True)
+
+
+def _listed(path: Path, rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write the rows to a file of their own, if there are any; the first of them."""
+    first: list[dict[str, Any]] = []
+
+    def counted() -> Iterator[dict[str, Any]]:
+        for row in rows:
+            if len(first) < _NAMED:
+                first.append(row)
+            yield row
+
+    write_jsonl(path, counted())
+    if not first:
+        path.unlink()
+    return first
+
+
+def _sample(engine: Engine, folder: Path, split: str, seed: int) -> Iterator[tuple[int, Row]]:
+    """Some of the pairs that were taken, drawn by the seed."""
+    lines = _Lines(folder)
+    for number, place in enumerate(engine.run(
+        "SELECT batch, start, length FROM (FROM pairs WHERE state < '3' AND split = $split "
+        "ORDER BY md5($seed || ' sample ' || id), id, presentation, nth LIMIT $count) ORDER BY ALL",
+        {"split": split, "seed": str(seed), "count": shortcut.SAMPLE},
+    )):  # fmt: skip
+        yield number, orjson.loads(lines.at(*place))
+    lines.close()
+
+
+def _figures(engine: Engine, split: str) -> dict[str, Any]:
+    """What a file holds."""
+    keys = ("pairs", "comparisons", "one", "two", "chosen_longer", "rejected_longer", "same_model")
+    (row,) = engine.run(
+        "SELECT count(*), count(DISTINCT id), "
+        "count(*) FILTER (answer = 1), count(*) FILTER (answer = 2), "
+        "count(*) FILTER (longer = 1), count(*) FILTER (longer = -1), count(*) FILTER (same_model) "
+        "FROM pairs WHERE state < '3' AND split = ?",
+        [split],
+    )
+    found = dict(zip(keys, row, strict=True))
+    sources = engine.run(
+        "SELECT source, count(*) FROM pairs WHERE state < '3' AND split = ? GROUP BY ALL "
+        "ORDER BY ALL",
+        [split],
+    )
+    return {
+        "pairs": found["pairs"],
+        "comparisons": found["comparisons"],
+        "chosen_answer": {"1": found["one"], "2": found["two"]},
+        "chosen_longer": found["chosen_longer"],
+        "rejected_longer": found["rejected_longer"],
+        "same_model": found["same_model"],
+        "cross_model": found["pairs"] - found["same_model"],
+        "by_source": dict(sources),
+    }
+
+
+def _dropped(engine: Engine, state: str) -> dict[str, int]:
+    rows = engine.run(
+        "SELECT source, task, count(*) FROM pairs WHERE state = ? GROUP BY ALL ORDER BY ALL",
+        [state],
+    )
+    return {f"{source}/{task}": count for source, task, count in rows}
+
+
+def _account(engine: Engine, seen: list[Seen]) -> dict[str, dict[str, int]]:
+    """What became of every row, by side: each one is counted once, besides in `rows`."""
+    account = engine.account()
+    for side, right_side in (("correct_side", True), ("incorrect_side", False)):
+        of = [one for one in seen if one.part.right_side == right_side]
+        rows, bad = sum(one.rows for one in of), sum(one.bad for one in of)
+        told = sum(account[side].values()) + bad
+        assert told == rows, f"{side}: {told} of {rows} rows are accounted for"
+        account[side] = {"rows": rows, **({"bad": bad} if bad else {}), **account[side]}
+    return account
+
+
+def _no_pair(engine: Engine, account: dict[str, dict[str, int]]) -> str:
+    usable = dict(
+        engine.run("SELECT right_side, count(*) FROM state WHERE fate = '' GROUP BY right_side")
+    )
+    return (
+        f"no pair: {usable.get(True, 0)} usable correct and {usable.get(False, 0)} usable "
+        f"incorrect responses share {_presentations(engine)['with_both']} presentations; "
+        f"correct side {account['correct_side']}, incorrect side {account['incorrect_side']}"
+    )
+
+
+def _presentations(engine: Engine) -> dict[str, int]:
+    (row,) = engine.run(
+        "SELECT count(*) FILTER (correct), count(*) FILTER (wrong), "
+        "count(*) FILTER (correct AND wrong) FROM ("
+        "SELECT bool_or(right_side) AS correct, bool_or(NOT right_side) AS wrong FROM state "
+        "WHERE fate = '' GROUP BY id, presentation)"
+    )
+    return dict(zip(("with_chosen", "with_rejected", "with_both"), row, strict=True))
+
+
+def _pass_rates(engine: Engine) -> dict[str, int]:
+    rows = engine.run(
+        "SELECT round(rate, 2) AS share, count(*) FROM rates GROUP BY share ORDER BY share"
+    )
+    return {f"{share:.2f}": count for share, count in rows}
+
+
+def merge(settings: MergeSettings) -> int:
+    """Write train.jsonl and eval.jsonl, then summary.json; returns the exit code.
+
+    Raises UserError, and leaves the files of an earlier merge as they were.
+    """
+    try:
+        with workspace(settings.out) as folder:
+            return _merge(settings, folder)
+    except duckdb.Error as error:
+        raise UserError(
+            f"{settings.out}: the merge could not be finished: {str(error).splitlines()[0]}; see "
+            "that its disk has room for twice the input, or change --memory"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or settings.out}: the merge could not be finished: "
+            f"{error.strerror or error}"
+        ) from None
+
+
+def _merge(settings: MergeSettings, folder: Path) -> int:
+    started, out = time.monotonic(), settings.out
+    with ExitStack() as stack:
+        engine = stack.enter_context(Engine(folder, settings.memory, settings.workers or cores()))
+        excluded = _exclude(settings, engine)
+        seen, workers = _scan(settings, folder, stack)
+        low, high = settings.pass_rate or (0.0, 1.0)
+        engine.settle(low, high)
+        hashes = engine.template_hashes()
+        if warning := mixed_templates(hashes):
+            print(warning, file=sys.stderr)
+        _match(settings, engine, folder, workers)
+        take(
+            engine,
+            None if settings.select == "all" else settings.pairs_per_comparison,
+            settings.eval_fraction,
+            settings.seed,
+        )
+        before = engine.run("SELECT count(*) FROM pairs WHERE first_choice")[0][0]
+        balance(
+            engine, positions=settings.balance_positions, lengths=settings.balance_lengths,
+            weights=settings.weights(), seed=settings.seed,
+        )  # fmt: skip
+        account = _account(engine, seen)
+        figures = _figures(engine, "train")
+        if not figures["pairs"]:
+            raise UserError(_no_pair(engine, account))
+        found = audit_rows(_sample(engine, folder, "train", settings.seed), str(out), settings.seed)
+        _write(settings, engine, folder)
+
+        places = Places(seen)
+        bad = _listed(out / "bad_rows.jsonl", (entry for *_, entry in _bad_rows(seen, folder)))
+        contradictory = _listed(
+            out / "contradictory_labels.jsonl",
+            (
+                {"id": key, "where": [places.name(row) for row in rows]}
+                for key, *rows in engine.contradictory()
+            ),
+        )
+        balanced, weighed = (_dropped(engine, state) for state in
+                             ("3 dropped_by_balance", "4 dropped_by_weights"))  # fmt: skip
+        summary = {
+            "stage": "merge",
+            **account,
+            "bad_rows": [f"{row['file']}:{row['line']}: {row['reason']}" for row in bad],
+            "contradictory_labels": [row["id"] for row in contradictory],
+            "contradictory_comparisons": engine.run("SELECT count(*) FROM contradictory")[0][0],
+            "excluded_comparisons": excluded,
+            "presentations": _presentations(engine),
+            "pass_rates": _pass_rates(engine),
+            **figures,
+            "eval": _figures(engine, "eval") if settings.eval_fraction else {},
+            "pairs_before_balancing": before,
+            "dropped_by_balancing": balanced,
+            "dropped_by_weights": weighed,
+            "shortcut": found.shortcut,
+            "shortcut_pairs": found.sampled,
+            "template_hashes": hashes,
+            "judge_version": judge.VERSION,
+            "settings": plain(asdict(settings)),
+            "command": sys.argv,
+            "seconds": round(time.monotonic() - started, 2),
+        }
+        if settings.plots:
+            summary["plots"] = [str(path) for path in draw(engine, out / "plots")]
+        write_json(out / "summary.json", summary)
+    _tell(settings, summary)
+    return 0
+
+
+def _tell(settings: MergeSettings, summary: dict[str, Any]) -> None:
+    dropped: Counter[str] = Counter(summary["dropped_by_balancing"])
+    bad = sum(summary[side].get("bad", 0) for side in ("correct_side", "incorrect_side"))
+    answers = summary["chosen_answer"]
+    print(
+        f"{settings.out / 'train.jsonl'}: {summary['pairs']} pairs about {summary['comparisons']} "
+        f"comparisons ({dropped.total()} dropped to balance, "
+        f"{sum(summary['dropped_by_weights'].values())} by weights); chosen answer 1: "
+        f"{answers['1']}, 2: {answers['2']}; same model: {summary['same_model']}; chosen longer: "
+        f"{summary['chosen_longer']}; bad rows: {bad}"
+    )
+    if summary["eval"]:
+        held_out = summary["eval"]
+        print(
+            f"{settings.out / 'eval.jsonl'}: {held_out['pairs']} pairs about "
+            f"{held_out['comparisons']} comparisons"
+        )
+    if summary["contradictory_comparisons"]:
+        print(
+            f"{summary['contradictory_comparisons']} comparisons have contradictory labels: "
+            f"{settings.out / 'contradictory_labels.jsonl'}"
+        )
+    if bad:
+        print(f"bad rows are listed in {settings.out / 'bad_rows.jsonl'}")
+    told = ", ".join(
+        f"{name} {accuracy:.2f}"
+        for name, accuracy in summary["shortcut"].items()
+        if accuracy is not None
+    )
+    print(f"chosen told from rejected without an image (0.5 is chance): {told or 'too few pairs'}")
+    if warning := shortcut.warning(summary["shortcut"], str(settings.out / "train.jsonl")):
+        print(warning, file=sys.stderr)

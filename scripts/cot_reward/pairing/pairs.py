@@ -1,0 +1,197 @@
+"""Which right and wrong texts about one presentation become pairs. Pure: no files, no engine."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import NamedTuple
+
+from rapidfuzz.distance import Levenshtein
+
+from cot_reward.judge import totals_in
+from cot_reward.tasks import TASKS
+
+# A chosen text may serve in this many pairs of one prompt, a rejected one in one: in trials more
+# repetition of the same chosen text made the policy copy it.
+_CHOSEN_USES = 2
+# Words become characters, so that a compiled function compares them; halves of characters are none.
+_FIRST, _SURROGATES, _AFTER = 0x20, 0xD800, 0xE000
+_MOST_WORDS = 200_000
+
+
+class Text(NamedTuple):
+    """A usable response about a presentation; `row` is where it came from."""
+
+    text: str
+    model: str
+    source: str
+    order: str
+    prompt: str
+    answer: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """`cost` says how far it is from what the selection asks for: the lowest are taken."""
+
+    chosen: Text
+    rejected: Text
+    cost: float
+
+    @property
+    def same_model(self) -> bool:
+        return bool(self.chosen.model) and self.chosen.model == self.rejected.model
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Those of `MergeSettings` that concern one presentation."""
+
+    count: int
+    select: str
+    same_model: str
+    max_similarity: float
+    seed: int
+    # A rejected text may have the right answer, when its reasoning does not carry it.
+    same_answer: bool = False
+
+
+class _Words(dict[str, str]):
+    """Word -> the character that stands for it, kept from text to text."""
+
+    def __missing__(self, word: str) -> str:
+        code = _FIRST + len(self)
+        code += (_AFTER - _SURROGATES) * (code >= _SURROGATES)
+        # A million words in one comparison: some share a character.
+        character = self[word] = chr(min(code, 0x10FFFF))
+        return character
+
+    def encode(self, text: str) -> str:
+        """A text as a string of one character a word; case and white space do not count."""
+        return "".join(map(self.__getitem__, text.casefold().split()))
+
+
+_WORDS = _Words()
+
+
+def similarity(first: str, second: str, distance: int | None = None) -> float:
+    """1 - words to insert, delete or replace (Levenshtein) / words of the longer text, 0 to 1.
+
+    Of encoded texts; of any strings it counts characters.
+    """
+    if distance is None:
+        distance = Levenshtein.distance(first, second)
+    return 1 - distance / max(len(first), len(second), 1)
+
+
+def _unique(texts: Sequence[Text], limit: float) -> tuple[
+    list[tuple[Text, str]], dict[int, str]
+]:  # fmt: skip
+    """One of each text of each model with its code, in an order that the input's does not change.
+
+    Also why the others are left out, by row.
+    """
+    kept: list[tuple[Text, str]] = []
+    fates: dict[int, str] = {}
+    seen: set[tuple[str, str]] = set()
+    for text in sorted(texts):
+        code = _WORDS.encode(text.text)
+        if (code, text.model) in seen:
+            fates[text.row] = "identical"
+        elif any(
+            other.model == text.model and similarity(code, known) > limit for other, known in kept
+        ):
+            fates[text.row] = "near_identical"
+        else:
+            seen.add((code, text.model))
+            kept.append((text, code))
+    return kept, fates
+
+
+def margin(text: str, answer: int, task: str) -> float:
+    """How far the stated totals speak for the answer: their difference over their sum, -1 to 1.
+
+    0 without totals.
+    """
+    totals, _ = totals_in(text, TASKS[task].noun)
+    if not totals or answer not in (1, 2):
+        return 0.0
+    own, other = totals[answer].total, totals[3 - answer].total
+    return float((own - other) / (own + other)) if own + other else 0.0
+
+
+def _chance(*parts: object) -> float:
+    """From 0 to 1, the same for the same parts."""
+    digest = blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64
+
+
+def pairs_of(
+    chosen: Sequence[Text], rejected: Sequence[Text], rules: Rules, place: str, task: str
+) -> tuple[list[Pair], dict[int, str]]:
+    """At most `rules.count` pairs of one presentation, the lowest cost first.
+
+    Also why the rows that are in none of them are left out: identical and near_identical (to
+    another text of its side and model, or to all that it could be paired with), no_partner (nothing
+    on the other side that the rules let it be paired with) or unselected. `place` stands for the
+    presentation in random choices. same_model: "require" pairs texts of one model only, "prefer"
+    takes texts of two models only where no model has both kinds.
+    """
+    if len(_WORDS) > _MOST_WORDS:
+        _WORDS.clear()
+    first, fates = _unique(chosen, rules.max_similarity)
+    second, others = _unique(rejected, rules.max_similarity)
+    fates |= others
+    margins: dict[int, float] = {}
+    if rules.select == "hardest":
+        margins = {text.row: margin(text.text, text.answer, task) for text, _ in first + second}
+    pairs = []
+    alike: set[int] = set()
+    for a, a_code in first:
+        for b, b_code in second:
+            if a.answer == b.answer and not rules.same_answer:
+                continue
+            distance = Levenshtein.distance(a_code, b_code)
+            if not distance or similarity(a_code, b_code, distance) > rules.max_similarity:
+                alike.update((a.row, b.row))
+                continue
+            match rules.select:
+                case "closest-length":
+                    cost: float = abs(len(a_code) - len(b_code))
+                case "random":
+                    cost = _chance(rules.seed, place, a.text, b.text)
+                case "hardest":
+                    cost = margins[a.row] - margins[b.row]
+                case _:
+                    cost = distance
+            pairs.append(Pair(a, b, cost))
+    own = [pair for pair in pairs if pair.same_model]
+    possible = own if rules.same_model == "require" else pairs
+    pairs = own if own and rules.same_model == "prefer" else list(possible)
+    # Stable: equal costs stay in the order of their texts.
+    pairs.sort(key=lambda pair: pair.cost)
+    if rules.select != "all":
+        pairs = _taken(pairs, rules.count)
+    partnered = {row for pair in possible for row in (pair.chosen.row, pair.rejected.row)}
+    used = {row for pair in pairs for row in (pair.chosen.row, pair.rejected.row)}
+    for text, _ in first + second:
+        if text.row in partnered - used:
+            fates[text.row] = "unselected"
+        elif text.row not in used:
+            fates[text.row] = "near_identical" if text.row in alike else "no_partner"
+    return pairs, fates
+
+
+def _taken(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """The first pairs that do not repeat a text too often."""
+    taken: list[Pair] = []
+    uses: Counter[tuple[bool, str]] = Counter()
+    for pair in pairs:
+        if len(taken) == count:
+            break
+        first, second = (True, pair.chosen.text), (False, pair.rejected.text)
+        if uses[first] < _CHOSEN_USES and uses[second] < 1:
+            uses.update((first, second))
+            taken.append(pair)
+    return taken

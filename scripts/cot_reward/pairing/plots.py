@@ -1,0 +1,105 @@
+"""Pictures of what a merge did: positions, lengths and pass rates."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cot_reward.pairing.engine import Engine
+
+# Odd, so that no difference at all is in the middle of one.
+_BINS = 41
+
+
+def draw(engine: Engine, folder: Path) -> list[Path]:
+    """Write answer_position.png, length_difference.png and pass_rate.png; their paths.
+
+    "Before" is every comparison with its best pairs, "after" what train.jsonl and eval.jsonl hold.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot, ticker
+
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+
+    def save(name: str, title: str, figure: Any, axes: Any) -> None:
+        axes.set_title(title)
+        axes.grid(alpha=0.25)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        figure.savefig(folder / name)
+        pyplot.close(figure)
+        made.append(folder / name)
+
+    def new() -> Any:
+        return pyplot.subplots(figsize=(7, 4.2), dpi=130, layout="constrained")
+
+    before, after = (_answers(engine, column) for column in ("before", "after"))
+    figure, axes = new()
+    for offset, label, counts in ((-0.2, "before", before), (0.2, "after", after)):
+        bars = axes.bar([1 + offset, 2 + offset], [counts.get(1, 0), counts.get(2, 0)], 0.38)
+        bars.set_label(label)
+        axes.bar_label(bars, fmt="{:,.0f}")
+    axes.set_xticks([1, 2], ["first candidate", "second candidate"])
+    axes.set_ylabel("pairs")
+    axes.legend(frameon=False)
+    save("answer_position.png", "Answer of the chosen text, before and after balancing",
+         figure, axes)  # fmt: skip
+
+    edges, histograms = _histograms(engine)
+    figure, axes = new()
+    for label in ("before", "after"):
+        axes.stairs(histograms[label], edges, label=label, fill=label == "before",
+                    alpha=0.35 if label == "before" else 1, linewidth=1.8)  # fmt: skip
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_xlabel("characters of the chosen text - characters of the rejected one")
+    axes.set_ylabel("pairs")
+    axes.legend(frameon=False)
+    save("length_difference.png", "Length difference, before and after balancing", figure, axes)
+
+    figure, axes = new()
+    width = 1 / 20
+    rates = engine.run(
+        "SELECT least(floor(rate * 20 + 1e-9), 19)::INT AS bin, count(*), count(used.id) "
+        "FROM rates LEFT JOIN (SELECT DISTINCT id FROM pairs WHERE state < '3') AS used USING (id) "
+        "GROUP BY ALL ORDER BY ALL"
+    )
+    at = [(number + 0.5) * width for number, _, _ in rates]
+    for label, column, alpha in (("all comparisons", 1, 0.35), ("in pairs", 2, 1.0)):
+        axes.bar(at, [row[column] for row in rates], width * 0.9, label=label, alpha=alpha,
+                 color="C0")  # fmt: skip
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("share of a comparison's samples that are right")
+    axes.set_ylabel("comparisons")
+    axes.legend(frameon=False)
+    save("pass_rate.png", "Pass rate of the comparisons", figure, axes)
+    return made
+
+
+def _which(column: str) -> str:
+    return "first_choice" if column == "before" else "state < '3'"
+
+
+def _answers(engine: Engine, column: str) -> Mapping[int, int]:
+    rows = engine.run(f"SELECT answer, count(*) FROM pairs WHERE {_which(column)} GROUP BY answer")
+    return dict(rows)
+
+
+def _histograms(engine: Engine) -> tuple[Sequence[float], dict[str, list[int]]]:
+    """Edges, and counts before and after; beyond the 99.5% quantile lie the outer bins."""
+    ((far,),) = engine.run(
+        "SELECT quantile_cont(abs(difference), 0.995) FROM pairs WHERE first_choice"
+    )
+    far = max(float(far or 0), _BINS / 2)
+    width = 2 * far / _BINS
+    counts: dict[str, list[int]] = {}
+    for label in ("before", "after"):
+        counts[label] = [0] * _BINS
+        for place, count in engine.run(
+            f"SELECT least(greatest(floor((difference + {far}) / {width}), 0), {_BINS - 1})::INT, "
+            f"count(*) FROM pairs WHERE {_which(label)} GROUP BY ALL"
+        ):
+            counts[label][place] = count
+    return [-far + n * width for n in range(_BINS + 1)], counts

@@ -1,0 +1,141 @@
+"""What the merger and its audit can be told, as flags and as keys of YAML."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from cot_reward.judge import FINDINGS, TRUSTED
+from cot_reward.settings import nearest
+
+# What a rejected text may be: a wrong answer; no readable answer; a right answer whose own totals
+# speak against it.
+REJECTED_KINDS = ("incorrect", "unparsed", "incoherent")
+
+
+@dataclass(frozen=True)
+class MergeSettings:
+    correct: list[str] = field(metadata={"help": "files or globs of correct responses"})
+    incorrect: list[str] = field(metadata={"help": "files or globs of incorrect responses"})
+    out: Path = field(metadata={"help": "folder for train.jsonl, eval.jsonl and summary.json"})
+    exclude: list[str] = field(
+        default_factory=list,
+        metadata={"help": "held-out files: none of their comparisons may pass, in either order"},
+    )
+    media_root: Path = field(
+        default=Path("dataset"), metadata={"help": "all paths in rows are relative to it"}
+    )
+    image_root: Path | None = field(
+        default=None,
+        metadata={"help": "what paths in published and raw rows are relative to (the media root)"},
+    )
+    chosen_coherence: list[str] = field(
+        default_factory=lambda: list(TRUSTED),
+        metadata={"help": "findings that a chosen text may have (--allow-incoherent: any)"},
+    )
+    allow_incoherent: bool = field(
+        default=False, metadata={"help": "chosen texts whose totals speak against their answer"}
+    )
+    rejected_kinds: list[str] = field(
+        default_factory=lambda: ["incorrect"],
+        metadata={"help": f"what a rejected text may be: {', '.join(REJECTED_KINDS)}"},
+    )
+    rejected_coherence: list[str] = field(
+        default_factory=lambda: list(FINDINGS),
+        metadata={"help": "findings that a rejected text with a wrong answer may have"},
+    )
+    same_model: Literal["prefer", "require", "off"] = field(
+        default="prefer", metadata={"help": "chosen and rejected from one model's samples"}
+    )
+    max_similarity: float = field(
+        default=0.98,
+        metadata={
+            "help": "of two texts, 0 to 1: 1 - words to change / words of the longer one; closer "
+            "ones make no pair, and of closer ones on one side and of one model one is kept"
+        },
+    )
+    pairs_per_comparison: int = field(default=1, metadata={"help": "at most, of both orders"})
+    select: Literal["closest-text", "closest-length", "random", "hardest", "all"] = field(
+        default="closest-text",
+        metadata={
+            "help": "which pairs of a comparison are taken; hardest: those whose rejected totals "
+            "argue best and whose chosen ones least; all: every pair, however many"
+        },
+    )
+    pass_rate: list[float] = field(
+        default_factory=list,
+        metadata={
+            "help": "LOW HIGH: comparisons of which this share of the samples is right, 0 to 1"
+        },
+    )
+    balance_positions: bool = field(
+        default=True, metadata={"help": "as many chosen answers 1 as 2, by source and task"}
+    )
+    balance_lengths: bool = field(
+        default=False, metadata={"help": "as many longer chosen texts as longer rejected ones"}
+    )
+    source_weights: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "SOURCE=WEIGHT ...: shares of the pairs; unnamed sources weigh 1, 0 leaves out"
+        },
+    )
+    eval_fraction: float = field(
+        default=0.0, metadata={"help": "share of the comparisons that go to eval.jsonl instead"}
+    )
+    plots: bool = field(default=False, metadata={"help": "draw OUT/plots/*.png"})
+    max_bad_rows: float = field(
+        default=0.01, metadata={"help": "share of unusable rows above which the merge is an error"}
+    )
+    memory: str = field(
+        default="500MB",
+        metadata={"help": "what the sorting engine may hold in memory; the rest goes to disk"},
+    )
+    workers: int = field(default=0, metadata={"help": "processes (0: one for each core)"})
+    seed: int = field(default=0, metadata={"help": "of every random choice"})
+
+    def __post_init__(self) -> None:
+        if self.pairs_per_comparison < 1:
+            raise ValueError("--pairs-per-comparison must be at least 1")
+        if self.workers < 0:
+            raise ValueError("--workers must be 0 or more")
+        for flag, value, high in (
+            ("--max-similarity", self.max_similarity, 1),
+            ("--eval-fraction", self.eval_fraction, 0.9),
+            ("--max-bad-rows", self.max_bad_rows, 1),
+        ):
+            if not 0 <= value <= high:
+                raise ValueError(f"{flag} must be between 0 and {high}, not {value}")
+        for flag, chosen, known in (
+            ("--chosen-coherence", self.chosen_coherence, FINDINGS),
+            ("--rejected-coherence", self.rejected_coherence, FINDINGS),
+            ("--rejected-kinds", self.rejected_kinds, REJECTED_KINDS),
+        ):
+            for name in chosen:
+                if name not in known:
+                    raise ValueError(
+                        f"{flag}: '{name}' is none of {', '.join(known)}.{nearest(name, known)}"
+                    )
+        rates = self.pass_rate
+        if rates and not (len(rates) == 2 and 0 <= rates[0] <= rates[1] <= 1):
+            raise ValueError(f"--pass-rate takes LOW and HIGH between 0 and 1, not {rates}")
+        self.weights()
+
+    def weights(self) -> dict[str, float]:
+        """The weights by source. Raises ValueError for what is none."""
+        weights = {}
+        for entry in self.source_weights:
+            name, _, number = entry.rpartition("=")
+            try:
+                weights[name] = float(number)
+            except ValueError:
+                weights[name] = -1.0
+            if "=" not in entry or not 0 <= weights[name] < float("inf"):
+                raise ValueError(f"--source-weights takes SOURCE=WEIGHT, 0 or more, not {entry!r}")
+        return weights
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    report: Path = field(metadata={"help": "file of DPO rows, ours or another's; only read"})
+    json: bool = field(default=False, metadata={"help": "print JSON"})
+    seed: int = field(default=0, metadata={"help": "of the folds, and of the sample if large"})

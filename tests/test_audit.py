@@ -1,0 +1,207 @@
+"""The audit of DPO files, and what can be told without an image."""
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+from conftest import REPO, cot, write_lines, write_rows
+from cot_reward.pairing.audit import audit, text_of
+from cot_reward.pairing.shortcut import Texts, accuracies, warning
+from cot_reward.settings import UserError
+
+PROMPT = "<image><image>Judge. Text Caption: [a cat]"
+PUBLISHED = REPO.parent / "shared/data/evalmuse_pairs_200.jsonl"
+
+
+def row(chosen=None, rejected=None, **other):
+    return {
+        "problem": PROMPT,
+        "chosen": chosen if chosen is not None else cot(),
+        "rejected": rejected if rejected is not None else cot((1, 2), (8, 7), 2),
+        "images": ["a.png", "b.png"],
+    } | other
+
+
+def test_findings_answers_lengths_and_models_are_counted(tmp_path):
+    rows = [
+        row(),
+        row(),
+        row(chosen=cot((1, 2), (8, 7), 1), rejected="no form at all"),
+        row(chosen=cot((7, 7), (7, 7), 2), rejected=cot(totals=(99, 1))),
+        row(chosen_model="a", rejected_model="a", images=["c.png", "d.png"]),
+        row(chosen_model="a", rejected_model="b", images=["e.png", "f.png"]),
+        row(chosen_model="", rejected_model="", images=["g.png", "h.png"]),
+        row(rejected=cot((5, 5), (6, 6), 2).replace("(5/10)", "(4/10)")),
+        row(rejected_finish_reason="length", images=["i.png", "j.png"]),
+    ]
+    found = audit(write_lines(tmp_path / "x.jsonl", rows)).to_json()
+    assert found["rows"] == 9
+    assert found["bad_rows"] == 0
+    none = dict.fromkeys(found["chosen"], 0)
+    assert list(none) == ["coherent", "no_totals", "tie", "contradicts", "wrong_sum", "unparsed",
+                          "truncated", "mismatch"]  # fmt: skip
+    assert found["chosen"] == none | {"coherent": 7, "contradicts": 1, "tie": 1}
+    assert found["rejected"] == none | {
+        "coherent": 6, "unparsed": 1, "wrong_sum": 1, "truncated": 1, "mismatch": 1
+    }  # fmt: skip
+    assert found["chosen_answer"] == {"1": 8, "2": 1}
+    assert found["chosen_longer"] == sum(len(r["chosen"]) > len(r["rejected"]) for r in rows)
+    assert (found["duplicates"], found["same_model"]) == (1, 1)
+    assert found["shortcut"] == {"words": None, "length": None, "answer": None}
+
+
+def test_rows_of_other_trainers_are_read_too(tmp_path):
+    chosen, rejected = cot(), cot((1, 2), (8, 7), 2)
+    shown = [{"type": "image"}, {"type": "text", "text": "x"}]
+    rows = [
+        row(),
+        {"prompt": PROMPT, "chosen": chosen, "rejected": rejected},
+        {"conversations": [{"from": "human", "value": PROMPT}], "images": ["a", "b"],
+         "chosen": {"from": "gpt", "value": chosen},
+         "rejected": {"from": "gpt", "value": rejected}},
+        {"prompt": [{"role": "user", "content": shown}],
+         "chosen": [{"role": "assistant", "content": chosen}],
+         "rejected": [{"role": "assistant", "content": [{"type": "text", "text": rejected}]}]},
+    ]  # fmt: skip
+    for name in ("x.json", "x.jsonl"):
+        found = audit(write_rows(tmp_path / name, rows))
+        assert found.to_json()["bad_rows"] == 0, found.bad
+        assert found.answers[1] == 4
+        assert found.findings["rejected"]["coherent"] == 4
+
+
+@pytest.mark.parametrize(
+    "bad", [{}, {"chosen": "x"}, row(chosen=3), row(rejected=[]), row(chosen={"a": 1}), [1], 7]
+)
+def test_rows_that_are_no_pairs_are_counted(tmp_path, bad):
+    found = audit(write_rows(tmp_path / "x.jsonl", [row(), bad]))
+    assert (found.rows, found.bad_rows) == (2, 1)
+    assert found.bad[0].startswith(f"{tmp_path}/x.jsonl:2: ")
+    assert found.answers[1] == 1
+
+
+def test_the_task_is_told_by_the_texts(tmp_path):
+    nouns = ("Video", "Answer")
+    rows = [
+        row(chosen=cot(noun=noun), rejected=cot(answer=2, noun=noun))
+        for noun in ("Video", "Answer")
+    ]
+    assert audit(write_lines(tmp_path / "x.jsonl", rows)).findings["chosen"]["coherent"] == 2
+
+
+def test_a_text_of_a_message():
+    assert text_of([{"content": "a"}, {"content": [{"type": "image"}, {"text": "b"}]}]) == "b"
+    with pytest.raises(ValueError, match="no text"):
+        text_of(None)
+
+
+def pairs(number, chosen, rejected, answers=(1, 2)):
+    return [
+        Texts(str(n), chosen(random.Random(f"c{n}")), rejected(random.Random(f"r{n}")), *answers)
+        for n in range(number)
+    ]
+
+
+def say(*words):
+    return lambda draw: " ".join(draw.choices([*words, *"abcdefgh"], k=60))
+
+
+def test_words_tell_two_writers_apart_and_one_writer_not():
+    apart = accuracies(pairs(100, say("quite"), say("rather")))
+    assert apart["words"] == 1.0
+    alike = accuracies(pairs(400, say("quite"), say("quite")))
+    assert 0.4 < alike["words"] < 0.6
+    assert 0.4 < alike["length"] < 0.6
+
+
+def test_answers_tags_and_digits_are_no_words():
+    """Else the answer would tell what is chosen wherever positions are not even."""
+    told = pairs(
+        60,
+        lambda _: "<think>same 9 words 8</think><answer>first is better</answer>",
+        lambda _: "<think>same 1 words 2</think><answer>second is better",
+    )
+    assert accuracies(told)["words"] == 0.5
+    chinese = pairs(60, lambda _: "画面很好看", lambda _: "画面不好看")
+    assert accuracies(chinese)["words"] == 1.0
+
+
+def test_length_and_answer_are_told_apart():
+    longer = pairs(
+        60, lambda draw: "a" * draw.randint(50, 60), lambda draw: "a" * draw.randint(9, 20)
+    )
+    found = accuracies(longer)
+    assert found["length"] == found["answer"] == 1.0
+    even = [Texts(str(n), "a", "a", 1 + n % 2, 2 - n % 2) for n in range(100)]
+    assert accuracies(even)["answer"] <= 0.55
+    unparsed = [Texts(str(n), "a", "a", 1 + n % 2, 0) for n in range(100)]
+    assert 0.4 <= accuracies(unparsed)["answer"] <= 0.6
+
+
+def test_folds_keep_comparisons_together():
+    """Words that belong to a comparison tell nothing of another one."""
+    made = []
+    for n in range(40):
+        first, second = (hashlib.sha256(f"{n} {k}".encode()).hexdigest() for k in "ab")
+        first, second = ("".join(c for c in text if c.isalpha()) for text in (first, second))
+        made += [Texts(str(n), f"same {first}", f"same {second}", 1, 2)] * 5
+    assert accuracies(made)["words"] <= 0.55
+    apart = [Texts(f"{n}", pair.chosen, pair.rejected, 1, 2) for n, pair in enumerate(made)]
+    assert accuracies(apart)["words"] > 0.9
+
+
+def test_a_warning_says_what_and_how_much():
+    assert warning({"words": 0.8, "length": 0.5, "answer": None}, "x") == ""
+    told = warning({"words": 0.95, "length": 0.81, "answer": 0.5}, "x.jsonl")
+    assert told.startswith("warning: x.jsonl: ")
+    assert "95% of held-out pairs by their words" in told
+    assert "81% of held-out pairs by their length" in told
+
+
+def script(*flags):
+    return subprocess.run(
+        [sys.executable, "scripts/merge_json.py", *map(str, flags)],
+        cwd=REPO, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_script_reports_and_changes_nothing(tmp_path):
+    path = write_lines(tmp_path / "x.jsonl", [row(images=[f"{n}", "b"]) for n in range(20)])
+    before = path.read_bytes()
+    done = script("--report", path, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert list(found) == ["rows", "bad_rows", "chosen", "rejected", "chosen_answer",
+                           "chosen_longer", "duplicates", "same_model", "shortcut"]  # fmt: skip
+    assert list(found["shortcut"]) == ["words", "length", "answer"]
+    assert found["rows"] == 20
+    told = script(f"--report={path}").stdout
+    assert "20 rows" in told
+    assert "warning:" in told
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    missing = script("--report", tmp_path / "none.jsonl")
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert "no such file" in missing.stderr
+    assert "unknown flag '--json'" in script("--json").stderr
+
+
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="empty"):
+        audit(write_lines(tmp_path / "x.jsonl", []))
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="published rows are not part of the project")
+def test_the_published_pairs_have_the_counts_that_were_found_by_hand():
+    found = audit(PUBLISHED).to_json()
+    chosen, rejected = found["chosen"], found["rejected"]
+    assert (chosen["coherent"], chosen["contradicts"], chosen["tie"]) == (139, 42, 19)
+    assert [rejected[name] for name in ("coherent", "wrong_sum", "unparsed", "no_totals")] == [
+        143, 24, 17, 8
+    ]  # fmt: skip
+    assert (rejected["contradicts"], rejected["tie"], rejected["mismatch"]) == (6, 2, 80)
+    assert (found["chosen_answer"]["2"], found["chosen_longer"]) == (140, 145)
+    assert found["shortcut"]["words"] == 1.0

@@ -1,0 +1,195 @@
+"""Which pairs stay when positions, lengths and sources are evened out, against brute force."""
+
+import itertools
+from collections import Counter
+
+import pyarrow as pa
+import pytest
+from cot_reward.pairing.balance import balance, quotas, take
+from cot_reward.pairing.engine import Engine
+from cot_reward.pairing.match import PAIRS
+from cot_reward.settings import UserError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+SLOW = settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def within(difference: int, total: int) -> bool:
+    return abs(difference) <= max(1, 0.01 * total)
+
+
+def pair(number, id_="a", answer=1, longer=0, cost=0.0, source="s", place="p", nth=0):
+    return {
+        "batch": 0, "start": number, "length": 1, "id": id_, "presentation": place, "nth": nth,
+        "cost": float(cost), "task": "image_generation", "source": source, "answer": answer,
+        "longer": longer, "difference": longer, "same_model": True, "chosen_row": 2 * number,
+        "rejected_row": 2 * number + 1,
+    }  # fmt: skip
+
+
+class Made:
+    """The pairs after `take` and `balance`: every row of the table as a dict, by state."""
+
+    def __init__(self, folder, pairs, count=1, eval_fraction=0.0, seed=0, **wanted):
+        wanted = {"positions": True, "lengths": False, "weights": {}} | wanted
+        with Engine(folder, "200MB", 1) as engine:
+            engine.add("possible", pa.Table.from_pylist(pairs, schema=PAIRS))
+            take(engine, count, eval_fraction, seed)
+            balance(engine, seed=seed, **wanted)
+            names = ("pair", "id", "split", "source", "answer", "longer", "state", "first_choice")
+            rows = engine.run(f"SELECT {', '.join(names)} FROM pairs ORDER BY pair")
+        (folder / "merge.duckdb").unlink()
+        self.rows = [dict(zip(names, row, strict=True)) for row in rows]
+        self.kept = [row for row in self.rows if row["state"] < "3"]
+
+    def count(self, column, **where):
+        return Counter(
+            row[column] for row in self.kept if all(row[k] == v for k, v in where.items())
+        )
+
+
+def test_an_order_is_chosen_rather_than_a_pair_dropped(tmp_path):
+    # Both orders of ten comparisons, of which the first is always the closer one.
+    pairs = [pair(n, f"{n // 2}", 1 + n % 2, cost=n % 2, place=str(n % 2)) for n in range(20)]
+    made = Made(tmp_path, pairs)
+    assert made.count("answer") == {1: 5, 2: 5}
+    assert len({row["id"] for row in made.kept}) == 10
+    assert Counter(row["answer"] for row in made.rows if row["first_choice"]) == {1: 10}
+
+
+def test_the_cheapest_changes_come_first(tmp_path):
+    pairs = []
+    for n in range(10):
+        pairs += [pair(2 * n, f"{n}", 1, cost=1), pair(2 * n + 1, f"{n}", 2, cost=2 + n, place="q")]
+    made = Made(tmp_path, pairs)
+    assert {row["id"] for row in made.kept if row["answer"] == 2} == set("01234")
+
+
+def test_further_pairs_of_a_comparison_go_before_comparisons(tmp_path):
+    pairs = [pair(n, f"{n // 3}", 1, nth=n % 3) for n in range(9)]
+    pairs += [pair(9 + n, f"x{n}", 2) for n in range(3)]
+    made = Made(tmp_path, pairs, count=3)
+    assert made.count("answer") == {1: 4, 2: 3}
+    assert len({row["id"] for row in made.kept}) == 6
+
+
+@given(st.data())
+@SLOW
+def test_nothing_more_is_dropped_than_must_be(tmp_path, data):
+    """One pair a comparison, of one order or both; against every choice that there is."""
+    kinds = data.draw(st.lists(st.sampled_from(["1", "1", "2", "12"]), min_size=1, max_size=8))
+    pairs = [
+        pair(
+            10 * n + int(answer), f"{n}", int(answer), 0, data.draw(st.integers(0, 3)), "s", answer
+        )
+        for n, kind in enumerate(kinds)
+        for answer in kind
+    ]
+    made = Made(tmp_path, pairs)
+    counts = made.count("answer")
+    assert within(counts[1] - counts[2], len(made.kept))
+    choices = ("".join(choice) for choice in itertools.product(*[(*kind, "") for kind in kinds]))
+    best = max(
+        len(choice)
+        for choice in choices
+        if within(choice.count("1") - choice.count("2"), len(choice))
+    )
+    assert len(made.kept) == best
+    assert max(Counter(row["id"] for row in made.kept).values(), default=0) <= 1
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcdef"), st.sampled_from([1, 1, 2]), st.sampled_from([1, 1, -1, 0]),
+            st.sampled_from("st"), st.integers(0, 5),
+        ),
+        max_size=40,
+    ),
+    st.booleans(), st.booleans(), st.integers(1, 4), st.sampled_from([0.0, 0.3]),
+)  # fmt: skip
+@SLOW
+def test_every_source_and_split_is_balanced(tmp_path, drawn, positions, lengths, count, fraction):
+    pairs = [
+        pair(n, id_, answer, longer, cost, source, f"{answer}", n)
+        for n, (id_, answer, longer, source, cost) in enumerate(drawn)
+    ]
+    made = Made(tmp_path, pairs, count, fraction, positions=positions, lengths=lengths)
+    again = Made(tmp_path, pairs[::-1], count, fraction, positions=positions, lengths=lengths)
+    assert made.rows == again.rows
+    for split, source in {(row["split"], row["source"]) for row in made.rows}:
+        answers = made.count("answer", split=split, source=source)
+        longer = made.count("longer", split=split, source=source)
+        assert not positions or within(answers[1] - answers[2], answers.total())
+        assert not lengths or within(longer[1] - longer[-1], longer.total())
+    assert max(Counter(row["id"] for row in made.kept).values(), default=0) <= count
+    splits = {row["id"]: row["split"] for row in made.rows}
+    assert all(splits[row["id"]] == row["split"] for row in made.rows)
+    if not positions and not lengths:
+        assert all(row["state"] < "3" for row in made.rows if row["first_choice"])
+
+
+@given(st.dictionaries(
+    st.tuples(st.sampled_from([1, 2]), st.sampled_from([-1, 0, 1])), st.integers(1, 7), min_size=1
+), st.one_of(st.none(), st.integers(0, 12)))  # fmt: skip
+@settings(deadline=None, max_examples=80)
+def test_quotas_are_the_most_that_is_balanced(cells, limit):
+    found = quotas(cells, True, True, limit)
+
+    def balanced(kept):
+        total = sum(kept.values())
+        return (
+            within(sum(n if a == 1 else -n for (a, _), n in kept.items()), total)
+            and within(sum(n * longer for (_, longer), n in kept.items()), total)
+            and (limit is None or total <= limit)
+        )
+
+    assert balanced(found)
+    assert all(0 <= found[cell] <= most for cell, most in cells.items())
+    if len(cells) <= 4:
+        best = max(
+            sum(choice)
+            for choice in itertools.product(*[range(most + 1) for most in cells.values()])
+            if balanced(dict(zip(cells, choice, strict=True)))
+        )
+        assert sum(found.values()) == best
+
+
+def test_one_percent_of_many_is_used():
+    assert quotas({(1, 0): 100_000, (2, 0): 10_000}, True, False) == {
+        (1, 0): 10_202,
+        (2, 0): 10_000,
+    }
+    million = quotas({(1, 1): 10**6, (1, -1): 999_000, (2, 1): 10**6, (2, -1): 10**6}, True, True)
+    assert sum(million.values()) == 3_999_000
+
+
+def test_sources_are_mixed_by_their_weights_and_stay_balanced(tmp_path):
+    pairs = [pair(n, f"s{n}", 1 + n % 2, source="s") for n in range(400)]
+    pairs += [pair(400 + n, f"t{n}", 1 + n % 2, source="t") for n in range(100)]
+    made = Made(tmp_path, pairs, weights={"s": 2.0})
+    assert made.count("source") == {"s": 200, "t": 100}
+    assert made.count("answer", source="s") == {1: 100, 2: 100}
+    assert Counter(row["state"] for row in made.rows)["4 dropped_by_weights"] == 200
+    assert Made(tmp_path, pairs, weights={"s": 0}).count("source") == {"t": 100}
+    assert Made(tmp_path, pairs, weights={"s": 4, "t": 1}).count("source") == {"s": 400, "t": 100}
+    with pytest.raises(UserError, match=r"no pair has the source 'u'; there are 's', 't'"):
+        Made(tmp_path, pairs, weights={"u": 1})
+
+
+def test_a_part_of_the_comparisons_is_held_out_whole(tmp_path):
+    pairs = [pair(n, f"{n // 3}", 1 + n // 3 % 2, nth=n % 3) for n in range(300)]
+    made = Made(tmp_path, pairs, count=3, eval_fraction=0.2)
+    held_out = {row["id"] for row in made.rows if row["split"] == "eval"}
+    assert len(held_out) == 20
+    assert not held_out & {row["id"] for row in made.rows if row["split"] == "train"}
+    other = Made(tmp_path, pairs, count=3, eval_fraction=0.2, seed=1)
+    assert held_out != {row["id"] for row in other.rows if row["split"] == "eval"}
+    # A fraction of few comparisons is one, and never all of them.
+    few = Made(tmp_path, pairs[:6], count=3, eval_fraction=0.05)
+    assert len({row["id"] for row in few.rows if row["split"] == "eval"}) == 1
+    one = Made(tmp_path, pairs[:1], eval_fraction=0.9)
+    assert {row["split"] for row in one.rows} == {"train"}

@@ -1,0 +1,728 @@
+"""The merger: which rows become DPO pairs, what is refused, and what the summary says."""
+
+import importlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import REPO, cot, judged_row, raw_row, read_lines, thought, write_lines, write_rows
+from cot_reward import settings
+from cot_reward.dpo.data import template_warning
+from cot_reward.judge import judge
+from cot_reward.pairing import scan
+from cot_reward.pairing.engine import workspace
+from cot_reward.pairing.merge import merge
+from cot_reward.pairing.settings import MergeSettings
+from cot_reward.records import PAIR_FIELDS, comparison_key, conversation
+from cot_reward.settings import UserError
+from cot_reward.tasks import TASKS
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from PIL import Image
+
+TASK = TASKS["image_generation"]
+RIGHT = cot((8, 7), (6, 7), 1)
+WRONG = cot((6, 7), (8, 7), 2)
+
+
+def run(folder: Path, correct: list, incorrect: list, *flags: object) -> tuple[list, dict]:
+    """Merge these rows; the pairs and the summary."""
+    write_lines(folder / "correct.jsonl", correct)
+    write_lines(folder / "incorrect.jsonl", incorrect)
+    argv = ["--correct", folder / "correct.jsonl", "--incorrect", folder / "incorrect.jsonl",
+            "--media-root", folder, "--out", folder / "out", *flags]  # fmt: skip
+    assert merge(settings.parse(MergeSettings, "", argv=list(map(str, argv)))) == 0
+    summary = json.loads((folder / "out/summary.json").read_text())
+    return read_lines(folder / "out/train.jsonl"), summary
+
+
+def test_a_right_and_a_wrong_text_about_the_same_presentation_are_a_pair(tmp_path):
+    pairs, summary = run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG, model="model-b")])
+    (pair,) = pairs
+    assert list(pair) == list(PAIR_FIELDS)
+    assert all(type(pair[name]) is kind for name, kind in PAIR_FIELDS.items())
+    row = judged_row(RIGHT)
+    assert pair["problem"] == row["conversations"][0]["value"]
+    assert (pair["chosen"], pair["rejected"]) == (RIGHT, WRONG)
+    assert (pair["id"], pair["images"], pair["order"]) == (row["id"], ["a.png", "b.png"], "given")
+    assert (pair["chosen_model"], pair["rejected_model"]) == ("model-a", "model-b")
+    assert (summary["pairs"], summary["same_model"], summary["cross_model"]) == (1, 0, 1)
+    assert summary["chosen_answer"] == {"1": 1, "2": 0}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        judged_row(WRONG, caption="a dog"),
+        judged_row(WRONG, images=("a.png", "c.png")),
+        judged_row(RIGHT, 2, images=("b.png", "a.png"), order="swapped"),
+    ],
+)
+def test_texts_about_something_else_are_no_pair(tmp_path, other):
+    with pytest.raises(UserError, match="no pair: 1 usable correct and 1 usable incorrect"):
+        run(tmp_path, [judged_row(RIGHT)], [other])
+
+
+def test_rows_are_judged_again_whatever_they_say_of_themselves(tmp_path):
+    said = {"verdict": "correct", "coherence": "coherent", "answer": 1}
+    chosen = [
+        judged_row(RIGHT),
+        judged_row(cot((6, 7), (8, 7), 1), sample=1, **said),
+        judged_row(cot((7, 7), (7, 7), 1), sample=2, **said),
+        judged_row(cot(totals=(99, 1)), sample=3, **said),
+        judged_row(WRONG, sample=4, **said),
+        judged_row("I prefer Image 1", sample=5, **said),
+        judged_row(RIGHT, sample=6, **said | {"finish_reason": "length"}),
+    ]
+    pairs, summary = run(tmp_path, chosen, [judged_row(WRONG)], "--pairs-per-comparison", 9)
+    assert [pair["chosen"] for pair in pairs] == [RIGHT]
+    assert summary["correct_side"] == {
+        "rows": 7, "used": 1, "chosen_contradicts": 1, "chosen_tie": 1, "chosen_wrong_sum": 1,
+        "judged_incorrect": 1, "judged_unparsed": 1, "judged_truncated": 1,
+    }  # fmt: skip
+
+
+def test_incoherent_texts_only_when_asked(tmp_path):
+    chosen, rejected = cot((6, 7), (8, 7), 1), cot((8, 7), (6, 7), 2)
+    with pytest.raises(UserError, match="'chosen_contradicts': 1"):
+        run(tmp_path, [judged_row(chosen)], [judged_row(rejected)])
+    pairs, _ = run(tmp_path, [judged_row(chosen)], [judged_row(rejected)], "--allow-incoherent")
+    assert (pairs[0]["chosen"], pairs[0]["rejected"]) == (chosen, rejected)
+    with pytest.raises(UserError, match="'rejected_contradicts': 1"):
+        run(
+            tmp_path,
+            [judged_row(RIGHT)],
+            [judged_row(rejected)],
+            "--rejected-coherence",
+            "coherent",
+        )
+
+
+def test_texts_without_totals_may_be_chosen(tmp_path):
+    pairs, _ = run(tmp_path, [judged_row(thought("plain"))], [judged_row(WRONG)])
+    assert pairs[0]["chosen"] == thought("plain")
+
+
+def test_texts_of_two_templates_are_warned_of_by_merger_and_trainer(tmp_path, capsys):
+    _, summary = run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)])
+    assert capsys.readouterr().err == ""
+    assert template_warning(str(tmp_path / "out/train.jsonl"), None) == ""
+    assert summary["template_hashes"] == {"image_generation": ["0" * 16]}
+    run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG, template_hash="1" * 16)])
+    assert "differently worded prompts" in capsys.readouterr().err
+    warning = template_warning(str(tmp_path / "out/train.jsonl"), None)
+    assert f"image_generation: {'0' * 16}, {'1' * 16}" in warning
+    # Rows from elsewhere have no summary beside them.
+    assert template_warning(str(tmp_path / "train.jsonl"), None) == ""
+
+
+def test_contradictory_labels_drop_the_comparison_and_list_it(tmp_path):
+    # One file says that a.png is preferred, the other that b.png is.
+    right = [judged_row(RIGHT, 1), judged_row(RIGHT, 1, caption="a dog")]
+    wrong = [judged_row(RIGHT, 2), judged_row(WRONG, 1, caption="a dog")]
+    pairs, summary = run(tmp_path, right, wrong)
+    assert [pair["id"] for pair in pairs] == [right[1]["id"]]
+    assert summary["contradictory_labels"] == [right[0]["id"]]
+
+
+def test_contradictory_labels_are_seen_across_the_orders(tmp_path):
+    right = [judged_row(RIGHT, 1), judged_row(RIGHT, 1, caption="a dog")]
+    swapped = judged_row(RIGHT, 1, images=("b.png", "a.png"), order="swapped")
+    wrong = [judged_row(WRONG, 1), judged_row(WRONG, 1, caption="a dog")]
+    _, summary = run(tmp_path, [*right, swapped], wrong)
+    assert summary["contradictory_labels"] == [swapped["id"]]
+
+
+@pytest.mark.parametrize("form", ["stage 2 rows", "raw data", "raw data with ids of its own"])
+def test_excluded_comparisons_never_pass_in_either_order(tmp_path, form):
+    right, wrong = [], []
+    for images, order, label in (
+        (("a.png", "b.png"), "given", 1),
+        (("b.png", "a.png"), "swapped", 2),
+    ):
+        for caption in ("a cat", "a dog"):
+            about = {"caption": caption, "images": images, "order": order}
+            right.append(judged_row(RIGHT if label == 1 else WRONG, label, **about))
+            wrong.append(judged_row(WRONG if label == 1 else RIGHT, label, **about))
+    held_out = {
+        "stage 2 rows": judged_row(RIGHT, images=("b.png", "a.png"), order="swapped"),
+        "raw data": raw_row(" a cat ", ["./b.png", "a.png"]),
+        "raw data with ids of its own": raw_row("a cat", ["a.png", "b.png"]) | {"id": "17"},
+    }[form]
+    path = write_lines(tmp_path / "held_out.jsonl", [held_out])
+    flags = ["--exclude", path, "--pairs-per-comparison", 2]
+    pairs, summary = run(tmp_path, right, wrong, *flags)
+    dog = judged_row(RIGHT, caption="a dog")["id"]
+    assert {(pair["id"], pair["order"]) for pair in pairs} == {(dog, "given"), (dog, "swapped")}
+    assert summary["correct_side"]["excluded"] == summary["incorrect_side"]["excluded"] == 2
+
+
+def test_a_held_out_file_that_cannot_be_read_whole_is_an_error(tmp_path):
+    path = tmp_path / "held_out.jsonl"
+    path.write_text(json.dumps(raw_row("a", ["a.png", "b.png"])) + "\n{broken\n")
+    with pytest.raises(UserError, match=r"held_out\.jsonl:2: .*whole files"):
+        run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)], "--exclude", path)
+
+
+BAD = [
+    ({"images": []}, "fewer than two media"),
+    ({"images": ["a.png"], "videos": ["b.mp4"]}, "fewer than two media"),
+    ({"images": [{"bytes": "x"}, "b.png"]}, "must be lists of paths"),
+    ({"images": None}, "'images' must be of type list"),
+    ({"id": None}, "'id' must be of type str"),
+    ({"label": 0}, "'label' must be 1 or 2"),
+    ({"label": "1"}, "'label' must be of type int"),
+    ({"task": "chess"}, "unknown task 'chess'"),
+    ({"conversations": []}, "one human and one gpt turn"),
+    ({"conversations": [{"from": "human", "value": "\ud800"}] * 2}, "not valid Unicode"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD, ids=range(len(BAD)))
+def test_a_bad_row_is_counted_with_its_file_and_line(tmp_path, change, message):
+    rows = [judged_row(RIGHT), judged_row(RIGHT, sample=1) | change]
+    flags = "--max-bad-rows", 0.5
+    pairs, summary = run(tmp_path, rows, [judged_row(WRONG)], *flags)
+    assert len(pairs) == 1
+    (bad,) = summary["bad_rows"]
+    assert bad.startswith(f"{tmp_path / 'correct.jsonl'}:2: ")
+    assert message in bad
+    assert summary["correct_side"] == {"rows": 2, "bad": 1, "used": 1}
+
+
+def test_more_than_one_percent_of_bad_rows_is_an_error(tmp_path):
+    rows = [judged_row(RIGHT, sample=n) for n in range(97)]
+    bad = judged_row(RIGHT, images=())
+    pairs, _ = run(tmp_path, [*rows, bad], [judged_row(WRONG)] * 2)
+    assert len(pairs) == 1
+    with pytest.raises(UserError, match=r"2 of 100 rows are bad.*\n.*correct\.jsonl:98: "):
+        run(tmp_path, [*rows, bad, bad], [judged_row(WRONG)])
+
+
+def test_several_files_and_globs(tmp_path):
+    for name in ("x", "y", "z"):
+        write_lines(tmp_path / f"{name}_wrong.jsonl", [judged_row(WRONG, caption=name)])
+    right = [judged_row(RIGHT, caption=name) for name in "xyz"]
+    flags = ["--incorrect", f"{tmp_path}/[xy]_*.jsonl", f"{tmp_path}/x_wrong.jsonl"]
+    flags += ["--no-balance-positions"]
+    pairs, summary = run(tmp_path, right, [], *flags)
+    assert len(pairs) == 2
+    assert summary["incorrect_side"] == {"rows": 2, "used": 2}
+    with pytest.raises(UserError, match="no file matches"):
+        run(tmp_path, right, [], "--incorrect", f"{tmp_path}/q*.jsonl")
+    with pytest.raises(UserError, match="no such file"):
+        run(tmp_path, right, [], "--incorrect", f"{tmp_path}/q.jsonl")
+
+
+def test_an_empty_file_is_a_stage_that_had_none(tmp_path):
+    write_lines(tmp_path / "none.jsonl", [])
+    flags = ["--incorrect", tmp_path / "none.jsonl", tmp_path / "incorrect.jsonl"]
+    pairs, _ = run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)], *flags)
+    assert len(pairs) == 1
+
+
+def test_same_model_modes(tmp_path):
+    near = cot((6, 7), (8, 7), 2)
+    right = [judged_row(RIGHT, model="a"), judged_row(RIGHT, model="b", caption="a dog")]
+    wrong = [
+        judged_row(near, model="b"),
+        judged_row(cot((6, 7, 1), (8, 7, 9), 2, remark="much, much "), model="a"),
+        judged_row(near, model="a", caption="a dog"),
+    ]
+    flags = ["--no-balance-positions", "--same-model"]
+    models = {
+        mode: sorted(
+            (pair["chosen_model"], pair["rejected_model"])
+            for pair in run(tmp_path, right, wrong, *flags, mode)[0]
+        )
+        for mode in ("prefer", "require", "off")
+    }
+    assert models == {
+        "prefer": [("a", "a"), ("b", "a")],
+        "require": [("a", "a")],
+        "off": [("a", "b"), ("b", "a")],
+    }
+
+
+def test_what_an_order_is_called_does_not_matter_what_is_shown_does(tmp_path):
+    """Two runs may have read the record the other way round."""
+    pairs, _ = run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG, order="swapped")])
+    assert (pairs[0]["images"], pairs[0]["order"]) == (["a.png", "b.png"], "given")
+
+
+def test_questions_about_an_image_are_paired_by_their_prompt(tmp_path):
+    right, wrong = cot(noun="Answer"), cot((6, 7), (8, 7), 2, noun="Answer")
+
+    def asked(text, first, second, label=1, order="given"):
+        key = comparison_key("image_understanding", "what?", ["a.png"], [first, second])
+        prompt = f"<image>Question: [what?] Answer 1: [{first}] Answer 2: [{second}]"
+        return judged_row(text, label, order=order) | {
+            "conversations": conversation(prompt, text), "images": ["a.png"], "id": key,
+            "task": "image_understanding",
+        }  # fmt: skip
+
+    flags = ["--no-balance-positions"]
+    pairs, _ = run(tmp_path, [asked(right, "x", "y")], [asked(wrong, "x", "y")], *flags)
+    assert (pairs[0]["images"], pairs[0]["task"]) == (["a.png"], "image_understanding")
+    swapped = asked(right, "y", "x", 2, "swapped")
+    with pytest.raises(UserError, match="share 0 presentations"):
+        run(tmp_path, [asked(right, "x", "y")], [swapped], *flags)
+    with pytest.raises(UserError, match="'contradictory_labels': 1"):
+        run(tmp_path, [asked(right, "x", "y")], [asked(right, "y", "x", 1, "swapped")] * 2, *flags)
+
+
+# --- forms of rows --------------------------------------------------------------------------------
+
+
+def published(text, form, caption="a cat", images=("a.png", "b.png"), **other):
+    prompt = f"<image><image>Judge them. Text Caption: [{caption}]"
+    said = (
+        {"conversations": conversation(prompt, text)}
+        if form == "conversations"
+        else {"problem": prompt, "solution": text}
+    )
+    return said | {"images": list(images)} | other
+
+
+@pytest.mark.parametrize("form", ["conversations", "problem"])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
+def test_published_rows_are_read_and_get_their_key(tmp_path, form, suffix):
+    """Their labels follow from the file that they are in; a row of ours may be their partner."""
+    data = tmp_path / "images"
+    data.mkdir()
+    rows = [
+        published(RIGHT, form),
+        published(cot((6, 7), (8, 7), 1), form, "a dog"),
+        published(WRONG, form, "no partner"),
+        published("Image 1", form, "a cat"),
+    ]
+    path = tmp_path / f"published{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        write_rows(path, rows)
+    wrong = judged_row(WRONG, images=("images/a.png", "images/b.png"))
+    flags = ["--correct", path, "--image-root", data]
+    pairs, summary = run(tmp_path, [], [wrong], *flags)
+    (pair,) = pairs
+    assert (pair["id"], pair["images"]) == (wrong["id"], ["images/a.png", "images/b.png"])
+    assert pair["problem"] == "<image><image>Judge them. Text Caption: [a cat]"
+    assert (pair["chosen_model"], pair["rejected_model"]) == ("", "model-a")
+    assert summary["correct_side"] == {
+        "rows": 4, "used": 1, "chosen_contradicts": 1, "judged_unparsed": 1, "no_partner": 1
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (published(RIGHT, "problem") | {"images": []}, "names no two media"),
+        (published(RIGHT, "problem") | {"images": ["a.png"]}, "names no two media"),
+        (published(RIGHT, "problem") | {"images": ["a.png", "a.png"]}, "both candidates are the s"),
+        (published(RIGHT, "problem") | {"images": ["a.png", "../../b.png"]}, "leads out"),
+        (published(RIGHT, "problem") | {"problem": "<image><image>No caption"}, "no caption"),
+        (published(RIGHT, "problem") | {"problem": "<image>Text Caption: x"}, "1 <image> in the p"),
+        (published(RIGHT, "problem") | {"task": "image_understanding"}, "need the key"),
+        ({"prompt": "x", "images": ["a.png", "b.png"]}, "no prompt and completion"),
+        (judged_row(RIGHT) | {"id": "17"}, "no caption"),
+        (judged_row(RIGHT) | {"images": ["a.png", "/b.png"]}, "leads out"),
+        (judged_row(RIGHT) | {"images": ["a.png", "x/../../b.png"]}, "leads out"),
+        (judged_row(RIGHT) | {"order": "upside down"}, "'order' must be"),
+        (judged_row(RIGHT) | {"videos": ["a.mp4"]}, "fewer than two media of one kind"),
+        (
+            judged_row(RIGHT)
+            | {"conversations": conversation("<image><image><|image_pad|>", RIGHT)},
+            "only a processor",
+        ),
+        ({}, "no prompt and completion"),
+    ],
+)  # fmt: skip
+def test_a_row_that_does_not_tell_what_it_is_about_is_bad(tmp_path, row, message):
+    flags = ["--max-bad-rows", 0.5]
+    pairs, _ = run(tmp_path, [judged_row(RIGHT), row], [judged_row(WRONG)], *flags)
+    assert len(pairs) == 1
+    (bad,) = read_lines(tmp_path / "out/bad_rows.jsonl")
+    assert (bad["file"], bad["line"]) == (str(tmp_path / "correct.jsonl"), 2)
+    assert message in bad["reason"]
+
+
+def test_a_torn_line_and_no_json_are_bad_rows_with_their_lines(tmp_path):
+    path = tmp_path / "torn.jsonl"
+    good = json.dumps(judged_row(RIGHT))
+    path.write_text(f"\n{good}\n[1]\nnot json\n\n{good[:200]}")
+    pairs, summary = run(
+        tmp_path, [], [judged_row(WRONG)], "--correct", path, "--max-bad-rows", 0.9
+    )
+    assert len(pairs) == 1
+    assert [row["line"] for row in read_lines(tmp_path / "out/bad_rows.jsonl")] == [3, 4, 6]
+    assert summary["correct_side"] == {"rows": 4, "bad": 3, "used": 1}
+
+
+def test_texts_that_a_trainer_would_refuse_are_left_out(tmp_path):
+    rejected = [judged_row(WRONG.replace("so", "<image>"), sample=1), judged_row(WRONG)]
+    _, summary = run(tmp_path, [judged_row(RIGHT)], rejected)
+    assert summary["incorrect_side"] == {"rows": 2, "used": 1, "empty_or_holds_placeholder": 1}
+
+
+# --- which rejected texts -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kinds", "wanted"),
+    [
+        (["incorrect"], {"wrong"}),
+        (["incorrect", "unparsed"], {"wrong", "unparsed"}),
+        (["incoherent"], {"incoherent"}),
+        (["incorrect", "incoherent", "unparsed"], {"wrong", "unparsed", "incoherent"}),
+    ],
+)
+def test_rejected_kinds(tmp_path, kinds, wanted):
+    texts = {
+        "wrong": WRONG, "unparsed": "I like the first one", "incoherent": cot((1, 2), (8, 7), 1),
+        "right": cot((9, 9), (6, 7), 1),
+    }  # fmt: skip
+    rejected = [judged_row(text, sample=n) for n, text in enumerate(texts.values())]
+    rejected.append(judged_row(WRONG, sample=9, finish_reason="length"))
+    chosen = [judged_row(RIGHT), judged_row(cot((9, 7), (6, 7), 1))]
+    flags = ["--rejected-kinds", *kinds, "--pairs-per-comparison", 9, "--no-balance-positions"]
+    pairs, _ = run(tmp_path, chosen, rejected, *flags)
+    assert {pair["rejected"] for pair in pairs} == {texts[name] for name in wanted}
+
+
+def test_an_unknown_kind_names_the_nearest(tmp_path):
+    with pytest.raises(UserError, match=r"'unparseable' is none of .* Did you mean 'unparsed'"):
+        run(tmp_path, [], [], "--rejected-kinds", "unparseable")
+
+
+# --- which comparisons ----------------------------------------------------------------------------
+
+
+def test_the_pass_rate_counts_each_sample_once(tmp_path):
+    """One of two right, one of four right; a file that is given twice in part changes nothing."""
+    right = [judged_row(RIGHT), judged_row(RIGHT, caption="a dog")]
+    wrong = [judged_row(WRONG), *(judged_row(WRONG, caption="a dog", sample=n) for n in range(3))]
+    again = write_lines(tmp_path / "again.jsonl", wrong[1:])
+    flags = ["--incorrect", tmp_path / "incorrect.jsonl", again, "--no-balance-positions"]
+    ids = {}
+    for low, high in ((0, 1), (0, 0.3), (0.25, 0.25), (0.3, 1)):
+        pairs, summary = run(tmp_path, right, wrong, *flags, "--pass-rate", low, high)
+        ids[low, high] = {pair["id"] for pair in pairs}
+        assert summary["pass_rates"] == {"0.25": 1, "0.50": 1}
+    cat, dog = (row["id"] for row in right)
+    assert ids == {(0, 1): {cat, dog}, (0, 0.3): {dog}, (0.25, 0.25): {dog}, (0.3, 1): {cat}}
+    assert summary["incorrect_side"]["outside_pass_rate"] == 6
+    with pytest.raises(UserError, match="LOW and HIGH"):
+        run(tmp_path, right, wrong, "--pass-rate", 0.5)
+
+
+def test_evaluation_rows_are_other_comparisons_and_an_old_file_goes(tmp_path):
+    texts = [(RIGHT, WRONG), (WRONG, RIGHT)]
+    right = [judged_row(texts[n % 2][0], 1 + n % 2, f"{n}") for n in range(40)]
+    wrong = [judged_row(texts[n % 2][1], 1 + n % 2, f"{n}") for n in range(40)]
+    train, summary = run(tmp_path, right, wrong, "--eval-fraction", 0.25)
+    held_out = read_lines(tmp_path / "out/eval.jsonl")
+    assert not {pair["id"] for pair in train} & {pair["id"] for pair in held_out}
+    assert summary["eval"]["comparisons"] == len(held_out)
+    assert len(held_out) == 10
+    assert summary["correct_side"]["used_in_eval"] == len(held_out)
+    for file in (train, held_out):
+        answers = Counter(pair["chosen"] == RIGHT for pair in file)
+        assert abs(answers[True] - answers[False]) <= 1
+    run(tmp_path, right, wrong)
+    assert not (tmp_path / "out/eval.jsonl").exists()
+
+
+def test_sources_by_weight(tmp_path):
+    right, wrong = [], []
+    for n in range(40):
+        about = {"caption": f"{n}", "source": "few" if n < 10 else "many"}
+        first, second = (RIGHT, WRONG) if n % 2 else (WRONG, RIGHT)
+        right.append(judged_row(first, 1 + (n + 1) % 2, **about))
+        wrong.append(judged_row(second, 1 + (n + 1) % 2, **about))
+    _, summary = run(tmp_path, right, wrong, "--source-weights", "few=1", "many=2")
+    assert summary["by_source"] == {"few": 10, "many": 20}
+    assert summary["dropped_by_weights"] == {"many/image_generation": 10}
+    assert summary["correct_side"] == {"rows": 40, "used": 30, "dropped_by_weights": 10}
+    for wanted, message in ((["x=1"], "no pair has the source 'x'"), (["few"], "SOURCE=WEIGHT")):
+        with pytest.raises(UserError, match=message):
+            run(tmp_path, right, wrong, "--source-weights", *wanted)
+
+
+def test_contradictory_labels_are_listed_with_their_places(tmp_path):
+    right = [judged_row(RIGHT, 1), judged_row(RIGHT, 1, caption="a dog")]
+    wrong = [judged_row(WRONG, 1, caption="a dog"), judged_row(RIGHT, 2)]
+    _, summary = run(tmp_path, right, wrong)
+    (row,) = read_lines(tmp_path / "out/contradictory_labels.jsonl")
+    assert row["id"] == right[0]["id"]
+    assert sorted(row["where"]) == [f"{tmp_path}/correct.jsonl:1", f"{tmp_path}/incorrect.jsonl:2"]
+    assert summary["contradictory_comparisons"] == 1
+    run(tmp_path, right[1:], wrong[:1])
+    assert not (tmp_path / "out/contradictory_labels.jsonl").exists()
+
+
+# --- faults ---------------------------------------------------------------------------------------
+
+
+def test_a_merge_that_fails_leaves_the_last_one_alone(tmp_path):
+    run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(UserError, match="no pair"):
+        run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG, caption="another")])
+    with pytest.raises(UserError, match="no such file"):
+        run(tmp_path, [], [], "--correct", tmp_path / "missing.jsonl")
+    with pytest.raises(UserError, match="--memory 1 parsec"):
+        run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)], "--memory", "1 parsec")
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+
+def many(folder: Path, number: int) -> list[str]:
+    """Files of so many comparisons, and the flags for them."""
+    for name, text in (("correct", RIGHT), ("incorrect", WRONG)):
+        other = WRONG if text == RIGHT else RIGHT
+        write_lines(
+            folder / f"{name}.jsonl",
+            (
+                judged_row((text, other)[n % 2], 1 + n % 2, f"caption {n}", sample=k)
+                for n in range(number)
+                for k in range(2)
+            ),
+        )
+    return ["--correct", f"{folder}/correct.jsonl", "--incorrect", f"{folder}/incorrect.jsonl"]
+
+
+def test_one_process_and_several_write_the_same(tmp_path, monkeypatch):
+    flags = many(tmp_path, 4000)
+    merge_module = importlib.import_module("cot_reward.pairing.merge")
+    monkeypatch.setattr(merge_module, "_WORTH_PROCESSES", 1)
+    monkeypatch.setattr(scan, "_PART", 2**19)
+    for workers in (1, 2):
+        out = tmp_path / f"out{workers}"
+        argv = [*flags, "--out", out, "--workers", workers, "--eval-fraction", 0.1]
+        assert merge(settings.parse(MergeSettings, "", argv=list(map(str, argv)))) == 0
+    for name in ("train.jsonl", "eval.jsonl"):
+        assert (tmp_path / "out1" / name).read_bytes() == (tmp_path / "out2" / name).read_bytes()
+    assert len(read_lines(tmp_path / "out1/train.jsonl")) == 3600
+    summaries = [json.loads((tmp_path / f"out{n}/summary.json").read_text()) for n in (1, 2)]
+    assert summaries[0]["correct_side"] == summaries[1]["correct_side"] == {
+        "rows": 8000, "identical": 4000, "used": 3600, "used_in_eval": 400
+    }  # fmt: skip
+
+
+def killed(command: list[str], after: float) -> int:
+    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        return process.wait(after)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def test_a_kill_leaves_whole_files_and_a_rerun_clears_up(tmp_path):
+    flags = many(tmp_path, 3000)
+    out = tmp_path / "out"
+    command = [sys.executable, "scripts/merge_json.py", *flags, "--out", str(out)]
+    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
+    whole = (out / "train.jsonl").read_bytes()
+    ended = [killed([*command, "--seed", "1"], after) for after in (0.6, 1.0, 1.4, 1.8, 2.2)]
+    assert -signal.SIGKILL in ended
+    assert len((out / "train.jsonl").read_bytes().splitlines()) == 3000
+    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
+    assert (out / "train.jsonl").read_bytes() == whole
+    assert {path.name for path in out.iterdir() if path.name != "plots"} == {
+        "train.jsonl", "summary.json"
+    }  # fmt: skip
+
+
+def test_a_full_disk_is_one_message_and_leaves_the_last_merge(tmp_path):
+    flags = many(tmp_path, 3000)
+    command = [sys.executable, "scripts/merge_json.py", *flags, "--out", str(tmp_path / "out")]
+    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    for blocks in (64, 400, 1500, 3000):
+        limited = ["bash", "-c", f'trap "" XFSZ; ulimit -f {blocks}; exec "$@"', "-", *command]
+        done = subprocess.run(limited, cwd=REPO, capture_output=True, text=True, check=False)
+        assert done.returncode == 2, (blocks, done.stderr[-2000:])
+        assert "Traceback" not in done.stderr
+        assert "the merge could not be finished" in done.stderr or "cannot be w" in done.stderr
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+
+def test_two_merges_do_not_share_a_folder(tmp_path):
+    with workspace(tmp_path), pytest.raises(UserError, match="another merge writes to this"):
+        run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)], "--out", tmp_path)
+
+
+# --- what is told ---------------------------------------------------------------------------------
+
+
+def test_pairs_of_two_writers_are_warned_of(tmp_path, capsys):
+    rows = []
+    for n in range(60):
+        texts = cot(remark="frankly "), cot((6, 7), (8, 7), 2, remark="notably ")
+        label = 1 + n % 2
+        rows.append(tuple(judged_row(text, k, f"{n}", model=name) for text, k, name in (
+            (texts[0] if label == 1 else cot((6, 7), (8, 7), 2, remark="frankly "), label, "a"),
+            (texts[1] if label == 1 else cot(remark="notably "), label, "b"),
+        )))  # fmt: skip
+    right, wrong = ([row[side] for row in rows] for side in (0, 1))
+    _, summary = run(tmp_path, right, wrong, "--plots")
+    assert summary["shortcut"]["words"] == 1.0
+    assert summary["shortcut"]["answer"] < 0.7
+    told = capsys.readouterr()
+    assert "in 100% of held-out pairs by their words alone" in told.err
+    assert "words 1.00" in told.out
+    for name in ("answer_position", "length_difference", "pass_rate"):
+        with Image.open(tmp_path / f"out/plots/{name}.png") as image:
+            assert image.width > 800
+
+
+# --- properties -----------------------------------------------------------------------------------
+
+
+@st.composite
+def responses(draw):
+    """Judged rows about a few comparisons: both orders, several models, right and wrong."""
+    right, wrong = [], []
+    labels = {f"caption {n}": draw(st.sampled_from([1, 2])) for n in range(draw(st.integers(1, 5)))}
+    for _ in range(draw(st.integers(1, 24))):
+        caption = draw(st.sampled_from(sorted(labels)))
+        swapped = draw(st.booleans())
+        label = 3 - labels[caption] if swapped else labels[caption]
+        # A label that the other file contradicts, now and then.
+        shown = draw(st.sampled_from([label] * 9 + [3 - label]))
+        answer = draw(st.sampled_from([1, 2]))
+        first, second = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+        totals = draw(st.sampled_from([None] * 5 + [(99, 1)]))
+        row = judged_row(
+            cot((first,), (second,), answer, totals=totals),
+            shown,
+            caption,
+            ("b.png", "a.png") if swapped else ("a.png", "b.png"),
+            order="swapped" if swapped else "given",
+            model=draw(st.sampled_from(["model-a", "model-b"])),
+            source=draw(st.sampled_from(["s", "t"])),
+            template_hash=draw(st.sampled_from(["h", "h", "i"])),
+        )
+        row["conversations"][0]["value"] += draw(st.sampled_from(["", "", " (other wording)"]))
+        (right if draw(st.booleans()) == (answer == shown) else wrong).append(row)
+    return right, wrong
+
+
+@given(responses(), st.sampled_from(["prefer", "require", "off"]), st.integers(1, 3), st.randoms())
+@hypothesis_settings(deadline=None, max_examples=60)
+def test_every_pair_obeys_its_definition_in_whatever_order_the_rows_come(
+    made, same_model, count, draw
+):
+    right, wrong = made
+    flags = ["--same-model", same_model, "--pairs-per-comparison", count]
+    excluded = judged_row(RIGHT, caption="caption 0")["id"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        held_out = write_lines(
+            folder / "held_out.jsonl", [raw_row("caption 0", ["b.png", "a.png"])]
+        )
+        flags += ["--exclude", held_out]
+        try:
+            pairs, summary = run(folder, right, wrong, *flags)
+        except UserError as error:
+            if not str(error).startswith("no pair"):
+                raise
+            assert not (folder / "out/summary.json").exists()
+            return
+        written = (folder / "out/train.jsonl").read_bytes()
+        told = {side: summary[side] for side in ("correct_side", "incorrect_side")}
+        draw.shuffle(right)
+        draw.shuffle(wrong)
+        _, again = run(folder, right, wrong, *flags)
+        assert (folder / "out/train.jsonl").read_bytes() == written
+        assert {side: again[side] for side in told} == told
+    by_text = {(r["id"], r["order"], r["conversations"][1]["value"], r["model"]): r for r in wrong}
+    by_right = {(r["id"], r["order"], r["conversations"][1]["value"], r["model"]): r for r in right}
+    contradictory = set(summary["contradictory_labels"])
+    for pair in pairs:
+        chosen = by_right[pair["id"], pair["order"], pair["chosen"], pair["chosen_model"]]
+        rejected = by_text[pair["id"], pair["order"], pair["rejected"], pair["rejected_model"]]
+        assert chosen["images"] == rejected["images"] == pair["images"]
+        found = judge(pair["chosen"], TASK, chosen["label"], "stop")
+        assert found.verdict == "correct"
+        assert found.coherence in ("coherent", "no_totals")
+        assert judge(pair["rejected"], TASK, rejected["label"], "stop").verdict == "incorrect"
+        assert pair["id"] != excluded
+        assert pair["id"] not in contradictory
+        assert same_model != "require" or pair["chosen_model"] == pair["rejected_model"]
+    assert max(Counter(p["id"] for p in pairs).values()) <= count
+    assert summary["pairs"] == len(pairs)
+    assert sum(summary["chosen_answer"].values()) == len(pairs)
+    dropped = sum(summary["dropped_by_balancing"].values())
+    assert summary["pairs_before_balancing"] == len(pairs) + dropped
+    # Pairs of one prompt are neighbours.
+    places = [(p["id"], p["images"]) for p in pairs]
+    assert sum(a != b for a, b in pairwise(places)) + 1 == len({repr(place) for place in places})
+    for side, rows in (("correct_side", right), ("incorrect_side", wrong)):
+        counts = dict(summary[side])
+        assert counts.pop("rows") == len(rows) == sum(counts.values())
+
+
+@given(st.lists(st.sampled_from([1, 1, 1, 2]), min_size=1, max_size=12), st.booleans())
+@hypothesis_settings(deadline=None, max_examples=30)
+def test_chosen_answers_are_balanced_whenever_they_can_be(labels, balanced):
+    right = [judged_row(RIGHT if x == 1 else WRONG, x, f"c{n}") for n, x in enumerate(labels)]
+    wrong = [judged_row(WRONG if x == 1 else RIGHT, x, f"c{n}") for n, x in enumerate(labels)]
+    with tempfile.TemporaryDirectory() as name:
+        flag = "--balance-positions" if balanced else "--no-balance-positions"
+        _, summary = run(Path(name), right, wrong, flag)
+    ones, twos = summary["chosen_answer"]["1"], summary["chosen_answer"]["2"]
+    if balanced:
+        assert abs(ones - twos) <= 1
+        assert min(ones, twos) == min(labels.count(1), labels.count(2))
+    else:
+        assert (ones, twos) == (labels.count(1), labels.count(2))
+
+
+# --- the script -----------------------------------------------------------------------------------
+
+
+def test_the_script_runs_alike_twice_and_without_torch(tmp_path):
+    write_lines(tmp_path / "c.jsonl", [judged_row(RIGHT, caption=f"{n}") for n in range(20)])
+    write_lines(tmp_path / "i.jsonl", [judged_row(WRONG, caption=f"{n}") for n in range(20)])
+    command = [
+        sys.executable, "scripts/merge_json.py", "--correct", tmp_path / "c.jsonl",
+        "--incorrect", tmp_path / "i.jsonl", "--select", "random", "--out",
+    ]  # fmt: skip
+    written = []
+    for name in ("one", "two"):
+        done = subprocess.run(
+            [*command, tmp_path / name], cwd=REPO, capture_output=True, text=True, check=True
+        )
+        written.append((tmp_path / name / "train.jsonl").read_bytes())
+        assert "1 pairs about 1 comparisons (19 dropped to balance, 0 by weights)" in done.stdout
+    assert written[0] == written[1]
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "scripts/merge_json.py", "--help"],
+        cwd=REPO, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert time.monotonic() - started < 2
+    assert "cot_reward.pairing.settings" in done.stderr
+    for heavy in ("torch", "duckdb", "pyarrow", "sklearn"):
+        assert heavy not in done.stderr
+
+
+def test_a_mistake_is_one_message():
+    done = subprocess.run(
+        [sys.executable, "scripts/merge_json.py", "--corect", "x"],
+        cwd=REPO, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "unknown flag '--corect'. Did you mean '--correct'?" in done.stderr
+    assert "Traceback" not in done.stderr
