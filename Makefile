@@ -60,17 +60,19 @@ demo: envs ## the whole chain in small, on real engines (SEEDS="0 1 2" for three
 demo-clean: ## forget every result of the demo
 	rm -rf runs/demo dataset/demo
 
-.PHONY: test check bench bench-client bench-capacity bench-dpo
+.PHONY: test check bench bench-client bench-capacity bench-merge bench-dpo
 check: $(ENVS)/dev/pins ## lint, format and types
 	$(ENVS)/dev/bin/ruff check .
 	$(ENVS)/dev/bin/ruff format --check .
 	$(ENVS)/dev/bin/mypy
-bench: bench-client bench-capacity bench-dpo ## benchmarks; their results are in tests/bench/RESULTS.md
+bench: bench-client bench-capacity bench-merge bench-dpo ## benchmarks; their results are in tests/bench/RESULTS.md
 	$(ENVS)/main/bin/python tests/bench/threads.py
 bench-client: envs ## the client against a fast mock, beside other clients (10 to 15 minutes; its flags: tests/bench/client.py)
 	$(ENVS)/main/bin/python tests/bench/client.py
 bench-capacity: envs ## --concurrency auto beside fixed ones on a real server (needs `make demo`)
 	$(ENVS)/main/bin/python tests/bench/capacity.py
+bench-merge: envs ## the merger beside a dictionary join (half an hour and 28 GB of disk; its flags: tests/bench/merge.py)
+	$(ENVS)/main/bin/python tests/bench/merge.py
 bench-dpo: envs ## stage 3 beside stock TRL (an hour on 2 cores; its flags: tests/bench/dpo.py)
 	$(ENVS)/main/bin/python tests/bench/dpo.py
 test: envs check ## every check and test, the whole chain among them

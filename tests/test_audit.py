@@ -84,7 +84,6 @@ def test_rows_that_are_no_pairs_are_counted(tmp_path, bad):
 
 
 def test_the_task_is_told_by_the_texts(tmp_path):
-    nouns = ("Video", "Answer")
     rows = [
         row(chosen=cot(noun=noun), rejected=cot(answer=2, noun=noun))
         for noun in ("Video", "Answer")

@@ -35,6 +35,8 @@ from cot_reward.tasks import mixed_templates
 
 # Below this many bytes of input further processes take longer to start than they save.
 _WORTH_PROCESSES = 2**25
+# Batches of pairs that go into the database at once.
+_TOGETHER = 32
 # How many bad rows and contradictory comparisons the summary itself names.
 _NAMED = 100
 
@@ -131,12 +133,24 @@ def _match(settings: MergeSettings, engine: Engine, folder: Path, workers: Worke
     engine.add("possible", PAIRS.empty_table())
     engine.add("fates", FATES.empty_table())
     total, reader = engine.partners()
+    held: dict[str, list[pa.Table]] = {"possible": [], "fates": []}
+
+    def flush() -> None:
+        for name, tables in held.items():
+            if tables:
+                engine.add(name, pa.concat_tables(tables))
+                tables.clear()
+
     with tqdm(total=total, desc="rows paired", unit=" rows", disable=None) as bar:
-        for rows, pairs, fates in workers.map(match, batches_of(reader, folder, rules)):
-            for table, stream in (("possible", pairs), ("fates", fates)):
+        for rows, *streams in workers.map(match, batches_of(reader, folder, rules)):
+            for name, stream in zip(held, streams, strict=True):
                 with pa.ipc.open_stream(stream) as opened:
-                    engine.add(table, opened.read_all())
+                    held[name].append(opened.read_all())
+            # Together: each insertion takes some milliseconds, however few rows it has.
+            if len(held["possible"]) >= _TOGETHER:
+                flush()
             bar.update(rows)
+    flush()
 
 
 class _Lines:
