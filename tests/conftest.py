@@ -86,7 +86,8 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # Not splitlines: JSON may hold other line separators than its own.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def write_rows(path: Path, rows: list[Any]) -> Path:

@@ -38,7 +38,7 @@ class Made:
         with Engine(folder, "200MB", 1) as engine:
             engine.add("possible", pa.Table.from_pylist(pairs, schema=PAIRS))
             take(engine, count, eval_fraction, seed)
-            balance(engine, seed=seed, **wanted)
+            self.told = balance(engine, seed=seed, **wanted)
             names = ("pair", "id", "split", "source", "answer", "longer", "state", "first_choice")
             rows = engine.run(f"SELECT {', '.join(names)} FROM pairs ORDER BY pair")
         (folder / "merge.duckdb").unlink()
@@ -58,6 +58,8 @@ def test_an_order_is_chosen_rather_than_a_pair_dropped(tmp_path):
     assert made.count("answer") == {1: 5, 2: 5}
     assert len({row["id"] for row in made.kept}) == 10
     assert Counter(row["answer"] for row in made.rows if row["first_choice"]) == {1: 10}
+    assert made.told["exchanged_for_positions"] == {"s/image_generation": 5}
+    assert made.told["dropped_for_positions"] == {}
 
 
 def test_the_cheapest_changes_come_first(tmp_path):
@@ -74,6 +76,21 @@ def test_further_pairs_of_a_comparison_go_before_comparisons(tmp_path):
     made = Made(tmp_path, pairs, count=3)
     assert made.count("answer") == {1: 4, 2: 3}
     assert len({row["id"] for row in made.kept}) == 6
+
+
+def test_lengths_are_evened_out_without_moving_the_positions(tmp_path):
+    """Exchanged within an answer where a comparison has both, and else dropped."""
+    pairs = []
+    for n in range(20):
+        pairs.append(pair(2 * n, f"{n}", 1 + n % 2, 1, cost=1))
+        if n < 8:
+            pairs.append(pair(2 * n + 1, f"{n}", 1 + n % 2, -1, cost=2))
+    made = Made(tmp_path, pairs, lengths=True)
+    assert made.told["exchanged_for_lengths"] == {"s/image_generation": 8}
+    # Of the twelve longer chosen texts that are left four are too many, less one.
+    assert made.told["dropped_for_lengths"] == {"s/image_generation": 3}
+    assert made.told["dropped_for_positions"] == {}
+    assert made.count("longer") == {1: 9, -1: 8}
 
 
 @given(st.data())

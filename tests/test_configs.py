@@ -118,7 +118,7 @@ def read_inference(path: str) -> None:
 
 
 def read_merging(path: str) -> None:
-    from cot_reward.merging import MergeSettings
+    from cot_reward.pairing.settings import MergeSettings
 
     flags = flags_for(path, "correct", "incorrect", "out")
     settings.parse(MergeSettings, "", argv=["--config", path, *flags])

@@ -177,7 +177,7 @@ def test_a_held_out_file_that_cannot_be_read_whole_is_an_error(tmp_path):
 BAD = [
     ({"images": []}, "fewer than two media"),
     ({"images": ["a.png"], "videos": ["b.mp4"]}, "fewer than two media"),
-    ({"images": [{"bytes": "x"}, "b.png"]}, "must be lists of paths"),
+    ({"images": [{"bytes": "x"}, "b.png"]}, "a media path must be a string"),
     ({"images": None}, "'images' must be of type list"),
     ({"id": None}, "'id' must be of type str"),
     ({"label": 0}, "'label' must be 1 or 2"),
@@ -344,6 +344,12 @@ def test_published_rows_are_read_and_get_their_key(tmp_path, form, suffix):
             | {"conversations": conversation("<image><image><|image_pad|>", RIGHT)},
             "only a processor",
         ),
+        (judged_row(RIGHT) | {"images": ["a.png", ""]}, "a media path must be a string"),
+        (
+            judged_row(RIGHT) | {"conversations": conversation("<image> \n<image>", RIGHT)},
+            "the prompt is empty",
+        ),
+        (judged_row(RIGHT) | {"sample": 2**70}, "'sample' must be of type int"),
         ({}, "no prompt and completion"),
     ],
 )  # fmt: skip
@@ -451,7 +457,10 @@ def test_sources_by_weight(tmp_path):
         wrong.append(judged_row(second, 1 + (n + 1) % 2, **about))
     _, summary = run(tmp_path, right, wrong, "--source-weights", "few=1", "many=2")
     assert summary["by_source"] == {"few": 10, "many": 20}
-    assert summary["dropped_by_weights"] == {"many/image_generation": 10}
+    assert summary["balancing"] == {
+        "exchanged_for_positions": {}, "dropped_for_positions": {}, "dropped_for_lengths": {},
+        "dropped_by_weights": {"many/image_generation": 10},
+    }  # fmt: skip
     assert summary["correct_side"] == {"rows": 40, "used": 30, "dropped_by_weights": 10}
     for wanted, message in ((["x=1"], "no pair has the source 'x'"), (["few"], "SOURCE=WEIGHT")):
         with pytest.raises(UserError, match=message):
@@ -555,6 +564,20 @@ def test_a_full_disk_is_one_message_and_leaves_the_last_merge(tmp_path):
         assert "Traceback" not in done.stderr
         assert "the merge could not be finished" in done.stderr or "cannot be w" in done.stderr
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+
+def test_names_and_texts_may_hold_anything(tmp_path):
+    folder = tmp_path / "o'ut [1]*{a,b}"
+    folder.mkdir()
+    strange = cot(remark="\0 \u2028 \U0001f600 '\" ")
+    right = [judged_row(strange, caption="it's; --", source="a'b", model="m\0")]
+    pairs, summary = run(
+        folder, right, [judged_row(WRONG, caption="it's; --")], "--source-weights", "a'b=2"
+    )
+    assert (pairs[0]["chosen"], pairs[0]["chosen_model"]) == (strange, "m\0")
+    assert summary["by_source"] == {"a'b": 1}
+    with pytest.raises(UserError, match="cannot be read"):
+        run(folder, right, [], "--incorrect", folder)
 
 
 def test_two_merges_do_not_share_a_folder(tmp_path):
@@ -663,7 +686,7 @@ def test_every_pair_obeys_its_definition_in_whatever_order_the_rows_come(
     assert max(Counter(p["id"] for p in pairs).values()) <= count
     assert summary["pairs"] == len(pairs)
     assert sum(summary["chosen_answer"].values()) == len(pairs)
-    dropped = sum(summary["dropped_by_balancing"].values())
+    dropped = sum(summary["balancing"]["dropped_for_positions"].values())
     assert summary["pairs_before_balancing"] == len(pairs) + dropped
     # Pairs of one prompt are neighbours.
     places = [(p["id"], p["images"]) for p in pairs]
@@ -687,6 +710,13 @@ def test_chosen_answers_are_balanced_whenever_they_can_be(labels, balanced):
         assert min(ones, twos) == min(labels.count(1), labels.count(2))
     else:
         assert (ones, twos) == (labels.count(1), labels.count(2))
+
+
+def test_the_sample_is_what_the_merger_makes(tmp_path):
+    sample = REPO / "dataset/sample"
+    sides = [read_lines(sample / f"{name}.jsonl") for name in ("correct", "incorrect")]
+    run(tmp_path, *sides)
+    assert (tmp_path / "out/train.jsonl").read_bytes() == (sample / "dpo.jsonl").read_bytes()
 
 
 # --- the script -----------------------------------------------------------------------------------

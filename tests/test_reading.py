@@ -182,3 +182,36 @@ def test_standard_input(monkeypatch, content):
     stream = io.TextIOWrapper(io.BufferedReader(io.BytesIO(content)))
     monkeypatch.setattr(sys, "stdin", stream)
     assert rows(Path("-")) == [(1, {"a": 1}), (2, {"a": 2})]
+
+
+@given(
+    st.lists(st.one_of(JSON, st.sampled_from(["", "  ", "no json", '{"torn'])), max_size=8),
+    st.integers(1, 60),
+    st.sampled_from(["", "\ufeff"]),
+    st.booleans(),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_parts_of_a_file_are_the_file(tmp_path, made, size, mark, ended):
+    lines = [line if isinstance(line, str) else json.dumps(line) for line in made]
+    path = tmp_path / "x.jsonl"
+    path.write_text(mark + "\n".join(lines) + "\n" * ended, encoding="utf-8")
+    read, before = [], 0
+    for start, end in reading.spans(path, size):
+        number = 0
+        for number, row in reading.read_span(path, start, end):
+            if row is not None:
+                read.append((before + number, row if isinstance(row, dict) else type(row)))
+        before += number
+    whole = rows(path) if any(line.strip() for line in lines) else []
+    assert [number for number, _ in read] == [number for number, _ in whole]
+    # Integers of more than 64 bits come as floats.
+    rough = [json.loads(json.dumps(row, default=str), parse_int=float) for _, row in read]
+    assert rough == [json.loads(json.dumps(row, default=str), parse_int=float) for _, row in whole]
+
+
+def test_lists_and_parquet_are_read_in_one_piece(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('\n [{"a": 1}]')
+    assert reading.spans(path, 4) == []
+    assert reading.spans(tmp_path / "x.parquet", 4) == []
+    assert reading.spans(tmp_path / "missing", 4) == []

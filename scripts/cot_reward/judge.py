@@ -15,7 +15,6 @@ from cot_reward.tasks import Task
 # Raised when a finding changes for some text, so that stored findings can be judged again.
 VERSION = 2
 
-_FORM = re.compile(r"\s*<think>(.*)</think>\s*<answer>(.*)</answer>\s*", re.DOTALL)
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 # Reasons for which a server ends generation by itself; "" is a published row that has none.
 _ENDED = ("stop", "")
@@ -126,8 +125,11 @@ def _headings(text: str) -> list[re.Match[str]]:
     return [match for match in matches if match]
 
 
+_SUMMAND = re.compile(rf"({_NUMBER})(?:{_MAXIMUM})?")
+
+
 def _numbers(text: str) -> tuple[Decimal, ...]:
-    return tuple(Decimal(number) for number in re.findall(rf"({_NUMBER})(?:{_MAXIMUM})?", text))
+    return tuple(map(Decimal, _SUMMAND.findall(text)))
 
 
 def _candidates(match: re.Match[str]) -> tuple[int, ...]:
@@ -206,6 +208,21 @@ def _coherence(reasoning: str, answer: int, noun: str, mismatches: bool) -> tupl
     return ("coherent" if (1 if first > second else 2) == answer else "contradicts"), mismatch
 
 
+def _blocks(text: str) -> tuple[str, str] | None:
+    """The reasoning and the answer of a text that is a think and an answer block, and no more."""
+    parts = []
+    for tag in _TAGS:
+        before, found, text = text.partition(tag)
+        if not found:
+            return None
+        parts.append(before)
+    before, reasoning, between, answer = parts
+    # An answer with a tag in it is none of the two anyway.
+    if before.strip() or between.strip() or text.strip() or any(tag in reasoning for tag in _TAGS):
+        return None
+    return reasoning, answer.strip()
+
+
 def judge(
     text: str, task: Task, label: int, finish_reason: str = "", *, mismatches: bool = True
 ) -> Verdict:
@@ -218,13 +235,11 @@ def judge(
     """
     if finish_reason == "length":
         return Verdict("truncated", "", 0)
-    # Tags are counted first: with one of each the form is matched in linear time.
-    once = all(text.count(tag) == 1 for tag in _TAGS)
-    form = _FORM.fullmatch(text) if once and finish_reason in _ENDED else None
-    if form is None or form[2].strip() not in task.answers:
+    blocks = _blocks(text) if finish_reason in _ENDED else None
+    if blocks is None or blocks[1] not in task.answers:
         return Verdict("unparsed", "", 0)
-    answer = task.answers.index(form[2].strip()) + 1
-    coherence, mismatch = _coherence(form[1], answer, task.noun, mismatches)
+    answer = task.answers.index(blocks[1]) + 1
+    coherence, mismatch = _coherence(blocks[0], answer, task.noun, mismatches)
     return Verdict("correct" if answer == label else "incorrect", coherence, answer, mismatch)
 
 

@@ -44,9 +44,11 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
                 return
             seen = False
             for number, line in enumerate(file, 1):
+                if number == 1:
+                    line = line.removeprefix(_BOM)
                 if line.strip():
                     seen = True
-                    yield number, _object(line if number > 1 else line.removeprefix(_BOM))
+                    yield number, _object(line)
             if not seen:
                 raise UserError(f"{path}: empty")
     except FileNotFoundError:
@@ -70,7 +72,10 @@ def spans(path: Path, size: int) -> list[tuple[int, int]]:
 
 
 def read_span(path: Path, start: int, end: int) -> Iterator[tuple[int, Row | None]]:
-    """The lines of a JSONL file that begin in these bytes, numbered from 1; None: a blank one."""
+    """The lines of a JSONL file that begin in these bytes, numbered from 1; None: a blank one.
+
+    As `read_rows` reads them, but for integers of more than 64 bits, which come as floats.
+    """
     with path.open("rb") as file:
         at = start
         if start:
@@ -82,18 +87,22 @@ def read_span(path: Path, start: int, end: int) -> Iterator[tuple[int, Row | Non
             number += 1
             if number == 1 and not start:
                 line = line.removeprefix(_BOM)
-            yield number, _object(line) if line.strip() else None
+            yield number, _fast_object(line) if line.strip() else None
 
 
 def _is_list(file: io.BufferedReader) -> bool:
     return file.peek(4096).removeprefix(_BOM).lstrip()[:1] == b"["
 
 
-def _object(line: bytes) -> Row:
+def _fast_object(line: bytes) -> Row:
     # Three times as fast, and stricter: what it refuses, the standard library may know.
     with suppress(orjson.JSONDecodeError):
         item = orjson.loads(line)
         return item if isinstance(item, dict) else ValueError("not an object")
+    return _object(line)
+
+
+def _object(line: bytes) -> Row:
     try:
         item = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -5,7 +5,7 @@ import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 # Tokens that stand for a medium in LLaMA-Factory's rows, by the column of the media.
 PLACEHOLDERS = {"images": "<image>", "videos": "<video>"}
@@ -163,15 +163,14 @@ def turns(row: Mapping[str, Any]) -> tuple[str, str]:
     return values[0], values[1]
 
 
-@dataclass(frozen=True)
-class PreferencePair:
+class PreferencePair(NamedTuple):
     """A chosen and a rejected chain of thought about one comparison in one presentation order."""
 
     problem: str
     chosen: str
     rejected: str
-    images: tuple[str, ...]
-    videos: tuple[str, ...]
+    images: list[str]
+    videos: list[str]
     id: str
     task: str
     order: str
@@ -179,5 +178,4 @@ class PreferencePair:
     rejected_model: str
 
     def to_row(self) -> dict[str, Any]:
-        row = {name: getattr(self, name) for name in PAIR_FIELDS}
-        return row | {"images": list(self.images), "videos": list(self.videos)}
+        return dict(zip(PAIR_FIELDS, self, strict=True))

@@ -5,7 +5,7 @@ are made here: "1 used" in train, "2 used_in_eval", "3 dropped_by_balance", "4 d
 "5 unselected"; the figure orders them, a row of several pairs being in the first.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from cot_reward.pairing.engine import Engine
@@ -61,7 +61,7 @@ def take(engine: Engine, count: int | None, eval_fraction: float, seed: int) -> 
 
 def balance(
     engine: Engine, *, positions: bool, lengths: bool, weights: Mapping[str, float], seed: int
-) -> None:
+) -> dict[str, dict[str, int]]:
     """Change the choice until, by split, source and task, it is balanced; then mix the sources.
 
     Balanced: the numbers differ by at most max(1, 1%). A comparison with pairs of the other kind
@@ -69,15 +69,23 @@ def balance(
     first further pairs of a comparison, then whole comparisons, by chance from the seed. Sources
     keep shares of the pairs in proportion to their weights.
 
-    Raises UserError for a weight of a source that no pair has.
+    Returns how many pairs were exchanged and dropped, for what, by source and task. Raises
+    UserError for a weight of a source that no pair has.
     """
+    told: dict[str, Counter[str]] = defaultdict(Counter)
     if positions:
-        _exchange(engine, "answer", (1, 2), "id", seed)
+        told["exchanged_for_positions"] = _exchange(engine, "answer", (1, 2), "id", seed)
     if lengths:
-        _exchange(engine, "longer", (1, -1), "id, answer", seed)
+        told["exchanged_for_lengths"] = _exchange(engine, "longer", (1, -1), "id, answer", seed)
     counts = _cells(engine, positions, lengths)
     kept = {stratum: quotas(cells, positions, lengths) for stratum, cells in counts.items()}
     _drop(engine, kept, positions, lengths, "3 dropped_by_balance", seed)
+    for stratum, cells in counts.items():
+        # What positions alone would have cost; lengths are to blame for the rest.
+        of_positions = sum(cells.values()) - sum(quotas(cells, positions, False).values())
+        of_both = sum(cells.values()) - sum(kept[stratum].values())
+        for name, dropped in (("positions", of_positions), ("lengths", of_both - of_positions)):
+            told[f"dropped_for_{name}"][_named(stratum)] += dropped
     if weights:
         counts = _cells(engine, positions, lengths)
         limits = _shares({key: sum(cells.values()) for key, cells in counts.items()}, weights)
@@ -86,12 +94,23 @@ def balance(
             for stratum, cells in counts.items()
         }
         _drop(engine, kept, positions, lengths, "4 dropped_by_weights", seed)
+        for stratum, cells in counts.items():
+            left = sum(cells.values()) - sum(kept[stratum].values())
+            told["dropped_by_weights"][_named(stratum)] += left
     engine.run(
         "UPDATE pairs SET state = '2 used_in_eval' WHERE state = '1 used' AND split = 'eval'"
     )
+    return {what: {name: n for name, n in by.items() if n} for what, by in told.items()}
 
 
-def _exchange(engine: Engine, column: str, values: tuple[int, int], within: str, seed: int) -> None:
+def _named(stratum: Stratum) -> str:
+    _, source, task = stratum
+    return f"{source}/{task}"
+
+
+def _exchange(
+    engine: Engine, column: str, values: tuple[int, int], within: str, seed: int
+) -> Counter[str]:
     """Take pairs of the rarer value instead of ones of the other, in comparisons that have both.
 
     Each exchange brings the two numbers nearer by two; those that cost least come first.
@@ -131,6 +150,13 @@ def _exchange(engine: Engine, column: str, values: tuple[int, int], within: str,
     )
     engine.run("UPDATE pairs SET state = '5 unselected' WHERE pair IN (SELECT gone FROM exchanged)")
     engine.run("UPDATE pairs SET state = '1 used' WHERE pair IN (SELECT come FROM exchanged)")
+    counts: Counter[str] = Counter()
+    for *stratum, count in engine.run(
+        f"SELECT {_STRATUM}, count(*) FROM exchanged JOIN pairs ON pair = come GROUP BY ALL"
+    ):
+        split, source, task = stratum
+        counts[_named((split, source, task))] += count
+    return counts
 
 
 def _cell(positions: bool, lengths: bool) -> str:

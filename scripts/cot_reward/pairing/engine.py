@@ -1,6 +1,7 @@
 """The database of a merge: joins, sorts and counts out of core, in a folder that goes away."""
 
 import fcntl
+import glob
 import os
 import shutil
 from collections import defaultdict
@@ -71,7 +72,7 @@ class Engine:
 
     def __init__(self, folder: Path, memory: str, threads: int) -> None:
         parquet.write_table(scan.SCHEMA.empty_table(), folder / "shard-none.parquet")
-        self._shards = f"read_parquet('{_quoted(folder)}/shard-*.parquet')"
+        self._shards = f"read_parquet('{_pattern(folder)}/shard-*.parquet')"
         try:
             self.database = duckdb.connect(
                 str(folder / "merge.duckdb"),
@@ -181,5 +182,6 @@ class Engine:
         self.database.close()
 
 
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
+def _pattern(path: Path) -> str:
+    """A folder as a part of a pattern in SQL, whatever its name is."""
+    return glob.escape(str(path)).replace("'", "''")

@@ -112,9 +112,7 @@ def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
         if task not in TASKS:
             raise ValueError(f"unknown task {task!r:.60}")
         for path in (*images, *videos):
-            if not isinstance(path, str):
-                raise ValueError(f"'images' and 'videos' must be lists of paths, not {path!r:.60}")
-            if path.startswith("/") or ".." in path:
+            if not isinstance(path, str) or not path or path.startswith("/") or ".." in path:
                 media_path(path, "")
     else:
         comparison = published(row, prompt, prefix)
@@ -134,6 +132,8 @@ def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
                 f"{prompt.count(PLACEHOLDERS[name])} {PLACEHOLDERS[name]} in the prompt, but "
                 f"{count} in '{name}'"
             )
+    if not "".join(prompt.split("<image>")).strip():
+        raise ValueError("the prompt is empty")
     if token := next((token for token in RESERVED if token in prompt), ""):
         raise ValueError(f"the prompt holds {token}, which only a processor may write")
     order, label = values["order"], values["label"]

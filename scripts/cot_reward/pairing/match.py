@@ -110,7 +110,7 @@ def _pair(key: str, task: str, media: str, pair: Pair) -> PreferencePair:
     images, videos = orjson.loads(media)
     return PreferencePair(
         problem=pair.chosen.prompt, chosen=pair.chosen.text, rejected=pair.rejected.text,
-        images=tuple(images), videos=tuple(videos), id=key, task=task, order=pair.chosen.order,
+        images=images, videos=videos, id=key, task=task, order=pair.chosen.order,
         chosen_model=pair.chosen.model, rejected_model=pair.rejected.model,
     )  # fmt: skip
 

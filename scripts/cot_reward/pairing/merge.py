@@ -3,7 +3,6 @@
 import glob
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from cot_reward.pairing.engine import Engine, workspace
 from cot_reward.pairing.forms import is_key, prompt_and_text, published
 from cot_reward.pairing.match import FATES, PAIRS, batches_of, match
 from cot_reward.pairing.pairs import Rules
-from cot_reward.pairing.plots import draw
+from cot_reward.pairing.plots import PLOTS, draw
 from cot_reward.pairing.scan import Places, Seen, parts_of, scan
 from cot_reward.pairing.settings import MergeSettings
 from cot_reward.pairing.workers import Workers, cores
@@ -44,7 +43,9 @@ _NAMED = 100
 def _files(patterns: list[str], flag: str) -> list[Path]:
     paths: list[Path] = []
     for pattern in patterns:
-        found = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
+        # A name may look like a pattern.
+        is_pattern = glob.has_magic(pattern) and not Path(pattern).exists()
+        found = sorted(glob.glob(pattern, recursive=True)) if is_pattern else [pattern]
         if not found:
             raise UserError(f"{flag} {pattern}: no file matches")
         paths += map(Path, found)
@@ -249,14 +250,6 @@ def _figures(engine: Engine, split: str) -> dict[str, Any]:
     }
 
 
-def _dropped(engine: Engine, state: str) -> dict[str, int]:
-    rows = engine.run(
-        "SELECT source, task, count(*) FROM pairs WHERE state = ? GROUP BY ALL ORDER BY ALL",
-        [state],
-    )
-    return {f"{source}/{task}": count for source, task, count in rows}
-
-
 def _account(engine: Engine, seen: list[Seen]) -> dict[str, dict[str, int]]:
     """What became of every row, by side: each one is counted once, besides in `rows`."""
     account = engine.account()
@@ -336,7 +329,7 @@ def _merge(settings: MergeSettings, folder: Path) -> int:
             settings.seed,
         )
         before = engine.run("SELECT count(*) FROM pairs WHERE first_choice")[0][0]
-        balance(
+        balanced = balance(
             engine, positions=settings.balance_positions, lengths=settings.balance_lengths,
             weights=settings.weights(), seed=settings.seed,
         )  # fmt: skip
@@ -356,8 +349,6 @@ def _merge(settings: MergeSettings, folder: Path) -> int:
                 for key, *rows in engine.contradictory()
             ),
         )
-        balanced, weighed = (_dropped(engine, state) for state in
-                             ("3 dropped_by_balance", "4 dropped_by_weights"))  # fmt: skip
         summary = {
             "stage": "merge",
             **account,
@@ -370,8 +361,7 @@ def _merge(settings: MergeSettings, folder: Path) -> int:
             **figures,
             "eval": _figures(engine, "eval") if settings.eval_fraction else {},
             "pairs_before_balancing": before,
-            "dropped_by_balancing": balanced,
-            "dropped_by_weights": weighed,
+            "balancing": balanced,
             "shortcut": found.shortcut,
             "shortcut_pairs": found.sampled,
             "template_hashes": hashes,
@@ -380,21 +370,25 @@ def _merge(settings: MergeSettings, folder: Path) -> int:
             "command": sys.argv,
             "seconds": round(time.monotonic() - started, 2),
         }
+        # Pictures of an earlier merge would not fit these rows.
+        for name in PLOTS:
+            (out / "plots" / name).unlink(missing_ok=True)
         if settings.plots:
-            summary["plots"] = [str(path) for path in draw(engine, out / "plots")]
+            draw(engine, out / "plots")
         write_json(out / "summary.json", summary)
     _tell(settings, summary)
     return 0
 
 
 def _tell(settings: MergeSettings, summary: dict[str, Any]) -> None:
-    dropped: Counter[str] = Counter(summary["dropped_by_balancing"])
+    changed = {what: sum(by.values()) for what, by in summary["balancing"].items()}
+    dropped = changed["dropped_for_positions"] + changed["dropped_for_lengths"]
     bad = sum(summary[side].get("bad", 0) for side in ("correct_side", "incorrect_side"))
     answers = summary["chosen_answer"]
     print(
         f"{settings.out / 'train.jsonl'}: {summary['pairs']} pairs about {summary['comparisons']} "
-        f"comparisons ({dropped.total()} dropped to balance, "
-        f"{sum(summary['dropped_by_weights'].values())} by weights); chosen answer 1: "
+        f"comparisons ({dropped} dropped to balance, "
+        f"{changed.get('dropped_by_weights', 0)} by weights); chosen answer 1: "
         f"{answers['1']}, 2: {answers['2']}; same model: {summary['same_model']}; chosen longer: "
         f"{summary['chosen_longer']}; bad rows: {bad}"
     )

@@ -10,8 +10,11 @@ from cot_reward.pairing.engine import Engine
 _BINS = 41
 
 
-def draw(engine: Engine, folder: Path) -> list[Path]:
-    """Write answer_position.png, length_difference.png and pass_rate.png; their paths.
+PLOTS = ("answer_position.png", "length_difference.png", "pass_rate.png")
+
+
+def draw(engine: Engine, folder: Path) -> None:
+    """Write the pictures of `PLOTS` into a folder.
 
     "Before" is every comparison with its best pairs, "after" what train.jsonl and eval.jsonl hold.
     """
@@ -21,7 +24,6 @@ def draw(engine: Engine, folder: Path) -> list[Path]:
     from matplotlib import pyplot, ticker
 
     folder.mkdir(parents=True, exist_ok=True)
-    made = []
 
     def save(name: str, title: str, figure: Any, axes: Any) -> None:
         axes.set_title(title)
@@ -31,7 +33,6 @@ def draw(engine: Engine, folder: Path) -> list[Path]:
         axes.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         figure.savefig(folder / name)
         pyplot.close(figure)
-        made.append(folder / name)
 
     def new() -> Any:
         return pyplot.subplots(figsize=(7, 4.2), dpi=130, layout="constrained")
@@ -75,7 +76,6 @@ def draw(engine: Engine, folder: Path) -> list[Path]:
     axes.set_ylabel("comparisons")
     axes.legend(frameon=False)
     save("pass_rate.png", "Pass rate of the comparisons", figure, axes)
-    return made
 
 
 def _which(column: str) -> str:
