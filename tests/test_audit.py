@@ -74,7 +74,19 @@ def test_rows_of_other_trainers_are_read_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "bad", [{}, {"chosen": "x"}, row(chosen=3), row(rejected=[]), row(chosen={"a": 1}), [1], 7]
+    "bad",
+    [
+        {},
+        {"chosen": "x"},
+        row(images=5),
+        row(images=True),
+        row(videos={"a": 1}),
+        row(chosen=3),
+        row(rejected=[]),
+        row(chosen={"a": 1}),
+        [1],
+        7,
+    ],
 )
 def test_rows_that_are_no_pairs_are_counted(tmp_path, bad):
     found = audit(write_rows(tmp_path / "x.jsonl", [row(), bad]))
@@ -182,6 +194,7 @@ def test_the_script_reports_and_changes_nothing(tmp_path):
     assert "warning:" in told
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+    assert "--seed must be" in script("--report", path, "--seed", -1).stderr
     missing = script("--report", tmp_path / "none.jsonl")
     assert (missing.returncode, missing.stdout) == (2, "")
     assert "no such file" in missing.stderr

@@ -5,9 +5,10 @@ from collections import Counter
 
 import pyarrow as pa
 import pytest
-from cot_reward.pairing.balance import balance, quotas, take
+from cot_reward.pairing.balance import balance, take
 from cot_reward.pairing.engine import Engine
 from cot_reward.pairing.match import PAIRS
+from cot_reward.pairing.quotas import quotas
 from cot_reward.settings import UserError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -33,12 +34,14 @@ def pair(number, id_="a", answer=1, longer=0, cost=0.0, source="s", place="p", n
 class Made:
     """The pairs after `take` and `balance`: every row of the table as a dict, by state."""
 
-    def __init__(self, folder, pairs, count=1, eval_fraction=0.0, seed=0, **wanted):
+    def __init__(
+        self, folder, pairs, count=1, eval_fraction=0.0, seed=0, one_model=False, **wanted
+    ):
         wanted = {"positions": True, "lengths": False, "weights": {}} | wanted
         with Engine(folder, "200MB", 1) as engine:
             engine.add("possible", pa.Table.from_pylist(pairs, schema=PAIRS))
-            take(engine, count, eval_fraction, seed)
-            self.told = balance(engine, seed=seed, **wanted)
+            take(engine, count, eval_fraction, seed, one_model)
+            self.told = balance(engine, count=count, seed=seed, **wanted)
             names = ("pair", "id", "split", "source", "answer", "longer", "state", "first_choice")
             rows = engine.run(f"SELECT {', '.join(names)} FROM pairs ORDER BY pair")
         (folder / "merge.duckdb").unlink()
@@ -116,6 +119,69 @@ def test_nothing_more_is_dropped_than_must_be(tmp_path, data):
     )
     assert len(made.kept) == best
     assert max(Counter(row["id"] for row in made.kept).values(), default=0) <= 1
+
+
+def test_lengths_are_evened_out_by_choosing_orders(tmp_path):
+    """Longer in one order, shorter in the other: nothing need be dropped."""
+    pairs = [
+        pair(n, f"{n // 2}", 1 + n % 2, 1 - 2 * (n % 2), n % 2, "s", f"{n % 2}") for n in range(40)
+    ]
+    made = Made(tmp_path, pairs, positions=False, lengths=True)
+    assert made.count("longer") == {1: 10, -1: 10}
+    # Half the comparisons are longer where the answer is 1, half where it is 2.
+    pairs = [
+        pair(2 * n + k, f"{n}", 1 + (n + k) % 2, 1 - 2 * k, k, "s", f"{k}")
+        for n in range(20)
+        for k in (0, 1)
+    ]
+    made = Made(tmp_path, pairs, lengths=True)
+    assert made.count("longer") == {1: 10, -1: 10}
+    assert made.count("answer") == {1: 10, 2: 10}
+    assert made.told["exchanged_for_lengths"] == {"s/image_generation": 10}
+
+
+def test_pairs_of_two_models_are_left_to_comparisons_without_others(tmp_path):
+    pairs = [
+        pair(0, "a", 1, cost=9),
+        pair(1, "a", 2, cost=1, place="q") | {"same_model": False},
+        pair(2, "b", 2, cost=1) | {"same_model": False},
+    ]
+    for one_model, kept in ((True, [0, 2]), (False, [1, 2])):
+        made = Made(tmp_path, pairs, count=2, positions=False, one_model=one_model)
+        assert set(kept) <= {row["pair"] for row in made.kept}
+        assert len(made.kept) == (2 if one_model else 3)
+
+
+@given(st.data(), st.booleans(), st.integers(1, 2))
+@SLOW
+def test_nothing_more_is_dropped_for_lengths_than_must_be(tmp_path, data, positions, count):
+    cells = st.tuples(st.sampled_from([1, 2]), st.sampled_from([1, 1, -1, 0]))
+    offers = data.draw(st.lists(st.lists(cells, min_size=1, max_size=3), min_size=1, max_size=5))
+    pairs = [
+        pair(10 * n + k, f"{n}", *cell, data.draw(st.integers(0, 2)), "s", f"{cell[0]}", k)
+        for n, offered in enumerate(offers)
+        for k, cell in enumerate(offered)
+    ]
+    made = Made(tmp_path, pairs, count, positions=positions, lengths=True)
+
+    def even(kept):
+        answers, longer = (sum(column) for column in zip(*kept, strict=True)) if kept else (0, 0)
+        good = within(longer, len(kept))
+        return good and (not positions or within(2 * answers - 3 * len(kept), len(kept)))
+
+    subsets = [
+        [part for size in range(count + 1) for part in itertools.combinations(offered, size)]
+        for offered in offers
+    ]
+    choices = ([*itertools.chain(*choice)] for choice in itertools.product(*subsets))
+    best = max(len(kept) for kept in choices if even(kept))
+    assert even([(row["answer"], row["longer"]) for row in made.kept])
+    assert len(made.kept) == best
+    assert max(Counter(row["id"] for row in made.kept).values(), default=0) <= count
+    dropped = sum(made.told["dropped_for_positions"].values())
+    dropped += sum(made.told["dropped_for_lengths"].values())
+    assert dropped == sum(row["first_choice"] for row in made.rows) - len(made.kept)
+    assert dropped == Counter(row["state"] for row in made.rows)["3 dropped_by_balance"]
 
 
 @given(

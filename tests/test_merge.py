@@ -18,6 +18,7 @@ from conftest import REPO, cot, judged_row, raw_row, read_lines, thought, write_
 from cot_reward import settings
 from cot_reward.dpo.data import template_warning
 from cot_reward.judge import judge
+from cot_reward.pairing import match as matching
 from cot_reward.pairing import scan
 from cot_reward.pairing.engine import workspace
 from cot_reward.pairing.merge import merge
@@ -143,7 +144,27 @@ def test_contradictory_labels_are_seen_across_the_orders(tmp_path):
     assert summary["contradictory_labels"] == [swapped["id"]]
 
 
-@pytest.mark.parametrize("form", ["stage 2 rows", "raw data", "raw data with ids of its own"])
+HELD_OUT = {
+    "stage 2 rows": judged_row(RIGHT, images=("b.png", "a.png"), order="swapped"),
+    "raw data": raw_row(" a cat ", ["./b.png", "a.png"]),
+    "raw data with ids of its own": raw_row("a cat", ["a.png", "b.png"]) | {"id": "17"},
+    "raw data with digests of its own": raw_row("a cat", ["a.png", "b.png"]) | {"id": "0" * 64},
+    "raw data with another label": raw_row("a cat", ["a.png", "b.png"]) | {"conversations": []},
+    "responses": {
+        "problem": "Judge. Text Caption: [a cat]", "solution": "x", "images": ["b.png", "a.png"]
+    },
+    "pairs for TRL": {
+        "prompt": [{"role": "user", "content": "Judge. Text Caption: a cat"}],
+        "chosen": [], "rejected": [], "images": ["b.png", "a.png"],
+    },
+    "pairs for LLaMA-Factory": {
+        "conversations": [{"from": "human", "value": "Judge. Text Caption: a cat"}],
+        "chosen": {}, "rejected": {}, "images": ["b.png", "a.png"],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", HELD_OUT)
 def test_excluded_comparisons_never_pass_in_either_order(tmp_path, form):
     right, wrong = [], []
     for images, order, label in (
@@ -154,12 +175,9 @@ def test_excluded_comparisons_never_pass_in_either_order(tmp_path, form):
             about = {"caption": caption, "images": images, "order": order}
             right.append(judged_row(RIGHT if label == 1 else WRONG, label, **about))
             wrong.append(judged_row(WRONG if label == 1 else RIGHT, label, **about))
-    held_out = {
-        "stage 2 rows": judged_row(RIGHT, images=("b.png", "a.png"), order="swapped"),
-        "raw data": raw_row(" a cat ", ["./b.png", "a.png"]),
-        "raw data with ids of its own": raw_row("a cat", ["a.png", "b.png"]) | {"id": "17"},
-    }[form]
-    path = write_lines(tmp_path / "held_out.jsonl", [held_out])
+    held_out = HELD_OUT[form]
+    # A comparison has many rows there.
+    path = write_lines(tmp_path / "held_out.jsonl", [held_out, held_out])
     flags = ["--exclude", path, "--pairs-per-comparison", 2]
     pairs, summary = run(tmp_path, right, wrong, *flags)
     dog = judged_row(RIGHT, caption="a dog")["id"]
@@ -179,7 +197,7 @@ BAD = [
     ({"images": ["a.png"], "videos": ["b.mp4"]}, "fewer than two media"),
     ({"images": [{"bytes": "x"}, "b.png"]}, "a media path must be a string"),
     ({"images": None}, "'images' must be of type list"),
-    ({"id": None}, "'id' must be of type str"),
+    ({"id": None}, "no caption"),
     ({"label": 0}, "'label' must be 1 or 2"),
     ({"label": "1"}, "'label' must be of type int"),
     ({"task": "chess"}, "unknown task 'chess'"),
@@ -260,6 +278,38 @@ def test_what_an_order_is_called_does_not_matter_what_is_shown_does(tmp_path):
     assert (pairs[0]["images"], pairs[0]["order"]) == (["a.png", "b.png"], "given")
 
 
+def test_a_pair_of_one_model_in_the_other_order_is_something_else_that_is_there(tmp_path):
+    """Also where the texts of two models are closer."""
+    far = cot((2, 2), (8, 9), 2, remark="far, far from it ")
+    right = [judged_row(RIGHT), judged_row(WRONG, 2, images=("b.png", "a.png"), order="swapped")]
+    wrong = [
+        judged_row(far),
+        judged_row(RIGHT, 2, images=("b.png", "a.png"), order="swapped", model="model-b"),
+    ]
+    pairs, summary = run(tmp_path, right, wrong, "--pairs-per-comparison", 2)
+    assert [pair["rejected"] for pair in pairs] == [far]
+    assert summary["incorrect_side"] == {"rows": 2, "used": 1, "unselected": 1}
+    pairs, _ = run(tmp_path, right, wrong, "--same-model", "off")
+    assert [pair["rejected"] for pair in pairs] == [RIGHT]
+
+
+def test_how_often_a_text_is_used(tmp_path):
+    wrong = [judged_row(cot((6, 7), (8, n), 2), sample=n) for n in range(2, 9)]
+    for uses, number in ((1, 1), (2, 2), (0, 5)):
+        flags = ["--pairs-per-comparison", 5, "--chosen-uses", uses, "--no-balance-positions"]
+        pairs, _ = run(tmp_path, [judged_row(RIGHT)], wrong, *flags)
+        assert len(pairs) == number
+
+
+def test_a_folder_name_is_no_column_and_no_pattern(tmp_path):
+    folder = tmp_path / "model=z/source=[1]"
+    folder.mkdir(parents=True)
+    (pair,), _ = run(folder, [judged_row(RIGHT)], [judged_row(WRONG)])
+    assert pair["chosen_model"] == "model-a"
+    odd = write_lines(tmp_path / "x[1].jsonl", [judged_row(WRONG)])
+    assert run(tmp_path, [judged_row(RIGHT)], [], "--incorrect", odd)[0]
+
+
 def test_questions_about_an_image_are_paired_by_their_prompt(tmp_path):
     right, wrong = cot(noun="Answer"), cot((6, 7), (8, 7), 2, noun="Answer")
 
@@ -279,6 +329,12 @@ def test_questions_about_an_image_are_paired_by_their_prompt(tmp_path):
         run(tmp_path, [asked(right, "x", "y")], [swapped], *flags)
     with pytest.raises(UserError, match="'contradictory_labels': 1"):
         run(tmp_path, [asked(right, "x", "y")], [asked(right, "y", "x", 1, "swapped")] * 2, *flags)
+    with pytest.raises(UserError, match="'contradictory_labels': 1"):
+        run(tmp_path, [asked(right, "x", "y")], [asked(right, "x", "y", 2)], *flags)
+    # Another run has read the record the other way round: its "given" is our "swapped".
+    other = [asked(wrong, "y", "x", 2), asked(right, "x", "y", 1, "swapped")]
+    pairs, _ = run(tmp_path, [asked(right, "x", "y"), *other], [asked(wrong, "x", "y")], *flags)
+    assert len(pairs) == 1
 
 
 # --- forms of rows --------------------------------------------------------------------------------
@@ -324,6 +380,28 @@ def test_published_rows_are_read_and_get_their_key(tmp_path, form, suffix):
 
 
 @pytest.mark.parametrize(
+    "odd",
+    [
+        {"videos": None, "source": None, "label": None, "id": None},
+        {"id": 17, "videos": []},
+        {"id": "f" * 64},
+        {"images": ["./a.png", "x/../b.png"]},
+        {"extra": {"deep": [1, None]}},
+    ],
+)
+def test_what_published_rows_have_beside_is_no_matter(tmp_path, odd):
+    rows = [published(RIGHT, "problem") | {"conversations": None} | odd]
+    pairs, _ = run(tmp_path, rows, [judged_row(WRONG)])
+    assert (pairs[0]["id"], pairs[0]["images"]) == (judged_row(WRONG)["id"], ["a.png", "b.png"])
+
+
+def test_spellings_of_a_path_are_one_path(tmp_path):
+    wrong = judged_row(WRONG) | {"images": ["./a.png", "x/../b.png"]}
+    pairs, _ = run(tmp_path, [judged_row(RIGHT)], [wrong])
+    assert pairs[0]["images"] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
     ("row", "message"),
     [
         (published(RIGHT, "problem") | {"images": []}, "names no two media"),
@@ -351,6 +429,9 @@ def test_published_rows_are_read_and_get_their_key(tmp_path, form, suffix):
         ),
         (judged_row(RIGHT) | {"sample": 2**70}, "'sample' must be of type int"),
         ({}, "no prompt and completion"),
+        (judged_row(RIGHT) | {"images": ["a.png", "."]}, "names no file"),
+        (judged_row(RIGHT) | {"images": ["a.png", "b\0.png"]}, "names no file"),
+        (judged_row(RIGHT) | {"images": [json.loads("[" * 900 + "]" * 900), "b.png"]}, ""),
     ],
 )  # fmt: skip
 def test_a_row_that_does_not_tell_what_it_is_about_is_bad(tmp_path, row, message):
@@ -514,6 +595,7 @@ def test_one_process_and_several_write_the_same(tmp_path, monkeypatch):
     merge_module = importlib.import_module("cot_reward.pairing.merge")
     monkeypatch.setattr(merge_module, "_WORTH_PROCESSES", 1)
     monkeypatch.setattr(scan, "_PART", 2**19)
+    monkeypatch.setattr(matching, "_ROWS", 500)
     for workers in (1, 2):
         out = tmp_path / f"out{workers}"
         argv = [*flags, "--out", out, "--workers", workers, "--eval-fraction", 0.1]

@@ -201,12 +201,14 @@ def _parquet(path: Path) -> Iterator[Row]:
 
     def fits(kind: Any) -> bool:
         """Whether JSON can hold it; data sets carry times and pictures beside what is read."""
+        if types.is_dictionary(kind):
+            return fits(kind.value_type)
         if types.is_nested(kind):
             return all(fits(kind.field(n).type) for n in range(kind.num_fields))
         return any(
             of(kind)
-            for of in (types.is_string, types.is_large_string, types.is_integer, types.is_floating,
-                       types.is_boolean, types.is_null)
+            for of in (types.is_string, types.is_large_string, types.is_string_view,
+                       types.is_integer, types.is_floating, types.is_boolean, types.is_null)
         )  # fmt: skip
 
     try:

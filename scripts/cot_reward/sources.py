@@ -38,6 +38,8 @@ def media_path(path: Any, prefix: str) -> str:
     if not isinstance(path, str) or not path:
         raise ValueError(f"a media path must be a string, not {path!r:.60}")
     path = posixpath.normpath(path)
+    if path == "." or "\0" in path:
+        raise ValueError(f"the path {path!r:.60} names no file")
     if path.startswith(("/", "../")) or path == "..":
         raise EscapeError(f"the path {path!r} leads out of the image root")
     return posixpath.normpath(posixpath.join(prefix, path))

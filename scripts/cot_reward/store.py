@@ -5,7 +5,6 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from io import TextIOWrapper
 from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +17,7 @@ def dump(row: Any) -> str:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[TextIOWrapper]:
+def whole_file(path: Path) -> Iterator[IO[str]]:
     """A file to write to, which takes its name when the block ends, and is gone when it fails.
 
     A reader sees the old file or the whole new one, also after a crash. Raises UserError when it

@@ -114,7 +114,8 @@ def audit_rows(
             if isinstance(row, ValueError):
                 raise row
             pair = _count(row, found, seen)
-        except ValueError as error:
+        # The second of values that are nested too deep.
+        except (ValueError, RecursionError) as error:
             found.bad_rows += 1
             if len(found.bad) < _SHOWN:
                 found.bad.append(f"{where}:{number}: {error}")
@@ -136,7 +137,11 @@ def _count(row: Mapping[str, Any], found: Audit, seen: set[bytes]) -> shortcut.T
             raise ValueError(f"has no '{side}'")
         texts[side] = text_of(row[side])
     prompt = _prompt(row)
-    media = [row.get("images"), row.get("videos") or None]
+    shown = []
+    for name in ("images", "videos"):
+        if not isinstance(row.get(name) or [], list):
+            raise ValueError(f"'{name}' must be a list")
+        shown.append(row.get(name) or [])
     task = _task(row, texts)
     answers = []
     for side in _SIDES:
@@ -150,13 +155,13 @@ def _count(row: Mapping[str, Any], found: Audit, seen: set[bytes]) -> shortcut.T
     found.chosen_longer += len(texts["chosen"]) > len(texts["rejected"])
     models = [row.get(f"{side}_model") for side in _SIDES]
     found.same_model += bool(models[0]) and models[0] == models[1]
-    whole = blake2b(json.dumps([prompt, media, texts]).encode(), digest_size=16).digest()
+    whole = blake2b(json.dumps([prompt, shown, texts]).encode(), digest_size=16).digest()
     found.duplicates += whole in seen
     seen.add(whole)
     key = row.get("id")
     if not is_key(key):
         # Both orders of a comparison are one.
-        key = json.dumps([prompt, sorted(json.dumps(medium) for medium in row.get("images") or [])])
+        key = json.dumps([prompt, *(sorted(map(json.dumps, media)) for media in shown)])
     return shortcut.Texts(str(key), texts["chosen"], texts["rejected"], answers[0], answers[1])
 
 

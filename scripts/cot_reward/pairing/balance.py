@@ -9,10 +9,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from cot_reward.pairing.engine import Engine
+from cot_reward.pairing.quotas import Cell, plan, quotas
 from cot_reward.settings import UserError, nearest
 
 Stratum = tuple[str, str, str]  # split, source, task
-Cell = tuple[int, int]  # chosen answer (1, 2), longer (1: chosen, -1: rejected, 0: neither)
 
 _STRATUM = "split, source, task"
 # The order of a comparison's pairs: the best first, never by chance.
@@ -20,19 +20,26 @@ _BEST = "cost, presentation, nth"
 _WORST = "cost DESC, presentation DESC, nth DESC"
 
 
-def take(engine: Engine, count: int | None, eval_fraction: float, seed: int) -> None:
+def take(
+    engine: Engine, count: int | None, eval_fraction: float, seed: int, one_model: bool = False
+) -> None:
     """Split the comparisons, and take the best pairs of each, at most `count` (None: all).
 
-    Each source, task and answer gives its share of the held-out ones, so that balancing has little
-    to drop. The same seed holds out nearly the same ones when data are added.
+    `one_model`: pairs of two models are left to comparisons that have no others. Each source, task
+    and answer gives its share of the held-out comparisons, so that balancing has little to drop.
+    The same seed holds out nearly the same ones when data are added.
     """
     # The source of a comparison, also where several data sets hold it.
     engine.run(f"""
         CREATE TABLE pairs AS
-        SELECT * EXCLUDE (source), batch << 40 | start AS pair, 'train' AS split,
-            min(source) OVER (PARTITION BY id) AS source,
-            row_number() OVER (PARTITION BY id ORDER BY {_BEST}) AS place, '5 unselected' AS state
-        FROM possible""")
+        SELECT *, row_number() OVER (PARTITION BY id, fit ORDER BY {_BEST}) AS place,
+            if(fit, '5 unselected', '6 unselected') AS state
+        FROM (
+            SELECT * EXCLUDE (source), (batch << 40) | start AS pair, 'train' AS split,
+                min(source) OVER (PARTITION BY id) AS source,
+                NOT {one_model} OR same_model OR NOT bool_or(same_model) OVER (PARTITION BY id)
+                    AS fit
+            FROM possible)""")
     if eval_fraction:
         ((comparisons,),) = engine.run("SELECT count(DISTINCT id) FROM pairs")
         # At least one of several, and never all.
@@ -47,27 +54,34 @@ def take(engine: Engine, count: int | None, eval_fraction: float, seed: int) -> 
                         count(*) OVER (PARTITION BY {kind}) AS size,
                         row_number() OVER (
                             PARTITION BY {kind} ORDER BY md5($seed || ' eval ' || id), id) AS nth
-                    FROM pairs WHERE place = 1)
+                    FROM pairs WHERE place = 1 AND fit)
                 SELECT id FROM ranked
                 WHERE nth <= floor(upto * $share + 0.5) - floor((upto - size) * $share + 0.5))""",
             {"seed": str(seed), "share": max(held_out, 0) / max(comparisons, 1)},
         )
     engine.run(
         "ALTER TABLE pairs ADD COLUMN first_choice BOOLEAN;"
-        f"UPDATE pairs SET first_choice = {f'place <= {count}' if count else 'true'};"
+        f"UPDATE pairs SET first_choice = fit AND {f'place <= {count}' if count else 'true'};"
         "UPDATE pairs SET state = '1 used' WHERE first_choice"
     )
 
 
 def balance(
-    engine: Engine, *, positions: bool, lengths: bool, weights: Mapping[str, float], seed: int
+    engine: Engine,
+    *,
+    count: int | None,
+    positions: bool,
+    lengths: bool,
+    weights: Mapping[str, float],
+    seed: int,
 ) -> dict[str, dict[str, int]]:
     """Change the choice until, by split, source and task, it is balanced; then mix the sources.
 
     Balanced: the numbers differ by at most max(1, 1%). A comparison with pairs of the other kind
-    takes those instead, the cheapest changes first; then pairs are dropped, no more than must be:
-    first further pairs of a comparison, then whole comparisons, by chance from the seed. Sources
-    keep shares of the pairs in proportion to their weights.
+    takes those instead (it keeps at most `count`), for positions the cheapest changes first; then
+    pairs are dropped, no more than must be: first further pairs of a comparison, then whole
+    comparisons, by chance from the seed. Sources keep shares of the pairs in proportion to their
+    weights.
 
     Returns how many pairs were exchanged and dropped, for what, by source and task. Raises
     UserError for a weight of a source that no pair has.
@@ -75,15 +89,17 @@ def balance(
     told: dict[str, Counter[str]] = defaultdict(Counter)
     if positions:
         told["exchanged_for_positions"] = _exchange(engine, "answer", (1, 2), "id", seed)
-    if lengths:
-        told["exchanged_for_lengths"] = _exchange(engine, "longer", (1, -1), "id, answer", seed)
     counts = _cells(engine, positions, lengths)
-    kept = {stratum: quotas(cells, positions, lengths) for stratum, cells in counts.items()}
+    if lengths and count is not None:
+        told["exchanged_for_lengths"] = _choose(engine, count, positions, seed)
+    # Where every pair is taken, or what could be chosen was, nothing is left but to drop.
+    left = _cells(engine, positions, lengths)
+    kept = {stratum: quotas(cells, positions, lengths) for stratum, cells in left.items()}
     _drop(engine, kept, positions, lengths, "3 dropped_by_balance", seed)
     for stratum, cells in counts.items():
         # What positions alone would have cost; lengths are to blame for the rest.
         of_positions = sum(cells.values()) - sum(quotas(cells, positions, False).values())
-        of_both = sum(cells.values()) - sum(kept[stratum].values())
+        of_both = sum(cells.values()) - sum(kept.get(stratum, {}).values())
         for name, dropped in (("positions", of_positions), ("lengths", of_both - of_positions)):
             told[f"dropped_for_{name}"][_named(stratum)] += dropped
     if weights:
@@ -95,8 +111,8 @@ def balance(
         }
         _drop(engine, kept, positions, lengths, "4 dropped_by_weights", seed)
         for stratum, cells in counts.items():
-            left = sum(cells.values()) - sum(kept[stratum].values())
-            told["dropped_by_weights"][_named(stratum)] += left
+            more = sum(cells.values()) - sum(kept[stratum].values())
+            told["dropped_by_weights"][_named(stratum)] += more
     engine.run(
         "UPDATE pairs SET state = '2 used_in_eval' WHERE state = '1 used' AND split = 'eval'"
     )
@@ -159,6 +175,86 @@ def _exchange(
     return counts
 
 
+def _choose(engine: Engine, count: int, positions: bool, seed: int) -> Counter[str]:
+    """Choose among each comparison's pairs so that as many as can be are kept, evenly.
+
+    Comparisons that offer the same numbers of each cell are one kind; `plan` says how many pairs of
+    each cell a kind gives, which are then dealt out in turns. Returns how many pairs are new.
+    """
+    # What a comparison offers, cell by cell, and takes so far.
+    engine.run(f"""
+        CREATE OR REPLACE TABLE offers AS
+        SELECT id, {_STRATUM}, a, l, least(count(*), {count}) AS offered,
+            count(*) FILTER (state = '1 used') AS taken
+        FROM (SELECT *, {_cell(positions, True)} FROM pairs
+              WHERE state IN ('1 used', '5 unselected'))
+        GROUP BY ALL""")
+    engine.run(
+        f"""
+        CREATE OR REPLACE TABLE kinds AS
+        SELECT *, -1 + row_number() OVER (
+                PARTITION BY {_STRATUM}, kind ORDER BY md5($seed || ' choose ' || id), id) AS nth,
+            count(*) OVER (PARTITION BY {_STRATUM}, kind) AS size
+        FROM (SELECT id, {_STRATUM}, string_agg(
+                  a || ' ' || l || ' ' || offered || ' ' || taken, ',' ORDER BY a, l) AS kind
+              FROM offers GROUP BY ALL)""",
+        {"seed": str(seed)},
+    )
+    kinds: dict[Stratum, dict[str, int]] = defaultdict(dict)
+    for split, source, task, kind, size in engine.run(
+        f"SELECT {_STRATUM}, kind, any_value(size) FROM kinds GROUP BY ALL ORDER BY ALL"
+    ):
+        kinds[split, source, task][kind] = size
+    rows = []
+    for stratum, sizes in kinds.items():
+        for kind, cells in plan(sizes, count, positions).items():
+            start = 0
+            for (answer, longer), given in cells.items():
+                rows.append((*stratum, kind, answer, longer, start, given))
+                start += given
+    engine.run(
+        "CREATE OR REPLACE TABLE plan (split VARCHAR, source VARCHAR, task VARCHAR, kind VARCHAR, "
+        "a BIGINT, l BIGINT, first BIGINT, given BIGINT)"
+    )
+    if rows:
+        engine.database.executemany("INSERT INTO plan VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    # Dealt out in turns: the n-th comparison of `size` gets units n, n + size, ... of its kind.
+    engine.run(f"""
+        CREATE OR REPLACE TABLE chosen AS
+        WITH gets AS (
+            SELECT id, a, l, (floor((first + given - 1 - nth) / size)
+                - floor((first - 1 - nth) / size))::BIGINT AS number
+            FROM kinds JOIN plan USING ({_STRATUM}, kind) WHERE given > 0),
+        ranked AS (
+            SELECT pair, id, a, l, state, row_number() OVER (
+                PARTITION BY id, a, l ORDER BY state, {_BEST}) AS n
+            FROM (SELECT *, {_cell(positions, True)} FROM pairs
+                  WHERE state IN ('1 used', '5 unselected')))
+        SELECT pair, id, state FROM ranked JOIN gets USING (id, a, l) WHERE n <= number""")
+    new = engine.run(
+        f"SELECT {_STRATUM}, count(*) FROM chosen JOIN pairs USING (pair) "
+        "WHERE pairs.state <> '1 used' GROUP BY ALL"
+    )
+    # A pair that gives way to another one is unselected; one without such a one is dropped.
+    engine.run(f"""
+        CREATE OR REPLACE TABLE gone AS
+        SELECT pair, row_number() OVER (PARTITION BY id ORDER BY {_BEST})
+                > coalesce(come.number, 0) AS dropped
+        FROM pairs LEFT JOIN (
+            SELECT id, count(*) AS number FROM chosen WHERE state <> '1 used' GROUP BY id
+        ) AS come USING (id)
+        WHERE state = '1 used' AND pair NOT IN (SELECT pair FROM chosen)""")
+    engine.run("UPDATE pairs SET state = '1 used' WHERE pair IN (SELECT pair FROM chosen)")
+    engine.run(
+        "UPDATE pairs SET state = if(dropped, '3 dropped_by_balance', '5 unselected') "
+        "FROM gone WHERE gone.pair = pairs.pair"
+    )
+    counts: Counter[str] = Counter()
+    for split, source, task, number in new:
+        counts[_named((split, source, task))] += number
+    return counts
+
+
 def _cell(positions: bool, lengths: bool) -> str:
     return f"{'answer' if positions else '0'} AS a, {'longer' if lengths else '0'} AS l"
 
@@ -174,55 +270,14 @@ def _cells(engine: Engine, positions: bool, lengths: bool) -> dict[Stratum, dict
     return dict(counts)
 
 
-def quotas(
-    cells: Mapping[Cell, int], positions: bool, lengths: bool, limit: int | None = None
-) -> dict[Cell, int]:
-    """How many of each cell stay: as many as can, balanced, and no more than `limit` in all.
-
-    An integer programme of at most six unknowns, solved exactly.
-    """
-    import numpy as np
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
-    keys = sorted(cells)
-    most = np.array([cells[key] for key in keys], dtype=float)
-    total = np.ones(len(keys))
-    signs = []
-    if positions:
-        signs.append(np.array([{1: 1, 2: -1}.get(answer, 0) for answer, _ in keys]))
-    if lengths:
-        signs.append(np.array([longer for _, longer in keys]))
-    best: dict[Cell, int] = {}
-    # "At most one" is tried before "at most 1% of all", which wins only where it keeps more.
-    for loose in range(2 ** len(signs)):
-        rows, highs = [], []
-        for number, sign in enumerate(signs):
-            # In whole numbers: 100 times the difference is at most the total, or at most 100.
-            percent = loose >> number & 1
-            rows += [100 * sign - percent * total, -100 * sign - percent * total]
-            highs += [100 * (1 - percent)] * 2
-        if limit is not None:
-            rows.append(total)
-            highs.append(limit)
-        constraints = LinearConstraint(np.array(rows), -np.inf, highs) if rows else ()
-        found = milp(
-            -total, integrality=total, bounds=Bounds(0, most), constraints=constraints,
-            options={"mip_rel_gap": 0},
-        )  # fmt: skip
-        kept = dict(zip(keys, (round(value) for value in found.x), strict=True))
-        if not best or sum(kept.values()) > sum(best.values()):
-            best = kept
-    return best
-
-
 def _shares(counts: Mapping[Stratum, int], weights: Mapping[str, float]) -> dict[Stratum, int]:
     """The most pairs of each stratum, when each split's sources are to have shares like weights."""
     sources = {source for _, source, _ in counts}
     for name in weights:
         if name not in sources:
             raise UserError(
-                f"--source-weights: no pair has the source '{name}'; there are "
-                + ", ".join(f"'{source}'" for source in sorted(sources))
+                f"--source-weights: no pair has the source {name!r}; there are "
+                + ", ".join(map(repr, sorted(sources)))
                 + "."
                 + nearest(name, sources)
             )

@@ -16,6 +16,7 @@ from pyarrow import parquet
 
 from cot_reward.pairing import match, scan
 from cot_reward.settings import UserError
+from cot_reward.tasks import TASKS, candidates_are_media
 
 # What a row is told of before texts are compared; the first that holds counts.
 _STATE = """
@@ -33,21 +34,47 @@ _STATE = """
 """
 
 
+# Tasks whose candidates are texts in the prompt: there `preferred` is the place that was shown, "1"
+# or "2", and says the same in one presentation only. Between two presentations the names of their
+# orders tell, where each has one of the two names for itself.
+_OF_TEXTS = "task IN ({})".format(
+    ", ".join(f"'{task}'" for task in TASKS if not candidates_are_media(task))
+)
+_CONTRADICTORY = f"""
+    CREATE TABLE contradictory AS
+    WITH claims AS (
+        SELECT id, presentation, "order" AS name, preferred, {_OF_TEXTS} AS of_texts
+        FROM facts ANTI JOIN excluded USING (id) WHERE preferred <> ''),
+    shown AS (
+        SELECT id, min(name) AS name, max(name) AS other_name, min(preferred) AS preferred
+        FROM claims WHERE of_texts GROUP BY id, presentation)
+    SELECT id FROM claims WHERE NOT of_texts GROUP BY id HAVING min(preferred) <> max(preferred)
+    UNION SELECT id FROM claims WHERE of_texts
+    GROUP BY id, presentation HAVING min(preferred) <> max(preferred)
+    UNION SELECT id FROM shown GROUP BY id
+    HAVING count(*) = 2 AND bool_and(name = other_name) AND min(name) <> max(name)
+        AND min(preferred) = max(preferred)
+"""
+
+
 @contextmanager
 def workspace(out: Path) -> Iterator[Path]:
     """An empty folder in `out` that is this merge's alone, and is gone when the block ends.
 
     What a killed merge left there goes first. Raises UserError when another one is at work.
     """
-    folder = out / ".merging"
+    folder, lock = out / ".merging", out / ".merging.lock"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out / ".merging.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The last one may have taken the file away in between.
+            if not lock.exists() or not os.path.samestat(os.fstat(descriptor), lock.stat()):
+                raise BlockingIOError
         except BlockingIOError:
             raise UserError(f"{out}: another merge writes to this folder") from None
         except OSError:
@@ -59,7 +86,7 @@ def workspace(out: Path) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            (out / ".merging.lock").unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
 
@@ -72,17 +99,20 @@ class Engine:
 
     def __init__(self, folder: Path, memory: str, threads: int) -> None:
         parquet.write_table(scan.SCHEMA.empty_table(), folder / "shard-none.parquet")
-        self._shards = f"read_parquet('{_pattern(folder)}/shard-*.parquet')"
+        # Whatever the folder is called: no pattern, no NAME=VALUE that would be taken for a column.
+        folder = folder.resolve()
+        shards = f"{glob.escape(str(folder))}/shard-*.parquet".replace("'", "''")
+        self._shards = f"read_parquet('{shards}', hive_partitioning = false)"
+        self.database = duckdb.connect(
+            str(folder / "merge.duckdb"),
+            config={
+                "threads": threads,
+                "temp_directory": str(folder / "spilled"),
+                "preserve_insertion_order": False,
+            },
+        )
         try:
-            self.database = duckdb.connect(
-                str(folder / "merge.duckdb"),
-                config={
-                    "memory_limit": memory,
-                    "threads": threads,
-                    "temp_directory": str(folder / "spilled"),
-                    "preserve_insertion_order": False,
-                },
-            )
+            self.run("SET memory_limit = $memory", {"memory": memory})
         except duckdb.Error as error:
             raise UserError(f"--memory {memory}: {str(error).splitlines()[0]}") from None
         self.run("SET enable_progress_bar = false")
@@ -105,13 +135,9 @@ class Engine:
         """
         self.run(
             "CREATE TABLE facts AS SELECT row, right_side, fate, id, presentation, preferred, "
-            f"response, verdict, task, template_hash FROM {self._shards}"
+            f'response, verdict, task, template_hash, "order" FROM {self._shards}'
         )
-        self.run(
-            "CREATE TABLE contradictory AS SELECT id, min(preferred) AS one, max(preferred) AS "
-            "other FROM facts ANTI JOIN excluded USING (id) WHERE preferred <> '' GROUP BY id "
-            "HAVING one <> other"
-        )
+        self.run(_CONTRADICTORY)
         # A response that stands in two files is one sample.
         self.run(
             "CREATE TABLE rates AS SELECT id, avg(correct::INT) AS rate, count(*) AS samples FROM ("
@@ -142,17 +168,20 @@ class Engine:
         """By task, of the rows that could be paired."""
         hashes: dict[str, list[str]] = defaultdict(list)
         for task, value in self.run(
-            "SELECT DISTINCT task, template_hash FROM facts WHERE fate = '' ORDER BY ALL"
+            "SELECT DISTINCT task, template_hash FROM facts JOIN state USING (row) "
+            "WHERE state.fate = '' AND template_hash <> '' ORDER BY ALL"
         ):
             hashes[task].append(value)
         return dict(hashes)
 
-    def contradictory(self) -> Iterator[tuple[str, int, int]]:
-        """Comparisons with two preferred candidates: key, and a row that speaks for each."""
-        cursor = self.database.cursor().execute(
-            "SELECT id, min(row) FILTER (preferred = one), min(row) FILTER (preferred = other) "
-            "FROM facts JOIN contradictory USING (id) GROUP BY id ORDER BY id"
-        )
+    def contradictory(self) -> Iterator[tuple[str, list[int]]]:
+        """Comparisons with two preferred candidates: key, and a row for each that was claimed."""
+        cursor = self.database.cursor().execute(f"""
+            SELECT id, list(row ORDER BY row) FROM (
+                SELECT id, min(row) AS row FROM facts JOIN contradictory USING (id)
+                WHERE preferred <> ''
+                GROUP BY id, preferred, if({_OF_TEXTS}, presentation, ''))
+            GROUP BY id ORDER BY id""")
         while rows := cursor.fetchmany(1000):
             yield from rows
 
@@ -180,8 +209,3 @@ class Engine:
 
     def __exit__(self, *exception: object) -> None:
         self.database.close()
-
-
-def _pattern(path: Path) -> str:
-    """A folder as a part of a pattern in SQL, whatever its name is."""
-    return glob.escape(str(path)).replace("'", "''")

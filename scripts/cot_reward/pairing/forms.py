@@ -1,6 +1,8 @@
 """A row of a judged response, ours or published -> what pairing needs of it, judged anew."""
 
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -23,6 +25,8 @@ _ABSENT: dict[str, Any] = {
     "id": "", "task": "", "source": "", "order": "given", "sample": -1, "label": 0,
     "finish_reason": "", "model": "", "template_hash": "", "images": [], "videos": [],
 }  # fmt: skip
+# What may be in a path that is not normal: an empty one, or parts like "", "." and "..".
+_UNCLEAN = re.compile(r"\A\Z|\A[/.]|/[/.]|/\Z|\0")
 _KINDS = {name: ROW_FIELDS[name] for name in _ABSENT}
 
 
@@ -30,9 +34,9 @@ class Judged(NamedTuple):
     """One response. `presentation` stands for what a pair must share within a comparison: the media
     in their order, since the texts speak of "Image 1"; where the candidates are texts, the prompt.
 
-    `preferred` names the candidate that the row's label prefers, however it was presented; "" when
-    the row does not tell. `right` says whether the answer is the label; `media` is JSON, images and
-    videos. `response` is equal for two records of one sample.
+    `preferred` is the candidate that the row's label prefers, where candidates are media; where
+    they are texts, it is the place where it was shown; "" when the row does not tell. `media` is
+    JSON, images and videos. `response` is equal for two records of one sample.
     """
 
     id: str
@@ -66,7 +70,7 @@ def prompt_and_text(row: Mapping[str, Any]) -> tuple[str, str]:
 
     Raises ValueError for a row with neither.
     """
-    if "conversations" in row:
+    if row.get("conversations") is not None:
         return turns(row)
     prompt, text = row.get("problem"), row.get("solution")
     if not isinstance(prompt, str) or not isinstance(text, str):
@@ -92,6 +96,14 @@ def published(row: Mapping[str, Any], prompt: str, prefix: str) -> Comparison:
     return Comparison(task, caption_in(prompt), (first, second), 1)
 
 
+def _clean(paths: list[Any]) -> list[str]:
+    """Paths as `media_path` gives them; most need nothing, and that is seen at once."""
+    for path in paths:
+        if not isinstance(path, str) or _UNCLEAN.search(path):
+            return [media_path(path, "") for path in paths]
+    return paths
+
+
 def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
     """The row, judged again: what it says of its own verdict counts for nothing.
 
@@ -99,21 +111,27 @@ def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
     `prefix` leads from the media root to what paths in rows without a key are relative to. Raises
     ValueError for a row that cannot be used.
     """
+    ours = is_key(row.get("id"))
     values: dict[str, Any] = {}
     for name, kind in _KINDS.items():
         value = row.get(name, _ABSENT[name])
-        if type(value) is not kind:
+        if value is None and not ours:
+            value = _ABSENT[name]
+        if type(value) is not kind and (ours or name != "id"):
             raise ValueError(f"'{name}' must be of type {kind.__name__}, not {value!r:.60}")
         values[name] = value
     prompt, text = prompt_and_text(row)
     images, videos = values["images"], values["videos"]
-    if is_key(values["id"]):
-        key, task = values["id"], values["task"] or "image_generation"
+    # Rows of others may have a digest of their own there.
+    if ours and ("task" not in row or "order" not in row):
+        with suppress(ValueError):
+            ours = published(row, prompt, prefix).key == row["id"]
+    if ours:
+        key = values["id"]
+        task = values["task"] or ("video_generation" if videos else "image_generation")
         if task not in TASKS:
             raise ValueError(f"unknown task {task!r:.60}")
-        for path in (*images, *videos):
-            if not isinstance(path, str) or not path or path.startswith("/") or ".." in path:
-                media_path(path, "")
+        images, videos = _clean(images), _clean(videos)
     else:
         comparison = published(row, prompt, prefix)
         key, task = comparison.key, comparison.task
@@ -137,7 +155,7 @@ def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
     if token := next((token for token in RESERVED if token in prompt), ""):
         raise ValueError(f"the prompt holds {token}, which only a processor may write")
     order, label = values["order"], values["label"]
-    if label not in (0, 1, 2) or ("label" in row and not label):
+    if label not in (0, 1, 2) or (row.get("label") is not None and not label):
         raise ValueError(f"'label' must be 1 or 2, not {label!r}")
     if order not in ("given", "swapped"):
         raise ValueError(f"'order' must be given or swapped, not {order!r:.60}")
@@ -147,13 +165,10 @@ def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
     if not label and found.answer:
         label = found.answer if right_side else 3 - found.answer
         verdict = "correct" if right_side else "incorrect"
-    if not label:
-        preferred = ""
-    elif compared:
-        preferred = candidates[label - 1]
-    else:
-        preferred = str(label if order == "given" else 3 - label)
-    place = _digest(images, videos, "" if compared else prompt).hex()
+    preferred = ""
+    if label:
+        preferred = candidates[label - 1] if compared else str(label)
+    place = _digest(task, images, videos, "" if compared else prompt).hex()
     response = _digest(key, place, values["model"], values["sample"], text)
     return Judged(
         id=key, presentation=place, preferred=preferred,

@@ -1,13 +1,16 @@
 """Files of judged responses in, DPO pairs and an account of every row out."""
 
 import glob
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import duckdb
 import orjson
@@ -16,10 +19,10 @@ from tqdm import tqdm
 
 from cot_reward import judge
 from cot_reward.pairing import shortcut
-from cot_reward.pairing.audit import audit_rows
+from cot_reward.pairing.audit import audit_rows, text_of
 from cot_reward.pairing.balance import balance, take
 from cot_reward.pairing.engine import Engine, workspace
-from cot_reward.pairing.forms import is_key, prompt_and_text, published
+from cot_reward.pairing.forms import is_key, published
 from cot_reward.pairing.match import FATES, PAIRS, batches_of, match
 from cot_reward.pairing.pairs import Rules
 from cot_reward.pairing.plots import PLOTS, draw
@@ -27,9 +30,10 @@ from cot_reward.pairing.scan import Places, Seen, parts_of, scan
 from cot_reward.pairing.settings import MergeSettings
 from cot_reward.pairing.workers import Workers, cores
 from cot_reward.reading import Row, read_rows
+from cot_reward.records import Comparison
 from cot_reward.settings import UserError, plain
-from cot_reward.sources import adapter_for, prefix_of
-from cot_reward.store import whole_file, write_json, write_jsonl
+from cot_reward.sources import adapter_for, media_path, prefix_of
+from cot_reward.store import write_json, write_jsonl
 from cot_reward.tasks import mixed_templates
 
 # Below this many bytes of input further processes take longer to start than they save.
@@ -52,15 +56,41 @@ def _files(patterns: list[str], flag: str) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
-def _key_of(row: dict[str, Any], prefix: str) -> str:
-    """The key of a row of any form that this project reads. Raises ValueError without one."""
-    if is_key(row.get("id")):
-        return str(row["id"])
-    # Raw data, or responses and pairs as others publish them, which end in a text of a model.
-    if "problem" in row or ("conversations" in row and "prompt" not in row):
-        told = {"solution": "", **row}
-        return published(row, prompt_and_text(told)[0], prefix).key
-    return adapter_for(row, None)(row, prefix).key
+# What rows of others can do to code that expects a form.
+_ODD = (ValueError, LookupError, TypeError, AttributeError, RecursionError, UserError)
+
+
+def _keys_of(row: dict[str, Any], prefix: str) -> set[str]:
+    """Every key that a row may stand for: raw data, responses or pairs, ours or another's.
+
+    More than one when a row has a digest of its own as `id`: all are meant. Raises one of `_ODD`
+    when there is none.
+    """
+    keys = {row["id"]} if is_key(row.get("id")) else set()
+    images = row.get("images")
+
+    def of_prompt(prompt: Any) -> str:
+        return published({**row, "task": None}, text_of(prompt), prefix).key
+
+    def of_caption() -> str:
+        first, second = (media_path(path, prefix) for path in cast(list[Any], images))
+        return Comparison("image_generation", row["prompt"], (first, second), 1).key
+
+    ways = [lambda: adapter_for(row, None)(row, prefix).key, of_caption]
+    ways += [
+        partial(of_prompt, row[name]) for name in ("problem", "prompt", "messages") if row.get(name)
+    ]
+    if row.get("conversations"):
+        ways.append(lambda: of_prompt(row["conversations"][:1]))
+    problem: Exception = ValueError("no key, and nothing that one follows from")
+    for way in ways:
+        try:
+            keys.add(way())
+        except _ODD as error:
+            problem = error
+    if not keys:
+        raise problem
+    return keys
 
 
 def _exclude(settings: MergeSettings, engine: Engine) -> int:
@@ -70,7 +100,7 @@ def _exclude(settings: MergeSettings, engine: Engine) -> int:
     keys: list[str] = []
 
     def flush() -> None:
-        engine.add("excluded", pa.table([keys], schema=schema))
+        engine.add("given", pa.table([keys], schema=schema))
         keys.clear()
 
     for path in _files(settings.exclude, "--exclude"):
@@ -79,13 +109,15 @@ def _exclude(settings: MergeSettings, engine: Engine) -> int:
                 if isinstance(row, ValueError):
                     raise row
                 # A held-out row that cannot be read could let its comparison through: an error.
-                keys.append(_key_of(row, prefix))
-            except (ValueError, UserError) as error:
+                keys += _keys_of(row, prefix)
+            except _ODD as error:
                 raise UserError(f"{path}:{number}: {error}; --exclude needs whole files") from None
-            if len(keys) == 10_000:
+            if len(keys) >= 10_000:
                 flush()
     flush()
-    ((count,),) = engine.run("SELECT count(DISTINCT id) FROM excluded")
+    # A comparison has many rows there: its orders, its samples.
+    engine.run("CREATE TABLE excluded AS SELECT DISTINCT id FROM given")
+    ((count,),) = engine.run("SELECT count(*) FROM excluded")
     return int(count)
 
 
@@ -105,10 +137,10 @@ def _scan(settings: MergeSettings, folder: Path, stack: ExitStack) -> tuple[list
             bar.update(one.rows)
     rows, bad = sum(one.rows for one in seen), sum(one.bad for one in seen)
     if bad > settings.max_bad_rows * rows:
-        first = [f"{where}: {reason}" for where, reason, _ in _bad_rows(seen, folder)]
+        first = [f"{where}: {reason}" for where, reason, _ in islice(_bad_rows(seen, folder), 10)]
         raise UserError(
             f"{bad} of {rows} rows are bad, more than --max-bad-rows {settings.max_bad_rows} "
-            "allows; the first:\n  " + "\n  ".join(first[:10])
+            "allows; the first:\n  " + "\n  ".join(first)
         )
     return seen, workers
 
@@ -130,6 +162,7 @@ def _match(settings: MergeSettings, engine: Engine, folder: Path, workers: Worke
     rules = Rules(
         settings.pairs_per_comparison, settings.select, settings.same_model,
         settings.max_similarity, settings.seed, "incoherent" in settings.rejected_kinds,
+        settings.chosen_uses, settings.rejected_uses,
     )  # fmt: skip
     engine.add("possible", PAIRS.empty_table())
     engine.add("fates", FATES.empty_table())
@@ -175,12 +208,12 @@ class _Lines:
 
 
 def _write(settings: MergeSettings, engine: Engine, folder: Path) -> None:
-    """Replace train.jsonl (and eval.jsonl) as whole files; from then on the old summary is gone."""
+    """Replace train.jsonl (and eval.jsonl) by whole files; from then on the old summary is gone."""
     out, lines = settings.out, _Lines(folder)
     names = ["train", "eval"] if settings.eval_fraction else ["train"]
     with ExitStack() as stack:
         stack.callback(lines.close)
-        files = {name: stack.enter_context(whole_file(out / f"{name}.jsonl")) for name in names}
+        files = {name: stack.enter_context((folder / name).open("wb")) for name in names}
         # Pairs of one presentation are neighbours, so that a trainer can share their prompt.
         cursor = engine.database.cursor().execute(
             "SELECT split, batch, start, length FROM pairs WHERE state < '3' "
@@ -188,10 +221,16 @@ def _write(settings: MergeSettings, engine: Engine, folder: Path) -> None:
         )
         while rows := cursor.fetchmany(10_000):
             for split, batch, start, length in rows:
-                files[split].buffer.write(lines.at(batch, start, length))
-        (out / "summary.json").unlink(missing_ok=True)
-    if "eval" not in names:
-        (out / "eval.jsonl").unlink(missing_ok=True)
+                files[split].write(lines.at(batch, start, length))
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+    # Both are safe on the disk: nothing is left that could fail half-way. An evaluation file never
+    # lies beside rows that it was not split from.
+    for name in ("summary.json", "eval.jsonl"):
+        (out / name).unlink(missing_ok=True)
+    for name in names:
+        os.replace(folder / name, out / f"{name}.jsonl")
 
 
 def _listed(path: Path, rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -297,7 +336,7 @@ def merge(settings: MergeSettings) -> int:
     """
     try:
         with workspace(settings.out) as folder:
-            return _merge(settings, folder)
+            summary = _merge(settings, folder)
     except duckdb.Error as error:
         raise UserError(
             f"{settings.out}: the merge could not be finished: {str(error).splitlines()[0]}; see "
@@ -308,9 +347,11 @@ def merge(settings: MergeSettings) -> int:
             f"{error.filename or settings.out}: the merge could not be finished: "
             f"{error.strerror or error}"
         ) from None
+    _tell(settings, summary)
+    return 0
 
 
-def _merge(settings: MergeSettings, folder: Path) -> int:
+def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
     started, out = time.monotonic(), settings.out
     with ExitStack() as stack:
         engine = stack.enter_context(Engine(folder, settings.memory, settings.workers or cores()))
@@ -322,17 +363,20 @@ def _merge(settings: MergeSettings, folder: Path) -> int:
         if warning := mixed_templates(hashes):
             print(warning, file=sys.stderr)
         _match(settings, engine, folder, workers)
+        count = None if settings.select == "all" else settings.pairs_per_comparison
         take(
-            engine,
-            None if settings.select == "all" else settings.pairs_per_comparison,
-            settings.eval_fraction,
-            settings.seed,
-        )
+            engine, count, settings.eval_fraction, settings.seed,
+            one_model=settings.same_model == "prefer",
+        )  # fmt: skip
         before = engine.run("SELECT count(*) FROM pairs WHERE first_choice")[0][0]
         balanced = balance(
-            engine, positions=settings.balance_positions, lengths=settings.balance_lengths,
-            weights=settings.weights(), seed=settings.seed,
-        )  # fmt: skip
+            engine,
+            count=count,
+            positions=settings.balance_positions,
+            lengths=settings.balance_lengths,
+            weights=settings.weights(),
+            seed=settings.seed,
+        )
         account = _account(engine, seen)
         figures = _figures(engine, "train")
         if not figures["pairs"]:
@@ -346,7 +390,7 @@ def _merge(settings: MergeSettings, folder: Path) -> int:
             out / "contradictory_labels.jsonl",
             (
                 {"id": key, "where": [places.name(row) for row in rows]}
-                for key, *rows in engine.contradictory()
+                for key, rows in engine.contradictory()
             ),
         )
         summary = {
@@ -376,8 +420,7 @@ def _merge(settings: MergeSettings, folder: Path) -> int:
         if settings.plots:
             draw(engine, out / "plots")
         write_json(out / "summary.json", summary)
-    _tell(settings, summary)
-    return 0
+    return summary
 
 
 def _tell(settings: MergeSettings, summary: dict[str, Any]) -> None:

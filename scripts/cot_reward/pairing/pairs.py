@@ -11,9 +11,8 @@ from rapidfuzz.distance import Levenshtein
 from cot_reward.judge import totals_in
 from cot_reward.tasks import TASKS
 
-# A chosen text may serve in this many pairs of one prompt, a rejected one in one: in trials more
-# repetition of the same chosen text made the policy copy it.
-_CHOSEN_USES = 2
+# Texts of one side that are compared at most: their number counts squared.
+_MOST_TEXTS = 256
 # Words become characters, so that a compiled function compares them; halves of characters are none.
 _FIRST, _SURROGATES, _AFTER = 0x20, 0xD800, 0xE000
 _MOST_WORDS = 200_000
@@ -46,7 +45,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Rules:
-    """Those of `MergeSettings` that concern one presentation."""
+    """Those of `MergeSettings` that concern one presentation.
+
+    Uses are limited (0: not) since in trials a chosen text that was repeated more often was copied.
+    """
 
     count: int
     select: str
@@ -55,6 +57,8 @@ class Rules:
     seed: int
     # A rejected text may have the right answer, when its reasoning does not carry it.
     same_answer: bool = False
+    chosen_uses: int = 2
+    rejected_uses: int = 1
 
 
 class _Words(dict[str, str]):
@@ -85,26 +89,32 @@ def similarity(first: str, second: str, distance: int | None = None) -> float:
     return 1 - distance / max(len(first), len(second), 1)
 
 
-def _unique(texts: Sequence[Text], limit: float) -> tuple[
-    list[tuple[Text, str]], dict[int, str]
-]:  # fmt: skip
+def _unique(texts: Sequence[Text], rules: Rules) -> tuple[list[tuple[Text, str]], dict[int, str]]:
     """One of each text of each model with its code, in an order that the input's does not change.
 
     Also why the others are left out, by row.
     """
-    kept: list[tuple[Text, str]] = []
+    first: dict[tuple[str, str], Text] = {}
     fates: dict[int, str] = {}
-    seen: set[tuple[str, str]] = set()
     for text in sorted(texts):
-        code = _WORDS.encode(text.text)
-        if (code, text.model) in seen:
+        key = _WORDS.encode(text.text), text.model
+        if key in first:
             fates[text.row] = "identical"
-        elif any(
-            other.model == text.model and similarity(code, known) > limit for other, known in kept
+        else:
+            first[key] = text
+    coded = [(text, code) for (code, _), text in first.items()]
+    if len(coded) > _MOST_TEXTS:
+        coded.sort(key=lambda one: (_chance(rules.seed, one[0].text), one[0]))
+        fates |= {text.row: "unselected" for text, _ in coded[_MOST_TEXTS:]}
+        coded = sorted(coded[:_MOST_TEXTS])
+    kept: list[tuple[Text, str]] = []
+    for text, code in coded:
+        if any(
+            other.model == text.model and similarity(code, known) > rules.max_similarity
+            for other, known in kept
         ):
             fates[text.row] = "near_identical"
         else:
-            seen.add((code, text.model))
             kept.append((text, code))
     return kept, fates
 
@@ -140,8 +150,8 @@ def pairs_of(
     """
     if len(_WORDS) > _MOST_WORDS:
         _WORDS.clear()
-    first, fates = _unique(chosen, rules.max_similarity)
-    second, others = _unique(rejected, rules.max_similarity)
+    first, fates = _unique(chosen, rules)
+    second, others = _unique(rejected, rules)
     fates |= others
     margins: dict[int, float] = {}
     if rules.select == "hardest":
@@ -172,7 +182,7 @@ def pairs_of(
     # Stable: equal costs stay in the order of their texts.
     pairs.sort(key=lambda pair: pair.cost)
     if rules.select != "all":
-        pairs = _taken(pairs, rules.count)
+        pairs = _taken(pairs, rules)
     partnered = {row for pair in possible for row in (pair.chosen.row, pair.rejected.row)}
     used = {row for pair in pairs for row in (pair.chosen.row, pair.rejected.row)}
     for text, _ in first + second:
@@ -183,15 +193,16 @@ def pairs_of(
     return pairs, fates
 
 
-def _taken(pairs: Sequence[Pair], count: int) -> list[Pair]:
+def _taken(pairs: Sequence[Pair], rules: Rules) -> list[Pair]:
     """The first pairs that do not repeat a text too often."""
+    most = (rules.chosen_uses or len(pairs), rules.rejected_uses or len(pairs))
     taken: list[Pair] = []
     uses: Counter[tuple[bool, str]] = Counter()
     for pair in pairs:
-        if len(taken) == count:
+        if len(taken) == rules.count:
             break
         first, second = (True, pair.chosen.text), (False, pair.rejected.text)
-        if uses[first] < _CHOSEN_USES and uses[second] < 1:
+        if uses[first] < most[0] and uses[second] < most[1]:
             uses.update((first, second))
             taken.append(pair)
     return taken

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 from pyarrow.parquet import ParquetWriter
@@ -108,8 +108,8 @@ def scan(part: Part) -> Seen:
 
     Raises UserError when the file cannot be read, and OSError when a shard cannot be written.
     """
-    lines = rows = 0
-    bad: list[str] = []
+    lines = rows = bad = 0
+    faults: IO[str] | None = None
     held: list[tuple[Any, ...]] = []
     writer: ParquetWriter | None = None
     shard = part.folder / f"shard-{part.number:06}.parquet"
@@ -138,8 +138,13 @@ def scan(part: Part) -> Seen:
                 if isinstance(row, ValueError):
                     raise row
                 judged = read(row, part.right_side, part.prefix)
-            except ValueError as error:
-                bad.append(dump({"line": number, "reason": str(error)}))
+            # The second of a value that is nested too deep to be shown.
+            except (ValueError, RecursionError) as error:
+                bad += 1
+                if faults is None:
+                    path = part.folder / f"bad-{part.number:06}.jsonl"
+                    faults = path.open("w", encoding="utf-8", errors="replace")
+                faults.write(dump({"line": number, "reason": str(error)}) + "\n")
                 continue
             fate = _fate(judged, part.right_side, part.settings)
             entry: tuple[Any, ...] = (base + number, part.right_side, fate, *judged)
@@ -151,12 +156,10 @@ def scan(part: Part) -> Seen:
                 flush()
         flush()
     finally:
-        if writer is not None:
-            writer.close()
-    if bad:
-        text = "".join(line + "\n" for line in bad)
-        (part.folder / f"bad-{part.number:06}.jsonl").write_text(text, "utf-8", "replace")
-    return Seen(part, lines, rows, len(bad))
+        for file in (writer, faults):
+            if file is not None:
+                file.close()
+    return Seen(part, lines, rows, bad)
 
 
 class Places:

@@ -54,6 +54,10 @@ class MergeSettings:
         },
     )
     pairs_per_comparison: int = field(default=1, metadata={"help": "at most, of both orders"})
+    chosen_uses: int = field(
+        default=2, metadata={"help": "pairs of one prompt that a chosen text may be in (0: any)"}
+    )
+    rejected_uses: int = field(default=1, metadata={"help": "the same for a rejected text"})
     select: Literal["closest-text", "closest-length", "random", "hardest", "all"] = field(
         default="closest-text",
         metadata={
@@ -64,7 +68,8 @@ class MergeSettings:
     pass_rate: list[float] = field(
         default_factory=list,
         metadata={
-            "help": "LOW HIGH: comparisons of which this share of the samples is right, 0 to 1"
+            "help": "LOW HIGH: comparisons of which this share of the samples is right, 0 to 1, of "
+            "all rows that are given, unparsed ones too"
         },
     )
     balance_positions: bool = field(
@@ -96,8 +101,14 @@ class MergeSettings:
     def __post_init__(self) -> None:
         if self.pairs_per_comparison < 1:
             raise ValueError("--pairs-per-comparison must be at least 1")
-        if self.workers < 0:
-            raise ValueError("--workers must be 0 or more")
+        for flag, number in (
+            ("--workers", self.workers),
+            ("--chosen-uses", self.chosen_uses),
+            ("--rejected-uses", self.rejected_uses),
+        ):
+            if number < 0:
+                raise ValueError(f"{flag} must be 0 or more")
+        _check_seed(self.seed)
         for flag, value, high in (
             ("--max-similarity", self.max_similarity, 1),
             ("--eval-fraction", self.eval_fraction, 0.9),
@@ -139,3 +150,11 @@ class ReportSettings:
     report: Path = field(metadata={"help": "file of DPO rows, ours or another's; only read"})
     json: bool = field(default=False, metadata={"help": "print JSON"})
     seed: int = field(default=0, metadata={"help": "of the folds, and of the sample if large"})
+
+    def __post_init__(self) -> None:
+        _check_seed(self.seed)
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"--seed must be 0 or more and below 2**32, not {seed}")

@@ -1,0 +1,123 @@
+"""How many pairs stay, so that as many as can are kept and neither side of a balance outweighs.
+
+Integer programmes over a few numbers, solved exactly. Balanced: two numbers differ by at most
+max(1, 1% of all).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Cell = tuple[int, int]  # chosen answer (1, 2), longer (1: chosen, -1: rejected, 0: neither)
+
+
+def quotas(
+    cells: Mapping[Cell, int], positions: bool, lengths: bool, limit: int | None = None
+) -> dict[Cell, int]:
+    """How many of each cell stay: as many as can, balanced, and no more than `limit` in all.
+
+    An integer programme of at most six unknowns, solved exactly.
+    """
+    import numpy as np
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    keys = sorted(cells)
+    most = np.array([cells[key] for key in keys], dtype=float)
+    total = np.ones(len(keys))
+    signs = []
+    if positions:
+        signs.append(np.array([{1: 1, 2: -1}.get(answer, 0) for answer, _ in keys]))
+    if lengths:
+        signs.append(np.array([longer for _, longer in keys]))
+    best: dict[Cell, int] = {}
+    limits = [LinearConstraint(total, -np.inf, limit)] if limit is not None else []
+    for even in _evenness(signs, total):
+        found = milp(
+            -total, integrality=total, bounds=Bounds(0, most),
+            constraints=[*limits, even] if signs else limits, options={"mip_rel_gap": 0},
+        )  # fmt: skip
+        kept = dict(zip(keys, (round(value) for value in found.x), strict=True))
+        if not best or sum(kept.values()) > sum(best.values()):
+            best = kept
+    return best
+
+
+def plan(sizes: Mapping[str, int], count: int, positions: bool) -> dict[str, dict[Cell, int]]:
+    """How many pairs of each cell all comparisons of a kind give, so that most are kept, evenly.
+
+    `sizes` is the number of comparisons by kind, "ANSWER LONGER OFFERED TAKEN, ..."; of each of
+    them at most `count` pairs are kept. Of the best plans it is one that leaves most as they are.
+    An integer programme over kinds and cells.
+    """
+    import numpy as np
+    from scipy import sparse
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    cells: list[tuple[Any, ...]] = [
+        (kind, *map(int, cell.split()), size)
+        for kind, size in sizes.items()
+        for cell in kind.split(",")
+    ]
+    # First how many are given, then how many of those were taken before.
+    number = len(cells)
+    most = np.array(
+        [offered * size for *_, offered, _, size in cells]
+        + [taken * size for *_, taken, size in cells],
+        dtype=float,
+    )
+    given: Any = np.repeat([1.0, 0.0], number)
+    kinds = list(sizes)
+    of_kind = sparse.csr_matrix(
+        (np.ones(number), ([kinds.index(cell[0]) for cell in cells], range(number))),
+        shape=(len(kinds), 2 * number),
+    )
+    fixed = [
+        LinearConstraint(of_kind, -np.inf, [count * sizes[kind] for kind in kinds]),
+        # What stays was given.
+        LinearConstraint(
+            sparse.hstack([-sparse.identity(number), sparse.identity(number)]), -np.inf, 0
+        ),
+    ]
+    signs = [np.array([longer for _, _, longer, *_ in cells] + [0] * number)]
+    if positions:
+        signs.append(np.array([{1: 1, 2: -1}[cell[1]] for cell in cells] + [0] * number))
+
+    def solve(goal: Any, constraints: list[Any]) -> Any:
+        return milp(
+            -goal, integrality=np.ones(2 * number), bounds=Bounds(0, most),
+            constraints=[*fixed, *constraints], options={"mip_rel_gap": 0},
+        ).x  # fmt: skip
+
+    total, rules = -1, list[Any]()
+    for even in _evenness(signs, given):
+        found = solve(given, [even])
+        if (kept := round(float(found @ given))) > total:
+            total, rules = kept, [even]
+    rules.append(LinearConstraint(given, total, np.inf))
+    best = solve(1 - given, rules)
+    chosen: dict[str, dict[Cell, int]] = defaultdict(dict)
+    for (kind, answer, longer, *_), value in zip(cells, best, strict=False):
+        chosen[kind][answer, longer] = round(float(value))
+    return dict(chosen)
+
+
+def _evenness(signs: Sequence[Any], total: Any) -> Iterator[Any]:
+    """Constraints that hold every sum of signs within one, or else within 1% of the total.
+
+    "At most one" comes first: "at most 1%" is worth its imbalance only where it keeps more.
+    """
+    import numpy as np
+    from scipy.optimize import LinearConstraint
+
+    for loose in range(2 ** len(signs)):
+        rows, highs = [], []
+        for number, sign in enumerate(signs):
+            # In whole numbers: 100 times the difference is at most the total, or at most 100.
+            percent = loose >> number & 1
+            rows += [100 * sign - percent * total, -100 * sign - percent * total]
+            highs += [100 * (1 - percent)] * 2
+        yield LinearConstraint(np.array(rows), -np.inf, highs) if rows else ()
+
+
+def _cell(positions: bool, lengths: bool) -> str:
+    return f"{'answer' if positions else '0'} AS a, {'longer' if lengths else '0'} AS l"
