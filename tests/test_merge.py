@@ -387,12 +387,14 @@ def test_published_rows_are_read_and_get_their_key(tmp_path, form, suffix):
         {"id": "f" * 64},
         {"images": ["./a.png", "x/../b.png"]},
         {"extra": {"deep": [1, None]}},
+        {"problem": "Judge them. Text Caption: [a cat]"},
     ],
 )
 def test_what_published_rows_have_beside_is_no_matter(tmp_path, odd):
     rows = [published(RIGHT, "problem") | {"conversations": None} | odd]
     pairs, _ = run(tmp_path, rows, [judged_row(WRONG)])
     assert (pairs[0]["id"], pairs[0]["images"]) == (judged_row(WRONG)["id"], ["a.png", "b.png"])
+    assert pairs[0]["problem"] == "<image><image>Judge them. Text Caption: [a cat]"
 
 
 def test_spellings_of_a_path_are_one_path(tmp_path):

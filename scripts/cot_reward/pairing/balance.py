@@ -88,7 +88,7 @@ def balance(
     """
     told: dict[str, Counter[str]] = defaultdict(Counter)
     if positions:
-        told["exchanged_for_positions"] = _exchange(engine, "answer", (1, 2), "id", seed)
+        told["exchanged_for_positions"] = _exchange(engine, seed)
     counts = _cells(engine, positions, lengths)
     if lengths and count is not None:
         told["exchanged_for_lengths"] = _choose(engine, count, positions, seed)
@@ -124,21 +124,17 @@ def _named(stratum: Stratum) -> str:
     return f"{source}/{task}"
 
 
-def _exchange(
-    engine: Engine, column: str, values: tuple[int, int], within: str, seed: int
-) -> Counter[str]:
-    """Take pairs of the rarer value instead of ones of the other, in comparisons that have both.
+def _exchange(engine: Engine, seed: int) -> Counter[str]:
+    """Take pairs of the rarer answer instead of ones of the other, in comparisons that have both.
 
-    Each exchange brings the two numbers nearer by two; those that cost least come first.
+    Each exchange brings the two numbers nearer by two; those that cost least come first. Returns
+    how many there were.
     """
-    one, other = values
     engine.run(f"""
         CREATE OR REPLACE TABLE needs AS
-        SELECT {_STRATUM}, if(surplus > 0, {one}, {other}) AS common,
-            if(surplus > 0, {other}, {one}) AS rare, abs(surplus) // 2 AS exchanges
+        SELECT {_STRATUM}, if(surplus > 0, 1, 2) AS common, abs(surplus) // 2 AS exchanges
         FROM (SELECT {_STRATUM},
-                  count(*) FILTER ({column} = {one}) - count(*) FILTER ({column} = {other})
-                  AS surplus
+                  count(*) FILTER (answer = 1) - count(*) FILTER (answer = 2) AS surplus
               FROM pairs WHERE state = '1 used' GROUP BY ALL)
         WHERE abs(surplus) > 1""")
     # The n-th exchange of a comparison: its n-th worst taken pair for its n-th best other one.
@@ -147,30 +143,30 @@ def _exchange(
         CREATE OR REPLACE TABLE exchanged AS
         WITH
         going AS (
-            SELECT pair, {within}, cost, {_STRATUM}, exchanges,
-                row_number() OVER (PARTITION BY {within} ORDER BY {_WORST}) AS n
+            SELECT pair, id, cost, {_STRATUM}, exchanges,
+                row_number() OVER (PARTITION BY id ORDER BY {_WORST}) AS n
             FROM pairs JOIN needs USING ({_STRATUM})
-            WHERE state = '1 used' AND {column} = common),
+            WHERE state = '1 used' AND answer = common),
         coming AS (
-            SELECT pair, {within}, cost,
-                row_number() OVER (PARTITION BY {within} ORDER BY {_BEST}) AS n
+            SELECT pair, id, cost, row_number() OVER (PARTITION BY id ORDER BY {_BEST}) AS n
             FROM pairs JOIN needs USING ({_STRATUM})
-            WHERE state = '5 unselected' AND {column} = rare)
+            WHERE state = '5 unselected' AND answer = 3 - common)
         SELECT going.pair AS gone, coming.pair AS come
-        FROM going JOIN coming USING ({within}, n)
+        FROM going JOIN coming USING (id, n)
         QUALIFY row_number() OVER (
             PARTITION BY {_STRATUM}
-            ORDER BY coming.cost - going.cost, n, md5($seed || ' exchange ' || id), {within}
+            ORDER BY coming.cost - going.cost, n, md5($seed || ' exchange ' || id), id
         ) <= exchanges""",
         {"seed": str(seed)},
     )
-    engine.run("UPDATE pairs SET state = '5 unselected' WHERE pair IN (SELECT gone FROM exchanged)")
-    engine.run("UPDATE pairs SET state = '1 used' WHERE pair IN (SELECT come FROM exchanged)")
+    engine.run(
+        "UPDATE pairs SET state = '5 unselected' WHERE pair IN (SELECT gone FROM exchanged);"
+        "UPDATE pairs SET state = '1 used' WHERE pair IN (SELECT come FROM exchanged)"
+    )
     counts: Counter[str] = Counter()
-    for *stratum, count in engine.run(
+    for split, source, task, count in engine.run(
         f"SELECT {_STRATUM}, count(*) FROM exchanged JOIN pairs ON pair = come GROUP BY ALL"
     ):
-        split, source, task = stratum
         counts[_named((split, source, task))] += count
     return counts
 

@@ -104,14 +104,8 @@ def _clean(paths: list[Any]) -> list[str]:
     return paths
 
 
-def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
-    """The row, judged again: what it says of its own verdict counts for nothing.
-
-    A row without a label is taken to be as right or wrong as the file that it stands in says.
-    `prefix` leads from the media root to what paths in rows without a key are relative to. Raises
-    ValueError for a row that cannot be used.
-    """
-    ours = is_key(row.get("id"))
+def _fields(row: Mapping[str, Any], ours: bool) -> dict[str, Any]:
+    """The fields that a row may lack, of the right type. Rows of others may have nulls there."""
     values: dict[str, Any] = {}
     for name, kind in _KINDS.items():
         value = row.get(name, _ABSENT[name])
@@ -120,6 +114,41 @@ def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
         if type(value) is not kind and (ours or name != "id"):
             raise ValueError(f"'{name}' must be of type {kind.__name__}, not {value!r:.60}")
         values[name] = value
+    return values
+
+
+def _check(prompt: str, images: list[str], videos: list[str], compared: bool) -> None:
+    """Raise ValueError for what a trainer would refuse, or what is no comparison."""
+    media = images or videos
+    if (images and videos) or len(media) < (2 if compared else 1):
+        raise ValueError("the row names fewer than two media of one kind" if compared else
+                         "the row names no medium, or media of two kinds")  # fmt: skip
+    if compared and media[-2] == media[-1]:
+        raise ValueError(f"both media are the same: {media[-1]!r:.60}")
+    text = prompt
+    for name, paths in (("images", images), ("videos", videos)):
+        token = PLACEHOLDERS[name]
+        if prompt.count(token) != len(paths):
+            raise ValueError(
+                f"{prompt.count(token)} {token} in the prompt, but {len(paths)} in '{name}'"
+            )
+        text = text.replace(token, "")
+    if not text.strip():
+        raise ValueError("the prompt is empty")
+    for token in RESERVED:
+        if token in prompt:
+            raise ValueError(f"the prompt holds {token}, which only a processor may write")
+
+
+def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
+    """The row, judged again: what it says of its own verdict counts for nothing.
+
+    A row without a label is taken to be as right or wrong as the file that it stands in says.
+    `prefix` leads from the media root to what paths in rows without a key are relative to. Raises
+    ValueError for a row that cannot be used.
+    """
+    ours = is_key(row.get("id"))
+    values = _fields(row, ours)
     prompt, text = prompt_and_text(row)
     images, videos = values["images"], values["videos"]
     # Rows of others may have a digest of their own there.
@@ -137,23 +166,11 @@ def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
         key, task = comparison.key, comparison.task
         shown = list(comparison.candidates)
         images, videos = ([], shown) if videos else (shown, [])
+        if not placeholder_in(prompt):
+            # In front, as where a template has none.
+            prompt = TASKS[task].placeholder * 2 + prompt
     compared = candidates_are_media(task)
-    candidates = (images or videos)[-2:]
-    if (images and videos) or len(candidates) < (2 if compared else 1):
-        raise ValueError("the row names fewer than two media of one kind" if compared else
-                         "the row names no medium, or media of two kinds")  # fmt: skip
-    if compared and candidates[0] == candidates[1]:
-        raise ValueError(f"both media are the same: {candidates[0]!r:.60}")
-    for name, count in (("images", len(images)), ("videos", len(videos))):
-        if prompt.count(PLACEHOLDERS[name]) != count:
-            raise ValueError(
-                f"{prompt.count(PLACEHOLDERS[name])} {PLACEHOLDERS[name]} in the prompt, but "
-                f"{count} in '{name}'"
-            )
-    if not "".join(prompt.split("<image>")).strip():
-        raise ValueError("the prompt is empty")
-    if token := next((token for token in RESERVED if token in prompt), ""):
-        raise ValueError(f"the prompt holds {token}, which only a processor may write")
+    _check(prompt, images, videos, compared)
     order, label = values["order"], values["label"]
     if label not in (0, 1, 2) or (row.get("label") is not None and not label):
         raise ValueError(f"'label' must be 1 or 2, not {label!r}")
@@ -167,7 +184,7 @@ def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
         verdict = "correct" if right_side else "incorrect"
     preferred = ""
     if label:
-        preferred = candidates[label - 1] if compared else str(label)
+        preferred = (images or videos)[label - 3] if compared else str(label)
     place = _digest(task, images, videos, "" if compared else prompt).hex()
     response = _digest(key, place, values["model"], values["sample"], text)
     return Judged(

@@ -8,6 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cot_reward.settings import UserError
+
+# Seconds for one programme; those that were seen took milliseconds.
+_PATIENCE = 300
+
 Cell = tuple[int, int]  # chosen answer (1, 2), longer (1: chosen, -1: rejected, 0: neither)
 
 
@@ -66,13 +71,13 @@ def plan(sizes: Mapping[str, int], count: int, positions: bool) -> dict[str, dic
         dtype=float,
     )
     given: Any = np.repeat([1.0, 0.0], number)
-    kinds = list(sizes)
+    place = {kind: row for row, kind in enumerate(sizes)}
     of_kind = sparse.csr_matrix(
-        (np.ones(number), ([kinds.index(cell[0]) for cell in cells], range(number))),
-        shape=(len(kinds), 2 * number),
+        (np.ones(number), ([place[cell[0]] for cell in cells], range(number))),
+        shape=(len(place), 2 * number),
     )
     fixed = [
-        LinearConstraint(of_kind, -np.inf, [count * sizes[kind] for kind in kinds]),
+        LinearConstraint(of_kind, -np.inf, [count * size for size in sizes.values()]),
         # What stays was given.
         LinearConstraint(
             sparse.hstack([-sparse.identity(number), sparse.identity(number)]), -np.inf, 0
@@ -83,10 +88,16 @@ def plan(sizes: Mapping[str, int], count: int, positions: bool) -> dict[str, dic
         signs.append(np.array([{1: 1, 2: -1}[cell[1]] for cell in cells] + [0] * number))
 
     def solve(goal: Any, constraints: list[Any]) -> Any:
-        return milp(
+        found = milp(
             -goal, integrality=np.ones(2 * number), bounds=Bounds(0, most),
-            constraints=[*fixed, *constraints], options={"mip_rel_gap": 0},
+            constraints=[*fixed, *constraints], options={"mip_rel_gap": 0, "time_limit": _PATIENCE},
         ).x  # fmt: skip
+        if found is None:
+            raise UserError(
+                f"--balance-lengths: no choice was found in {_PATIENCE} s, with {len(sizes)} kinds "
+                "of comparisons; lower --pairs-per-comparison"
+            )
+        return found
 
     total, rules = -1, list[Any]()
     for even in _evenness(signs, given):
@@ -117,7 +128,3 @@ def _evenness(signs: Sequence[Any], total: Any) -> Iterator[Any]:
             rows += [100 * sign - percent * total, -100 * sign - percent * total]
             highs += [100 * (1 - percent)] * 2
         yield LinearConstraint(np.array(rows), -np.inf, highs) if rows else ()
-
-
-def _cell(positions: bool, lengths: bool) -> str:
-    return f"{'answer' if positions else '0'} AS a, {'longer' if lengths else '0'} AS l"
