@@ -183,6 +183,35 @@ def test_excluded_comparisons_never_pass_in_either_order(tmp_path, form):
     dog = judged_row(RIGHT, caption="a dog")["id"]
     assert {(pair["id"], pair["order"]) for pair in pairs} == {(dog, "given"), (dog, "swapped")}
     assert summary["correct_side"]["excluded"] == summary["incorrect_side"]["excluded"] == 2
+    assert summary["excluded_comparisons"] == {str(path): 1}
+
+
+def test_a_held_out_file_that_nothing_is_of_is_warned_of(tmp_path, capsys):
+    """Its paths are relative to something else: what it names would pass."""
+    (tmp_path / "x").mkdir()
+    path = write_lines(tmp_path / "held_out.jsonl", [raw_row("a cat", ["a.png", "b.png"])])
+    about = {"images": ("x/a.png", "x/b.png")}
+    rows = [judged_row(RIGHT, **about)], [judged_row(WRONG, **about)]
+    assert len(run(tmp_path, *rows, "--exclude", path)[0]) == 1
+    assert "see --image-root" in capsys.readouterr().err
+    with pytest.raises(UserError, match="'excluded': 1"):
+        run(tmp_path, *rows, "--exclude", path, "--image-root", tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"id": "0" * 64, "image_1": "a.png", "image_2": "b.png", "prompt": "which?"},
+        {"id": "17", "images": ["a.png", "b.png"]},
+        {"prompt": [{"role": "assistant", "content": "x"}], "images": ["a.png", "b.png"]},
+        {"problem": "no caption", "images": ["a.png", "b.png"]},
+        {},
+    ],
+)
+def test_a_held_out_row_that_names_no_comparison_is_an_error(tmp_path, row):
+    path = write_lines(tmp_path / "held_out.jsonl", [row])
+    with pytest.raises(UserError, match=r"held_out\.jsonl:1: no key as 'id', and none follows"):
+        run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)], "--exclude", path)
 
 
 def test_a_held_out_file_that_cannot_be_read_whole_is_an_error(tmp_path):
@@ -384,7 +413,7 @@ def test_published_rows_are_read_and_get_their_key(tmp_path, form, suffix):
     [
         {"videos": None, "source": None, "label": None, "id": None},
         {"id": 17, "videos": []},
-        {"id": "f" * 64},
+        {"id": "f" * 64, "videos": None},
         {"images": ["./a.png", "x/../b.png"]},
         {"extra": {"deep": [1, None]}},
         {"problem": "Judge them. Text Caption: [a cat]"},
@@ -395,6 +424,16 @@ def test_what_published_rows_have_beside_is_no_matter(tmp_path, odd):
     pairs, _ = run(tmp_path, rows, [judged_row(WRONG)])
     assert (pairs[0]["id"], pairs[0]["images"]) == (judged_row(WRONG)["id"], ["a.png", "b.png"])
     assert pairs[0]["problem"] == "<image><image>Judge them. Text Caption: [a cat]"
+
+
+def test_a_row_of_ours_that_lacks_fields_keeps_its_key(tmp_path):
+    """Also where raw files have another image root, and where the template goes on."""
+    (tmp_path / "x").mkdir()
+    row = judged_row(RIGHT)
+    bare = {name: row[name] for name in ("id", "images", "conversations")}
+    for more in ({}, {"label": 1}):
+        pairs, _ = run(tmp_path, [bare | more], [judged_row(WRONG)], "--image-root", tmp_path / "x")
+        assert (pairs[0]["id"], pairs[0]["images"]) == (row["id"], ["a.png", "b.png"])
 
 
 def test_spellings_of_a_path_are_one_path(tmp_path):
@@ -422,7 +461,7 @@ def test_spellings_of_a_path_are_one_path(tmp_path):
         (
             judged_row(RIGHT)
             | {"conversations": conversation("<image><image><|image_pad|>", RIGHT)},
-            "only a processor",
+            "look for a medium",
         ),
         (judged_row(RIGHT) | {"images": ["a.png", ""]}, "a media path must be a string"),
         (
@@ -545,9 +584,13 @@ def test_sources_by_weight(tmp_path):
         "dropped_by_weights": {"many/image_generation": 10},
     }  # fmt: skip
     assert summary["correct_side"] == {"rows": 40, "used": 30, "dropped_by_weights": 10}
-    for wanted, message in ((["x=1"], "no pair has the source 'x'"), (["few"], "SOURCE=WEIGHT")):
+    for wanted, message in (
+        (["x=1"], "no pair has the source 'x'"),
+        (["few"], "SOURCE=WEIGHT"),
+        (["few=1e-320"], "SOURCE=WEIGHT"),
+    ):
         with pytest.raises(UserError, match=message):
-            run(tmp_path, right, wrong, "--source-weights", *wanted)
+            run(tmp_path, right, wrong, "--source-weights", wanted)
 
 
 def test_contradictory_labels_are_listed_with_their_places(tmp_path):

@@ -14,6 +14,7 @@ from cot_reward.pairing import shortcut
 from cot_reward.pairing.forms import is_key
 from cot_reward.pairing.settings import ReportSettings
 from cot_reward.reading import Row, read_rows
+from cot_reward.records import whole
 from cot_reward.tasks import TASKS, Task
 
 # Pairs that the classifiers see of a large file, drawn over all of it.
@@ -159,7 +160,7 @@ def _count(row: Mapping[str, Any], found: Audit, seen: set[bytes]) -> shortcut.T
     found.duplicates += whole in seen
     seen.add(whole)
     key = row.get("id")
-    if not is_key(key):
+    if not is_key(key) or "order" not in row:
         # Both orders of a comparison are one.
         key = json.dumps([prompt, *(sorted(map(json.dumps, media)) for media in shown)])
     return shortcut.Texts(str(key), texts["chosen"], texts["rejected"], answers[0], answers[1])
@@ -171,18 +172,18 @@ def report(settings: ReportSettings) -> int:
     if settings.json:
         print(json.dumps(found.to_json()))
     else:
-        print(_told(found, settings.report))
+        print(_told(found, whole(str(settings.report))))
     return 0
 
 
-def _told(found: Audit, path: Path) -> str:
+def _told(found: Audit, path: str) -> str:
     good = found.rows - found.bad_rows
 
     def share(count: int) -> str:
         return f"{count:>9,}  {count / good:6.1%}" if good else f"{count:>9,}"
 
     lines = [f"{path}: {found.rows:,} rows, {found.bad_rows:,} of them no pairs"]
-    lines += [f"  {line}" for line in found.bad]
+    lines += [f"  {whole(line)}" for line in found.bad]
     columns = found.to_json()
     lines.append(f"{'':24}{'chosen':>17}{'rejected':>19}")
     for name in columns["chosen"]:
@@ -202,6 +203,6 @@ def _told(found: Audit, path: Path) -> str:
     for name, accuracy in found.shortcut.items():
         told = "too few comparisons" if accuracy is None else f"{accuracy:.3f}"
         lines.append(f"  {name:22}{told:>9}")
-    if warning := shortcut.warning(found.shortcut, str(path)):
+    if warning := shortcut.warning(found.shortcut, path):
         lines.append(warning)
     return "\n".join(lines)

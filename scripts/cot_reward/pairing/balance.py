@@ -2,7 +2,8 @@
 
 Works on the engine's table `pairs` (`match.PAIRS`). Its columns `split` (train, eval) and `state`
 are made here: "1 used" in train, "2 used_in_eval", "3 dropped_by_balance", "4 dropped_by_weights",
-"5 unselected"; the figure orders them, a row of several pairs being in the first.
+"5 unselected", "6 unselected" of pairs that may not be taken instead (see `take`); the figure
+orders them, a row of several pairs being in the first.
 """
 
 from collections import Counter, defaultdict
@@ -29,14 +30,15 @@ def take(
     and answer gives its share of the held-out comparisons, so that balancing has little to drop.
     The same seed holds out nearly the same ones when data are added.
     """
-    # The source of a comparison, also where several data sets hold it.
+    # The source of a comparison is one, also where several data sets hold it.
     engine.run(f"""
         CREATE TABLE pairs AS
         SELECT *, row_number() OVER (PARTITION BY id, fit ORDER BY {_BEST}) AS place,
             if(fit, '5 unselected', '6 unselected') AS state
         FROM (
-            SELECT * EXCLUDE (source), (batch << 40) | start AS pair, 'train' AS split,
+            SELECT * EXCLUDE (source, task), (batch << 40) | start AS pair, 'train' AS split,
                 min(source) OVER (PARTITION BY id) AS source,
+                min(task) OVER (PARTITION BY id) AS task,
                 NOT {one_model} OR same_model OR NOT bool_or(same_model) OVER (PARTITION BY id)
                     AS fit
             FROM possible)""")
@@ -102,9 +104,12 @@ def balance(
         of_both = sum(cells.values()) - sum(kept.get(stratum, {}).values())
         for name, dropped in (("positions", of_positions), ("lengths", of_both - of_positions)):
             told[f"dropped_for_{name}"][_named(stratum)] += dropped
-    if weights:
+    if weights and counts:
         counts = _cells(engine, positions, lengths)
-        limits = _shares({key: sum(cells.values()) for key, cells in counts.items()}, weights)
+        known = {source for (source,) in engine.run("SELECT DISTINCT source FROM pairs")}
+        limits = _shares(
+            {key: sum(cells.values()) for key, cells in counts.items()}, weights, known
+        )
         kept = {
             stratum: quotas(cells, positions, lengths, limits[stratum])
             for stratum, cells in counts.items()
@@ -266,9 +271,10 @@ def _cells(engine: Engine, positions: bool, lengths: bool) -> dict[Stratum, dict
     return dict(counts)
 
 
-def _shares(counts: Mapping[Stratum, int], weights: Mapping[str, float]) -> dict[Stratum, int]:
+def _shares(
+    counts: Mapping[Stratum, int], weights: Mapping[str, float], sources: set[str]
+) -> dict[Stratum, int]:
     """The most pairs of each stratum, when each split's sources are to have shares like weights."""
-    sources = {source for _, source, _ in counts}
     for name in weights:
         if name not in sources:
             raise UserError(

@@ -75,7 +75,7 @@ def workspace(out: Path) -> Iterator[Path]:
             # The last one may have taken the file away in between.
             if not lock.exists() or not os.path.samestat(os.fstat(descriptor), lock.stat()):
                 raise BlockingIOError
-        except BlockingIOError:
+        except (BlockingIOError, FileNotFoundError):
             raise UserError(f"{out}: another merge writes to this folder") from None
         except OSError:
             # A file system without locks.

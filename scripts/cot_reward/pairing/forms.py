@@ -10,6 +10,7 @@ import orjson
 
 from cot_reward.judge import judge
 from cot_reward.records import (
+    FOREIGN_PLACEHOLDER,
     PLACEHOLDERS,
     RESERVED,
     ROW_FIELDS,
@@ -27,6 +28,7 @@ _ABSENT: dict[str, Any] = {
 }  # fmt: skip
 # What may be in a path that is not normal: an empty one, or parts like "", "." and "..".
 _UNCLEAN = re.compile(r"\A\Z|\A[/.]|/[/.]|/\Z|\0")
+_OURS = ("task", "order", "sample", "label", "verdict", "coherence", "template_hash")
 _KINDS = {name: ROW_FIELDS[name] for name in _ABSENT}
 
 
@@ -104,6 +106,20 @@ def _clean(paths: list[Any]) -> list[str]:
     return paths
 
 
+def has_our_fields(row: Mapping[str, Any]) -> bool:
+    """Whether the row has a field beside `id` that this project writes and others do not."""
+    return any(row.get(name) is not None for name in _OURS)
+
+
+def _is_ours(row: Mapping[str, Any], prompt: str, prefix: str) -> bool:
+    """Whether the row's `id` is its key; rows of others may have a digest of their own there."""
+    if not is_key(row.get("id")) or has_our_fields(row):
+        return is_key(row.get("id"))
+    with suppress(ValueError):
+        return row["id"] in {published(row, prompt, root).key for root in (prefix, "")}
+    return True
+
+
 def _fields(row: Mapping[str, Any], ours: bool) -> dict[str, Any]:
     """The fields that a row may lack, of the right type. Rows of others may have nulls there."""
     values: dict[str, Any] = {}
@@ -135,9 +151,9 @@ def _check(prompt: str, images: list[str], videos: list[str], compared: bool) ->
         text = text.replace(token, "")
     if not text.strip():
         raise ValueError("the prompt is empty")
-    for token in RESERVED:
+    for token in (*RESERVED, FOREIGN_PLACEHOLDER):
         if token in prompt:
-            raise ValueError(f"the prompt holds {token}, which only a processor may write")
+            raise ValueError(f"the prompt holds {token}; a trainer would look for a medium there")
 
 
 def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
@@ -147,14 +163,10 @@ def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
     `prefix` leads from the media root to what paths in rows without a key are relative to. Raises
     ValueError for a row that cannot be used.
     """
-    ours = is_key(row.get("id"))
-    values = _fields(row, ours)
     prompt, text = prompt_and_text(row)
+    ours = _is_ours(row, prompt, prefix)
+    values = _fields(row, ours)
     images, videos = values["images"], values["videos"]
-    # Rows of others may have a digest of their own there.
-    if ours and ("task" not in row or "order" not in row):
-        with suppress(ValueError):
-            ours = published(row, prompt, prefix).key == row["id"]
     if ours:
         key = values["id"]
         task = values["task"] or ("video_generation" if videos else "image_generation")

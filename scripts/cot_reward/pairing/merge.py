@@ -5,12 +5,11 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import duckdb
 import orjson
@@ -18,11 +17,10 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from cot_reward import judge
-from cot_reward.pairing import shortcut
-from cot_reward.pairing.audit import audit_rows, text_of
+from cot_reward.pairing import figures, held_out, shortcut
+from cot_reward.pairing.audit import audit_rows
 from cot_reward.pairing.balance import balance, take
 from cot_reward.pairing.engine import Engine, workspace
-from cot_reward.pairing.forms import is_key, published
 from cot_reward.pairing.match import FATES, PAIRS, batches_of, match
 from cot_reward.pairing.pairs import Rules
 from cot_reward.pairing.plots import PLOTS, draw
@@ -30,9 +28,8 @@ from cot_reward.pairing.scan import Places, Seen, parts_of, scan
 from cot_reward.pairing.settings import MergeSettings
 from cot_reward.pairing.workers import Workers, cores
 from cot_reward.reading import Row, read_rows
-from cot_reward.records import Comparison
 from cot_reward.settings import UserError, plain
-from cot_reward.sources import adapter_for, media_path, prefix_of
+from cot_reward.sources import prefix_of
 from cot_reward.store import write_json, write_jsonl
 from cot_reward.tasks import mixed_templates
 
@@ -40,6 +37,8 @@ from cot_reward.tasks import mixed_templates
 _WORTH_PROCESSES = 2**25
 # Batches of pairs that go into the database at once.
 _TOGETHER = 32
+# Pairs that the classifiers see at most: above some thousands accuracies hardly move.
+_SAMPLE = 4000
 # How many bad rows and contradictory comparisons the summary itself names.
 _NAMED = 100
 
@@ -47,6 +46,8 @@ _NAMED = 100
 def _files(patterns: list[str], flag: str) -> list[Path]:
     paths: list[Path] = []
     for pattern in patterns:
+        if "\0" in pattern:
+            raise UserError(f"{flag} {pattern!r}: no name of a file")
         # A name may look like a pattern.
         is_pattern = glob.has_magic(pattern) and not Path(pattern).exists()
         found = sorted(glob.glob(pattern, recursive=True)) if is_pattern else [pattern]
@@ -56,76 +57,12 @@ def _files(patterns: list[str], flag: str) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
-# What rows of others can do to code that expects a form.
-_ODD = (ValueError, LookupError, TypeError, AttributeError, RecursionError, UserError)
-
-
-def _keys_of(row: dict[str, Any], prefix: str) -> set[str]:
-    """Every key that a row may stand for: raw data, responses or pairs, ours or another's.
-
-    More than one when a row has a digest of its own as `id`: all are meant. Raises one of `_ODD`
-    when there is none.
-    """
-    keys = {row["id"]} if is_key(row.get("id")) else set()
-    images = row.get("images")
-
-    def of_prompt(prompt: Any) -> str:
-        return published({**row, "task": None}, text_of(prompt), prefix).key
-
-    def of_caption() -> str:
-        first, second = (media_path(path, prefix) for path in cast(list[Any], images))
-        return Comparison("image_generation", row["prompt"], (first, second), 1).key
-
-    ways = [lambda: adapter_for(row, None)(row, prefix).key, of_caption]
-    ways += [
-        partial(of_prompt, row[name]) for name in ("problem", "prompt", "messages") if row.get(name)
-    ]
-    if row.get("conversations"):
-        ways.append(lambda: of_prompt(row["conversations"][:1]))
-    problem: Exception = ValueError("no key, and nothing that one follows from")
-    for way in ways:
-        try:
-            keys.add(way())
-        except _ODD as error:
-            problem = error
-    if not keys:
-        raise problem
-    return keys
-
-
-def _exclude(settings: MergeSettings, engine: Engine) -> int:
-    """Put the keys of the held-out files into table `excluded`; how many there are."""
-    prefix = prefix_of(settings.image_root or settings.media_root, settings.media_root)
-    schema = pa.schema([("id", pa.string())])
-    keys: list[str] = []
-
-    def flush() -> None:
-        engine.add("given", pa.table([keys], schema=schema))
-        keys.clear()
-
-    for path in _files(settings.exclude, "--exclude"):
-        for number, row in read_rows(path):
-            try:
-                if isinstance(row, ValueError):
-                    raise row
-                # A held-out row that cannot be read could let its comparison through: an error.
-                keys += _keys_of(row, prefix)
-            except _ODD as error:
-                raise UserError(f"{path}:{number}: {error}; --exclude needs whole files") from None
-            if len(keys) >= 10_000:
-                flush()
-    flush()
-    # A comparison has many rows there: its orders, its samples.
-    engine.run("CREATE TABLE excluded AS SELECT DISTINCT id FROM given")
-    ((count,),) = engine.run("SELECT count(*) FROM excluded")
-    return int(count)
-
-
-def _scan(settings: MergeSettings, folder: Path, stack: ExitStack) -> tuple[list[Seen], Workers]:
+def _scan(
+    settings: MergeSettings, prefix: str, folder: Path, stack: ExitStack
+) -> tuple[list[Seen], Workers]:
     """Judge all rows into shards in the folder. Raises UserError when too many are bad."""
     files = [(path, True) for path in _files(settings.correct, "--correct")]
     files += [(path, False) for path in _files(settings.incorrect, "--incorrect")]
-    prefix = prefix_of(settings.image_root or settings.media_root, settings.media_root)
     parts = parts_of(files, folder, prefix, settings)
     sizes = [path.stat().st_size for path, _ in files if path.is_file()]
     alone = sum(sizes) < _WORTH_PROCESSES or len(sizes) < len(files)
@@ -136,7 +73,7 @@ def _scan(settings: MergeSettings, folder: Path, stack: ExitStack) -> tuple[list
             seen.append(one)
             bar.update(one.rows)
     rows, bad = sum(one.rows for one in seen), sum(one.bad for one in seen)
-    if bad > settings.max_bad_rows * rows:
+    if rows and bad / rows > settings.max_bad_rows:
         first = [f"{where}: {reason}" for where, reason, _ in islice(_bad_rows(seen, folder), 10)]
         raise UserError(
             f"{bad} of {rows} rows are bad, more than --max-bad-rows {settings.max_bad_rows} "
@@ -225,6 +162,9 @@ def _write(settings: MergeSettings, engine: Engine, folder: Path) -> None:
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())
+    for name in names:
+        if (out / f"{name}.jsonl").is_dir():
+            raise UserError(f"{out / name}.jsonl: is a folder")
     # Both are safe on the disk: nothing is left that could fail half-way. An evaluation file never
     # lies beside rows that it was not split from.
     for name in ("summary.json", "eval.jsonl"):
@@ -255,85 +195,22 @@ def _sample(engine: Engine, folder: Path, split: str, seed: int) -> Iterator[tup
     for number, place in enumerate(engine.run(
         "SELECT batch, start, length FROM (FROM pairs WHERE state < '3' AND split = $split "
         "ORDER BY md5($seed || ' sample ' || id), id, presentation, nth LIMIT $count) ORDER BY ALL",
-        {"split": split, "seed": str(seed), "count": shortcut.SAMPLE},
+        {"split": split, "seed": str(seed), "count": _SAMPLE},
     )):  # fmt: skip
         yield number, orjson.loads(lines.at(*place))
     lines.close()
 
 
-def _figures(engine: Engine, split: str) -> dict[str, Any]:
-    """What a file holds."""
-    keys = ("pairs", "comparisons", "one", "two", "chosen_longer", "rejected_longer", "same_model")
-    (row,) = engine.run(
-        "SELECT count(*), count(DISTINCT id), "
-        "count(*) FILTER (answer = 1), count(*) FILTER (answer = 2), "
-        "count(*) FILTER (longer = 1), count(*) FILTER (longer = -1), count(*) FILTER (same_model) "
-        "FROM pairs WHERE state < '3' AND split = ?",
-        [split],
-    )
-    found = dict(zip(keys, row, strict=True))
-    sources = engine.run(
-        "SELECT source, count(*) FROM pairs WHERE state < '3' AND split = ? GROUP BY ALL "
-        "ORDER BY ALL",
-        [split],
-    )
-    return {
-        "pairs": found["pairs"],
-        "comparisons": found["comparisons"],
-        "chosen_answer": {"1": found["one"], "2": found["two"]},
-        "chosen_longer": found["chosen_longer"],
-        "rejected_longer": found["rejected_longer"],
-        "same_model": found["same_model"],
-        "cross_model": found["pairs"] - found["same_model"],
-        "by_source": dict(sources),
-    }
-
-
-def _account(engine: Engine, seen: list[Seen]) -> dict[str, dict[str, int]]:
-    """What became of every row, by side: each one is counted once, besides in `rows`."""
-    account = engine.account()
-    for side, right_side in (("correct_side", True), ("incorrect_side", False)):
-        of = [one for one in seen if one.part.right_side == right_side]
-        rows, bad = sum(one.rows for one in of), sum(one.bad for one in of)
-        told = sum(account[side].values()) + bad
-        assert told == rows, f"{side}: {told} of {rows} rows are accounted for"
-        account[side] = {"rows": rows, **({"bad": bad} if bad else {}), **account[side]}
-    return account
-
-
-def _no_pair(engine: Engine, account: dict[str, dict[str, int]]) -> str:
-    usable = dict(
-        engine.run("SELECT right_side, count(*) FROM state WHERE fate = '' GROUP BY right_side")
-    )
-    return (
-        f"no pair: {usable.get(True, 0)} usable correct and {usable.get(False, 0)} usable "
-        f"incorrect responses share {_presentations(engine)['with_both']} presentations; "
-        f"correct side {account['correct_side']}, incorrect side {account['incorrect_side']}"
-    )
-
-
-def _presentations(engine: Engine) -> dict[str, int]:
-    (row,) = engine.run(
-        "SELECT count(*) FILTER (correct), count(*) FILTER (wrong), "
-        "count(*) FILTER (correct AND wrong) FROM ("
-        "SELECT bool_or(right_side) AS correct, bool_or(NOT right_side) AS wrong FROM state "
-        "WHERE fate = '' GROUP BY id, presentation)"
-    )
-    return dict(zip(("with_chosen", "with_rejected", "with_both"), row, strict=True))
-
-
-def _pass_rates(engine: Engine) -> dict[str, int]:
-    rows = engine.run(
-        "SELECT round(rate, 2) AS share, count(*) FROM rates GROUP BY share ORDER BY share"
-    )
-    return {f"{share:.2f}": count for share, count in rows}
-
-
 def merge(settings: MergeSettings) -> int:
     """Write train.jsonl and eval.jsonl, then summary.json; returns the exit code.
 
-    Raises UserError, and leaves the files of an earlier merge as they were.
+    Raises UserError; the files of an earlier merge stay as they were until the new rows are whole
+    on the disk.
     """
+    try:
+        str(settings.out.resolve()).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"--out {settings.out}: the name of the folder is not UTF-8") from None
     try:
         with workspace(settings.out) as folder:
             summary = _merge(settings, folder)
@@ -355,10 +232,14 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
     started, out = time.monotonic(), settings.out
     with ExitStack() as stack:
         engine = stack.enter_context(Engine(folder, settings.memory, settings.workers or cores()))
-        excluded = _exclude(settings, engine)
-        seen, workers = _scan(settings, folder, stack)
+        prefix = prefix_of(settings.image_root or settings.media_root, settings.media_root)
+        held_out.exclude(engine, _files(settings.exclude, "--exclude"), prefix)
+        seen, workers = _scan(settings, prefix, folder, stack)
         low, high = settings.pass_rate or (0.0, 1.0)
         engine.settle(low, high)
+        excluded = held_out.met(engine)
+        if warning := held_out.warning(excluded):
+            print(warning, file=sys.stderr)
         hashes = engine.template_hashes()
         if warning := mixed_templates(hashes):
             print(warning, file=sys.stderr)
@@ -377,10 +258,10 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
             weights=settings.weights(),
             seed=settings.seed,
         )
-        account = _account(engine, seen)
-        figures = _figures(engine, "train")
-        if not figures["pairs"]:
-            raise UserError(_no_pair(engine, account))
+        account = figures.account(engine, seen)
+        train = figures.of_file(engine, "train")
+        if not train["pairs"]:
+            raise UserError(figures.no_pair(engine, account))
         found = audit_rows(_sample(engine, folder, "train", settings.seed), str(out), settings.seed)
         _write(settings, engine, folder)
 
@@ -400,10 +281,10 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
             "contradictory_labels": [row["id"] for row in contradictory],
             "contradictory_comparisons": engine.run("SELECT count(*) FROM contradictory")[0][0],
             "excluded_comparisons": excluded,
-            "presentations": _presentations(engine),
-            "pass_rates": _pass_rates(engine),
-            **figures,
-            "eval": _figures(engine, "eval") if settings.eval_fraction else {},
+            "presentations": figures.presentations(engine),
+            "pass_rates": figures.pass_rates(engine),
+            **train,
+            "eval": figures.of_file(engine, "eval") if settings.eval_fraction else {},
             "pairs_before_balancing": before,
             "balancing": balanced,
             "shortcut": found.shortcut,
@@ -416,7 +297,8 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
         }
         # Pictures of an earlier merge would not fit these rows.
         for name in PLOTS:
-            (out / "plots" / name).unlink(missing_ok=True)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                (out / "plots" / name).unlink()
         if settings.plots:
             draw(engine, out / "plots")
         write_json(out / "summary.json", summary)
@@ -436,11 +318,12 @@ def _tell(settings: MergeSettings, summary: dict[str, Any]) -> None:
         f"{summary['chosen_longer']}; bad rows: {bad}"
     )
     if summary["eval"]:
-        held_out = summary["eval"]
         print(
-            f"{settings.out / 'eval.jsonl'}: {held_out['pairs']} pairs about "
-            f"{held_out['comparisons']} comparisons"
+            f"{settings.out / 'eval.jsonl'}: {summary['eval']['pairs']} pairs about "
+            f"{summary['eval']['comparisons']} comparisons"
         )
+    for name, count in summary["excluded_comparisons"].items():
+        print(f"{count} comparisons of {name} were left out")
     if summary["contradictory_comparisons"]:
         print(
             f"{summary['contradictory_comparisons']} comparisons have contradictory labels: "
@@ -453,6 +336,7 @@ def _tell(settings: MergeSettings, summary: dict[str, Any]) -> None:
         for name, accuracy in summary["shortcut"].items()
         if accuracy is not None
     )
-    print(f"chosen told from rejected without an image (0.5 is chance): {told or 'too few pairs'}")
+    told = told or "too few comparisons"
+    print(f"chosen told from rejected without an image (0.5 is chance): {told}")
     if warning := shortcut.warning(summary["shortcut"], str(settings.out / "train.jsonl")):
         print(warning, file=sys.stderr)

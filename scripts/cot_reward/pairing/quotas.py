@@ -91,13 +91,14 @@ def plan(sizes: Mapping[str, int], count: int, positions: bool) -> dict[str, dic
         found = milp(
             -goal, integrality=np.ones(2 * number), bounds=Bounds(0, most),
             constraints=[*fixed, *constraints], options={"mip_rel_gap": 0, "time_limit": _PATIENCE},
-        ).x  # fmt: skip
-        if found is None:
+        )  # fmt: skip
+        # Also when it has some choice by then: it would depend on how fast the machine is.
+        if found.status != 0:
             raise UserError(
                 f"--balance-lengths: no choice was found in {_PATIENCE} s, with {len(sizes)} kinds "
                 "of comparisons; lower --pairs-per-comparison"
             )
-        return found
+        return found.x
 
     total, rules = -1, list[Any]()
     for even in _evenness(signs, given):

@@ -140,8 +140,11 @@ class MergeSettings:
                 weights[name] = float(number)
             except ValueError:
                 weights[name] = -1.0
-            if "=" not in entry or not 0 <= weights[name] < float("inf"):
-                raise ValueError(f"--source-weights takes SOURCE=WEIGHT, 0 or more, not {entry!r}")
+            usual = weights[name] == 0 or 1e-6 <= weights[name] <= 1e6
+            if "=" not in entry or not usual:
+                raise ValueError(
+                    f"--source-weights takes SOURCE=WEIGHT, 0 or from 1e-6 to 1e6, not {entry!r}"
+                )
         return weights
 
 

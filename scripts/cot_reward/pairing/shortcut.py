@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Pairs that the classifiers see at most; above some thousands accuracies hardly move.
-SAMPLE = 4000
 # Fewer comparisons than this say nothing.
 _FEWEST = 10
 _FOLDS = 5

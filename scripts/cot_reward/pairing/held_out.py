@@ -1,0 +1,122 @@
+"""Held-out files of any form -> the keys of the comparisons that no pair may be about."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cot_reward.pairing.audit import text_of
+from cot_reward.pairing.engine import Engine
+from cot_reward.pairing.forms import has_our_fields, is_key, published
+from cot_reward.reading import read_rows
+from cot_reward.records import Comparison, whole
+from cot_reward.settings import UserError
+from cot_reward.sources import adapter_for, media_path
+from cot_reward.tasks import CAPTION_MARKER
+
+_TOGETHER = 10_000
+
+
+def _asked(prompt: Any) -> str:
+    """The text of a prompt: a string, or what the user last says in messages."""
+    if isinstance(prompt, list):
+        said = [
+            turn
+            for turn in prompt
+            if isinstance(turn, dict) and turn.get("role", turn.get("from")) in ("user", "human")
+        ]
+        return text_of(said)
+    return text_of(prompt)
+
+
+def keys_of(row: dict[str, Any], prefix: str) -> set[str]:
+    """Every key that a row may stand for: raw data, responses or pairs, ours or another's.
+
+    Several, since its paths may be relative to the image root or the media root already, and since
+    rows of others may have a digest of their own as `id`. Raises ValueError when there is none.
+    """
+    keys = {row["id"]} if is_key(row.get("id")) and has_our_fields(row) else set()
+    kind = "video" if row.get("videos") else "image"
+
+    def of_prompt(name: str, root: str) -> str:
+        return published({**row, "task": None}, _asked(row[name]), root).key
+
+    def of_caption(root: str) -> str:
+        if "problem" in row or CAPTION_MARKER in row["prompt"]:
+            raise ValueError("a whole prompt, no caption")
+        first, second = (media_path(path, root) for path in row[f"{kind}s"])
+        return Comparison(f"{kind}_generation", row["prompt"], (first, second), 1).key
+
+    ways = [of_caption, lambda root: adapter_for(row, None)(row, root).key]
+    ways += [
+        partial(of_prompt, name)
+        for name in ("problem", "prompt", "messages", "conversations")
+        if row.get(name)
+    ]
+    problem = "there is no prompt"
+    for way in ways:
+        for root in dict.fromkeys((prefix, "")):
+            try:
+                keys.add(way(root))
+            except (ValueError, UserError) as error:
+                problem = str(error)
+            # What a row of another form does to code that expects one.
+            except (LookupError, TypeError, AttributeError, RecursionError):
+                continue
+    if not keys:
+        raise ValueError(f"no key as 'id', and none follows from the row ({problem})")
+    return keys
+
+
+def exclude(engine: Engine, files: Sequence[Path], prefix: str) -> None:
+    """Put the keys of the files into the engine's tables `given` (by file) and `excluded`.
+
+    `prefix` leads from the media root to what the paths in raw rows are relative to. Raises
+    UserError for a row that cannot be read: its comparison could pass.
+    """
+    keys: list[str] = []
+    schema = pa.schema([("file", pa.string()), ("id", pa.string())])
+
+    def flush(file: str) -> None:
+        engine.add("given", pa.table([[file] * len(keys), keys], schema=schema))
+        keys.clear()
+
+    flush("")
+    for path in files:
+        for number, row in read_rows(path):
+            try:
+                if isinstance(row, ValueError):
+                    raise row
+                keys += keys_of(row, prefix)
+            except ValueError as error:
+                raise UserError(f"{path}:{number}: {error}; --exclude needs whole files") from None
+            if len(keys) >= _TOGETHER:
+                flush(whole(str(path)))
+        flush(whole(str(path)))
+    # A comparison has many rows there: its orders, its samples.
+    engine.run("CREATE TABLE excluded AS SELECT DISTINCT id FROM given")
+
+
+def met(engine: Engine) -> dict[str, int]:
+    """How many comparisons of each held-out file are among the responses, and were left out."""
+    return dict(
+        engine.run(
+            "SELECT file, count(seen.id) FROM (SELECT DISTINCT file, id FROM given) "
+            "LEFT JOIN (SELECT DISTINCT id FROM facts) AS seen USING (id) "
+            "GROUP BY file ORDER BY file"
+        )
+    )
+
+
+def warning(found: dict[str, int]) -> str:
+    """What to look at when a file has nothing to do with the responses, or ""."""
+    strangers = [name for name, count in found.items() if not count]
+    if not strangers:
+        return ""
+    return (
+        f"warning: --exclude {', '.join(strangers)}: none of its comparisons is among the "
+        "responses. If that is not expected, its paths are relative to something else: "
+        "see --image-root"
+    )
