@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from zlib import crc32
 
 import pyarrow as pa
 import pytest
@@ -24,7 +25,8 @@ def within(difference: int, total: int) -> bool:
 
 def pair(number, id_="a", answer=1, longer=0, cost=0.0, source="s", place="p", nth=0):
     return {
-        "batch": 0, "start": number, "length": 1, "id": id_, "presentation": place, "nth": nth,
+        "batch": 0, "start": number, "length": 1, "id": id_, "comparison": crc32(id_.encode()),
+        "presentation": crc32(place.encode()), "nth": nth,
         "cost": float(cost), "task": "image_generation", "source": source, "answer": answer,
         "longer": longer, "difference": longer, "same_model": True, "chosen_row": 2 * number,
         "rejected_row": 2 * number + 1,

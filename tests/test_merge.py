@@ -590,7 +590,7 @@ def test_sources_by_weight(tmp_path):
         (["few=1e-320"], "SOURCE=WEIGHT"),
     ):
         with pytest.raises(UserError, match=message):
-            run(tmp_path, right, wrong, "--source-weights", wanted)
+            run(tmp_path, right, wrong, "--source-weights", *wanted)
 
 
 def test_contradictory_labels_are_listed_with_their_places(tmp_path):
@@ -642,6 +642,8 @@ def test_one_process_and_several_write_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(scan, "_PART", 2**19)
     monkeypatch.setattr(matching, "_ROWS", 500)
     for workers in (1, 2):
+        # Sorted at once, and in parts.
+        monkeypatch.setattr(scan, "_BUCKET", 2**40 if workers == 1 else 2**22)
         out = tmp_path / f"out{workers}"
         argv = [*flags, "--out", out, "--workers", workers, "--eval-fraction", 0.1]
         assert merge(settings.parse(MergeSettings, "", argv=list(map(str, argv)))) == 0

@@ -7,6 +7,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,21 @@ from cot_reward.tasks import TASKS, candidates_are_media
 # What a row is told of before texts are compared; the first that holds counts.
 _STATE = """
     CREATE TABLE state AS
-    SELECT row, right_side, id, presentation,
-        CASE WHEN excluded.id IS NOT NULL THEN 'excluded'
+    SELECT row, right_side, presentation,
+        CASE WHEN excluded.comparison IS NOT NULL THEN 'excluded'
              WHEN fate <> '' THEN fate
-             WHEN contradictory.id IS NOT NULL THEN 'contradictory_labels'
+             WHEN contradictory.comparison IS NOT NULL THEN 'contradictory_labels'
              WHEN rates.rate NOT BETWEEN $low AND $high THEN 'outside_pass_rate'
              ELSE '' END AS fate
     FROM facts
-    LEFT JOIN excluded USING (id)
-    LEFT JOIN contradictory USING (id)
-    LEFT JOIN rates USING (id)
+    LEFT JOIN excluded USING (comparison)
+    LEFT JOIN contradictory USING (comparison)
+    LEFT JOIN rates USING (comparison)
 """
 
 
-# Tasks whose candidates are texts in the prompt: there `preferred` is the place that was shown, "1"
-# or "2", and says the same in one presentation only. Between two presentations the names of their
+# Tasks whose candidates are texts in the prompt: there `preferred` is the place that was shown, 1
+# or 2, and says the same in one presentation only. Between two presentations the names of their
 # orders tell, where each has one of the two names for itself.
 _OF_TEXTS = "task IN ({})".format(
     ", ".join(f"'{task}'" for task in TASKS if not candidates_are_media(task))
@@ -43,15 +44,16 @@ _OF_TEXTS = "task IN ({})".format(
 _CONTRADICTORY = f"""
     CREATE TABLE contradictory AS
     WITH claims AS (
-        SELECT id, presentation, "order" AS name, preferred, {_OF_TEXTS} AS of_texts
-        FROM facts ANTI JOIN excluded USING (id) WHERE preferred <> ''),
+        SELECT comparison, presentation, "order" AS name, preferred, {_OF_TEXTS} AS of_texts
+        FROM facts ANTI JOIN excluded USING (comparison) WHERE preferred <> 0),
     shown AS (
-        SELECT id, min(name) AS name, max(name) AS other_name, min(preferred) AS preferred
-        FROM claims WHERE of_texts GROUP BY id, presentation)
-    SELECT id FROM claims WHERE NOT of_texts GROUP BY id HAVING min(preferred) <> max(preferred)
-    UNION SELECT id FROM claims WHERE of_texts
-    GROUP BY id, presentation HAVING min(preferred) <> max(preferred)
-    UNION SELECT id FROM shown GROUP BY id
+        SELECT comparison, min(name) AS name, max(name) AS other_name, min(preferred) AS preferred
+        FROM claims WHERE of_texts GROUP BY comparison, presentation)
+    SELECT comparison FROM claims WHERE NOT of_texts
+    GROUP BY comparison HAVING min(preferred) <> max(preferred)
+    UNION SELECT comparison FROM claims WHERE of_texts
+    GROUP BY comparison, presentation HAVING min(preferred) <> max(preferred)
+    UNION SELECT comparison FROM shown GROUP BY comparison
     HAVING count(*) = 2 AND bool_and(name = other_name) AND min(name) <> max(name)
         AND min(preferred) = max(preferred)
 """
@@ -98,11 +100,7 @@ class Engine:
     """
 
     def __init__(self, folder: Path, memory: str, threads: int) -> None:
-        parquet.write_table(scan.SCHEMA.empty_table(), folder / "shard-none.parquet")
-        # Whatever the folder is called: no pattern, no NAME=VALUE that would be taken for a column.
-        folder = folder.resolve()
-        shards = f"{glob.escape(str(folder))}/shard-*.parquet".replace("'", "''")
-        self._shards = f"read_parquet('{shards}', hive_partitioning = false)"
+        self._folder = folder = folder.resolve()
         self.database = duckdb.connect(
             str(folder / "merge.duckdb"),
             config={
@@ -117,6 +115,12 @@ class Engine:
             raise UserError(f"--memory {memory}: {str(error).splitlines()[0]}") from None
         self.run("SET enable_progress_bar = false")
 
+    def _shards(self, pattern: str = "shard-*") -> str:
+        """Shards as a table."""
+        # Whatever the folder is called: no pattern, no NAME=VALUE that would be taken for a column.
+        files = f"{glob.escape(str(self._folder))}/{pattern}.parquet".replace("'", "''")
+        return f"read_parquet('{files}', hive_partitioning = false)"
+
     def run(self, query: str, parameters: Any = None) -> list[tuple[Any, ...]]:
         cursor = self.database.execute(query, parameters)
         return list(cursor.fetchall()) if cursor.description else []
@@ -128,41 +132,50 @@ class Engine:
         self.run(f"INSERT INTO {table} FROM rows_to_add")
         self.database.unregister("rows_to_add")
 
-    def settle(self, low: float, high: float) -> None:
+    def settle(self, buckets: int, low: float, high: float) -> None:
         """Read the shards; find which rows may be paired, and presentations with both kinds.
 
-        Table `excluded` (id) must be there. A comparison's pass rate must lie from `low` to `high`.
+        Table `excluded` (comparison) must be there. A comparison's pass rate must lie from `low` to
+        `high`. Rows lie in so many buckets.
         """
+        # A pattern must match something.
+        for bucket in range(buckets):
+            empty = scan.shard(self._folder, bucket, "none")
+            parquet.write_table(scan.SCHEMA.empty_table(), empty)
         self.run(
-            "CREATE TABLE facts AS SELECT row, right_side, fate, id, presentation, preferred, "
-            f'response, verdict, task, template_hash, "order" FROM {self._shards}'
+            "CREATE TABLE facts AS SELECT row, right_side, fate, comparison, presentation, "
+            f'preferred, response, verdict, task, template_hash, "order" FROM {self._shards()}'
         )
         self.run(_CONTRADICTORY)
         # A response that stands in two files is one sample.
         self.run(
-            "CREATE TABLE rates AS SELECT id, avg(correct::INT) AS rate, count(*) AS samples FROM ("
-            "SELECT id, response, bool_or(verdict = 'correct') AS correct FROM facts "
-            "ANTI JOIN excluded USING (id) GROUP BY id, response) GROUP BY id"
+            "CREATE TABLE rates AS SELECT comparison, avg(correct::INT) AS rate FROM ("
+            "SELECT comparison, response, bool_or(verdict = 'correct') AS correct FROM facts "
+            "ANTI JOIN excluded USING (comparison) GROUP BY comparison, response) "
+            "GROUP BY comparison"
         )
         self.run(_STATE, {"low": low, "high": high})
         self.run(
-            "CREATE TABLE both_kinds AS SELECT id, presentation FROM state WHERE fate = '' "
-            "GROUP BY id, presentation HAVING bool_or(right_side) AND bool_or(NOT right_side)"
+            "CREATE TABLE both_kinds AS SELECT presentation FROM state WHERE fate = '' "
+            "GROUP BY presentation HAVING bool_or(right_side) AND bool_or(NOT right_side)"
         )
 
-    def partners(self) -> tuple[int, pa.RecordBatchReader]:
+    def partners(self, buckets: int) -> tuple[int, Iterator[pa.RecordBatch]]:
         """How many rows have a partner, and those rows, sorted by comparison and presentation."""
         ((count,),) = self.run(
-            "SELECT count(*) FROM state SEMI JOIN both_kinds USING (id, presentation) "
-            "WHERE fate = ''"
+            "SELECT count(*) FROM state SEMI JOIN both_kinds USING (presentation) WHERE fate = ''"
         )
+        return count, chain.from_iterable(map(self._sorted, range(buckets)))
+
+    def _sorted(self, bucket: int) -> pa.RecordBatchReader:
         columns = ", ".join(f'"{name}"' for name in match.COLUMNS)
+        shards = self._shards(scan.shard(Path(), bucket, "*").stem)
         query = (
-            f"SELECT {columns} FROM {self._shards} SEMI JOIN both_kinds USING (id, presentation) "
+            f"SELECT {columns} FROM {shards} SEMI JOIN both_kinds USING (presentation) "
             "WHERE fate = '' ORDER BY id, presentation"
         )
-        # Of its own, since other queries run while it is read.
-        return count, self.database.cursor().sql(query).to_arrow_reader(4096)
+        # A connection of its own, since other queries run while it is read.
+        return self.database.cursor().sql(query).to_arrow_reader(4096)
 
     def template_hashes(self) -> dict[str, list[str]]:
         """By task, of the rows that could be paired."""
@@ -178,9 +191,9 @@ class Engine:
         """Comparisons with two preferred candidates: key, and a row for each that was claimed."""
         cursor = self.database.cursor().execute(f"""
             SELECT id, list(row ORDER BY row) FROM (
-                SELECT id, min(row) AS row FROM facts JOIN contradictory USING (id)
-                WHERE preferred <> ''
-                GROUP BY id, preferred, if({_OF_TEXTS}, presentation, ''))
+                SELECT id, min(row) AS row FROM {self._shards()}
+                SEMI JOIN contradictory USING (comparison) WHERE preferred <> 0
+                GROUP BY id, preferred, if({_OF_TEXTS}, presentation, 0))
             GROUP BY id ORDER BY id""")
         while rows := cursor.fetchmany(1000):
             yield from rows

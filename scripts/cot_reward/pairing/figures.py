@@ -52,7 +52,7 @@ def presentations(engine: Engine) -> dict[str, int]:
         "SELECT count(*) FILTER (correct), count(*) FILTER (wrong), "
         "count(*) FILTER (correct AND wrong) FROM ("
         "SELECT bool_or(right_side) AS correct, bool_or(NOT right_side) AS wrong FROM state "
-        "WHERE fate = '' GROUP BY id, presentation)"
+        "WHERE fate = '' GROUP BY presentation)"
     )
     return dict(zip(("with_chosen", "with_rejected", "with_both"), row, strict=True))
 

@@ -36,14 +36,16 @@ class Judged(NamedTuple):
     """One response. `presentation` stands for what a pair must share within a comparison: the media
     in their order, since the texts speak of "Image 1"; where the candidates are texts, the prompt.
 
-    `preferred` is the candidate that the row's label prefers, where candidates are media; where
-    they are texts, it is the place where it was shown; "" when the row does not tell. `media` is
+    `preferred` stands for the candidate that the row's label prefers, where candidates are media;
+    where they are texts, it is the place where it was shown; 0 when the row does not tell.
+    `comparison` stands for `id`: joins over short numbers take a fifth of the memory. `media` is
     JSON, images and videos. `response` is equal for two records of one sample.
     """
 
     id: str
-    presentation: str
-    preferred: str
+    comparison: int
+    presentation: int
+    preferred: int
     response: int
     task: str
     source: str
@@ -63,8 +65,10 @@ def is_key(value: object) -> bool:
     return isinstance(value, str) and len(value) == 64 and not value.strip("0123456789abcdef")
 
 
-def _digest(*parts: object) -> bytes:
-    return blake2b("\0".join(map(str, parts)).encode("utf-8", "replace"), digest_size=8).digest()
+def digest(*parts: object) -> int:
+    """64 bits, with a sign as the engine has it, that stand for the parts."""
+    text = "\0".join(map(str, parts)).encode("utf-8", "replace")
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little", signed=True)
 
 
 def prompt_and_text(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -194,14 +198,13 @@ def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
     if not label and found.answer:
         label = found.answer if right_side else 3 - found.answer
         verdict = "correct" if right_side else "incorrect"
-    preferred = ""
+    preferred = 0
     if label:
-        preferred = (images or videos)[label - 3] if compared else str(label)
-    place = _digest(task, images, videos, "" if compared else prompt).hex()
-    response = _digest(key, place, values["model"], values["sample"], text)
+        preferred = digest((images or videos)[label - 3]) if compared else label
+    place = digest(key, task, images, videos, "" if compared else prompt)
     return Judged(
-        id=key, presentation=place, preferred=preferred,
-        response=int.from_bytes(response, "little", signed=True),
+        id=key, comparison=digest(key), presentation=place, preferred=preferred,
+        response=digest(place, values["model"], values["sample"], text),
         task=task, source=values["source"], order=order, model=values["model"],
         template_hash=values["template_hash"], prompt=prompt, text=text,
         media=orjson.dumps([images, videos]).decode(),

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from cot_reward.pairing.audit import text_of
 from cot_reward.pairing.engine import Engine
-from cot_reward.pairing.forms import has_our_fields, is_key, published
+from cot_reward.pairing.forms import digest, has_our_fields, is_key, published
 from cot_reward.reading import read_rows
 from cot_reward.records import Comparison, whole
 from cot_reward.settings import UserError
@@ -77,10 +77,10 @@ def exclude(engine: Engine, files: Sequence[Path], prefix: str) -> None:
     UserError for a row that cannot be read: its comparison could pass.
     """
     keys: list[str] = []
-    schema = pa.schema([("file", pa.string()), ("id", pa.string())])
+    schema = pa.schema([("file", pa.string()), ("comparison", pa.int64())])
 
     def flush(file: str) -> None:
-        engine.add("given", pa.table([[file] * len(keys), keys], schema=schema))
+        engine.add("given", pa.table([[file] * len(keys), list(map(digest, keys))], schema=schema))
         keys.clear()
 
     flush("")
@@ -96,15 +96,15 @@ def exclude(engine: Engine, files: Sequence[Path], prefix: str) -> None:
                 flush(whole(str(path)))
         flush(whole(str(path)))
     # A comparison has many rows there: its orders, its samples.
-    engine.run("CREATE TABLE excluded AS SELECT DISTINCT id FROM given")
+    engine.run("CREATE TABLE excluded AS SELECT DISTINCT comparison FROM given")
 
 
 def met(engine: Engine) -> dict[str, int]:
     """How many comparisons of each held-out file are among the responses, and were left out."""
     return dict(
         engine.run(
-            "SELECT file, count(seen.id) FROM (SELECT DISTINCT file, id FROM given) "
-            "LEFT JOIN (SELECT DISTINCT id FROM facts) AS seen USING (id) "
+            "SELECT file, count(seen.comparison) FROM (SELECT DISTINCT file, comparison FROM given)"
+            " LEFT JOIN (SELECT DISTINCT comparison FROM facts) AS seen USING (comparison) "
             "GROUP BY file ORDER BY file"
         )
     )

@@ -15,16 +15,16 @@ from cot_reward.pairing.pairs import Pair, Rules, Text, pairs_of
 from cot_reward.records import PreferencePair
 
 # What a batch must hold, sorted by the first two.
-COLUMNS = ("id", "presentation", "right_side", "row", "text", "model", "source", "order", "prompt",
-           "answer", "task", "media")  # fmt: skip
+COLUMNS = ("id", "presentation", "comparison", "right_side", "row", "text", "model", "source",
+           "order", "prompt", "answer", "task", "media")  # fmt: skip
 
 # One possible pair: its DPO row is `length` bytes from `start` of the file `lines-<batch>.jsonl`.
 # `nth` counts the pairs of a presentation, the best first; `longer` is 1 when the chosen text has
 # more characters, -1 when the rejected one has, `difference` how many.
 PAIRS = pa.schema([
     ("batch", pa.int64()), ("start", pa.int64()), ("length", pa.int64()), ("id", pa.string()),
-    ("presentation", pa.string()), ("nth", pa.int64()), ("cost", pa.float64()),
-    ("task", pa.string()), ("source", pa.string()), ("answer", pa.int64()),
+    ("presentation", pa.int64()), ("comparison", pa.int64()), ("nth", pa.int64()),
+    ("cost", pa.float64()), ("task", pa.string()), ("source", pa.string()), ("answer", pa.int64()),
     ("longer", pa.int64()), ("difference", pa.int64()), ("same_model", pa.bool_()),
     ("chosen_row", pa.int64()), ("rejected_row", pa.int64()),
 ])  # fmt: skip
@@ -44,7 +44,7 @@ class Batch:
     rules: Rules
 
 
-def batches_of(reader: pa.RecordBatchReader, folder: Path, rules: Rules) -> Iterator[Batch]:
+def batches_of(reader: Iterable[pa.RecordBatch], folder: Path, rules: Rules) -> Iterator[Batch]:
     """The rows of a sorted query, cut between comparisons."""
     number, held, rows = 0, list[pa.RecordBatch](), 0
 
@@ -84,10 +84,13 @@ def match(batch: Batch) -> tuple[int, bytes, bytes]:
     fates: dict[int, str] = {}
     start = 0
     with (batch.folder / f"lines-{batch.number:06}.jsonl").open("wb") as lines:
-        for (key, place), group in groupby(zip(*columns, strict=True), itemgetter(0, 1)):
+        for (key, place, comparison), group in groupby(
+            zip(*columns, strict=True), itemgetter(0, 1, 2)
+        ):
             sides: tuple[list[Text], list[Text]] = ([], [])
             task = media = ""
-            for _, _, right_side, row, text, model, source, order, prompt, answer, *same in group:
+            for entry in group:
+                right_side, row, text, model, source, order, prompt, answer, *same = entry[3:]
                 sides[not right_side].append(Text(text, model, source, order, prompt, answer, row))
                 if right_side:
                     task, media = same
@@ -98,7 +101,7 @@ def match(batch: Batch) -> tuple[int, bytes, bytes]:
                 lines.write(line)
                 difference = len(pair.chosen.text) - len(pair.rejected.text)
                 pairs.append((
-                    batch.number, start, len(line), key, place, nth, pair.cost, task,
+                    batch.number, start, len(line), key, place, comparison, nth, pair.cost, task,
                     pair.chosen.source, pair.chosen.answer, (difference > 0) - (difference < 0),
                     difference, pair.same_model, pair.chosen.row, pair.rejected.row,
                 ))  # fmt: skip

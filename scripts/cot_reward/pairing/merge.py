@@ -94,7 +94,9 @@ def _bad_rows(seen: list[Seen], folder: Path) -> Iterator[tuple[str, str, dict[s
                 yield f"{path}:{line}", reason, {"file": path, "line": line, "reason": reason}
 
 
-def _match(settings: MergeSettings, engine: Engine, folder: Path, workers: Workers) -> None:
+def _match(
+    settings: MergeSettings, engine: Engine, buckets: int, folder: Path, workers: Workers
+) -> None:
     """Fill the tables `possible` (pairs) and `fates` (of rows in none)."""
     rules = Rules(
         settings.pairs_per_comparison, settings.select, settings.same_model,
@@ -103,7 +105,7 @@ def _match(settings: MergeSettings, engine: Engine, folder: Path, workers: Worke
     )  # fmt: skip
     engine.add("possible", PAIRS.empty_table())
     engine.add("fates", FATES.empty_table())
-    total, reader = engine.partners()
+    total, reader = engine.partners(buckets)
     held: dict[str, list[pa.Table]] = {"possible": [], "fates": []}
 
     def flush() -> None:
@@ -236,14 +238,15 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
         held_out.exclude(engine, _files(settings.exclude, "--exclude"), prefix)
         seen, workers = _scan(settings, prefix, folder, stack)
         low, high = settings.pass_rate or (0.0, 1.0)
-        engine.settle(low, high)
+        buckets = max((one.part.buckets for one in seen), default=1)
+        engine.settle(buckets, low, high)
         excluded = held_out.met(engine)
         if warning := held_out.warning(excluded):
             print(warning, file=sys.stderr)
         hashes = engine.template_hashes()
         if warning := mixed_templates(hashes):
             print(warning, file=sys.stderr)
-        _match(settings, engine, folder, workers)
+        _match(settings, engine, buckets, folder, workers)
         count = None if settings.select == "all" else settings.pairs_per_comparison
         take(
             engine, count, settings.eval_fraction, settings.seed,

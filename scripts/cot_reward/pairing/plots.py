@@ -63,9 +63,9 @@ def draw(engine: Engine, folder: Path) -> None:
     figure, axes = new()
     width = 1 / 20
     rates = engine.run(
-        "SELECT least(floor(rate * 20 + 1e-9), 19)::INT AS bin, count(*), count(used.id) "
-        "FROM rates LEFT JOIN (SELECT DISTINCT id FROM pairs WHERE state < '3') AS used USING (id) "
-        "GROUP BY ALL ORDER BY ALL"
+        "SELECT least(floor(rate * 20 + 1e-9), 19)::INT AS bin, count(*), count(used.comparison) "
+        "FROM rates LEFT JOIN (SELECT DISTINCT comparison FROM pairs WHERE state < '3') AS used "
+        "USING (comparison) GROUP BY ALL ORDER BY ALL"
     )
     at = [(number + 0.5) * width for number, _, _ in rates]
     for label, column, alpha in (("all comparisons", 1, 0.35), ("in pairs", 2, 1.0)):

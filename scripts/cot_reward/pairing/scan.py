@@ -34,18 +34,23 @@ _LINES = 40
 
 # Bytes of input that a process takes at once, and rows that it holds.
 _PART = 2**24
-_ROWS = 4096
+_ROWS = 8192
+# Bytes of input whose rows are sorted at once; a sort of more pins more memory than it may have.
+_BUCKET = 2**31
+# How much longer rows are than what a compressed file has of them.
+_PACKED = 8
 
 
 @dataclass(frozen=True)
 class Part:
-    """A span of a JSONL file, or a whole file (`end` -1), and where its rows go."""
+    """A span of a JSONL file, or a whole file (`end` -1), and into how many buckets its rows go."""
 
     number: int
     path: Path
     right_side: bool
     start: int
     end: int
+    buckets: int
     folder: Path
     prefix: str
     settings: MergeSettings
@@ -65,6 +70,12 @@ def parts_of(
     files: list[tuple[Path, bool]], folder: Path, prefix: str, settings: MergeSettings
 ) -> list[Part]:
     """What there is to read: (file, whether it is of correct responses), in parts of some MiB."""
+    sizes = [
+        path.stat().st_size * (_PACKED if path.suffix == ".parquet" else 1)
+        for path, _ in files
+        if path.is_file()
+    ]
+    buckets = 1 + sum(sizes) // _BUCKET
     parts: list[Part] = []
     for path, right_side in files:
         try:
@@ -72,7 +83,7 @@ def parts_of(
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from None
         parts += [
-            Part(len(parts) + n, path, right_side, start, end, folder, prefix, settings)
+            Part(len(parts) + n, path, right_side, start, end, buckets, folder, prefix, settings)
             for n, (start, end) in enumerate(spans)
         ]
     return parts
@@ -103,29 +114,38 @@ def _fate(judged: Judged, right_side: bool, settings: MergeSettings) -> str:
     return "empty_or_holds_placeholder" if unfit(judged.text) else ""
 
 
+def shard(folder: Path, bucket: int, name: str) -> Path:
+    """The file of a bucket's rows of that name; "*" stands for all."""
+    return folder / f"shard-{bucket:04}-{name}.parquet"
+
+
 def scan(part: Part) -> Seen:
-    """Judge the rows of a part; write `shard-N.parquet` and, of bad rows, `bad-N.jsonl`.
+    """Judge the rows of a part; write `shard-BUCKET-N.parquet` and, of bad rows, `bad-N.jsonl`.
+
+    Buckets part the keys in their order, so that each can be sorted by itself.
 
     Raises UserError when the file cannot be read, and OSError when a shard cannot be written.
     """
     lines = rows = bad = 0
     faults: IO[str] | None = None
-    held: list[tuple[Any, ...]] = []
-    writer: ParquetWriter | None = None
-    shard = part.folder / f"shard-{part.number:06}.parquet"
+    held: list[list[tuple[Any, ...]]] = [[] for _ in range(part.buckets)]
+    writers: dict[int, ParquetWriter] = {}
 
     def flush() -> None:
-        nonlocal writer
-        if held:
-            writer = writer or ParquetWriter(
-                shard, SCHEMA, compression="zstd", compression_level=1, write_statistics=False
-            )
+        for bucket, entries in enumerate(held):
+            if not entries:
+                continue
+            if bucket not in writers:
+                writers[bucket] = ParquetWriter(
+                    shard(part.folder, bucket, f"{part.number:06}"), SCHEMA,
+                    compression="zstd", compression_level=1, write_statistics=False,
+                )  # fmt: skip
             columns = [
                 pa.array(column, kind)
-                for column, kind in zip(zip(*held, strict=True), SCHEMA.types, strict=True)
+                for column, kind in zip(zip(*entries, strict=True), SCHEMA.types, strict=True)
             ]
-            writer.write_table(pa.table(columns, schema=SCHEMA))
-            held.clear()
+            writers[bucket].write_table(pa.table(columns, schema=SCHEMA))
+            entries.clear()
 
     base = part.number << _LINES
     try:
@@ -151,14 +171,15 @@ def scan(part: Part) -> Seen:
             if fate or not part.right_side:
                 empty = _TEXTS if fate else _SHARED
                 entry = tuple("" if n in empty else value for n, value in enumerate(entry))
-            held.append(entry)
-            if len(held) >= _ROWS:
+            held[int(judged.id[:8], 16) * part.buckets >> 32].append(entry)
+            if not rows % _ROWS:
                 flush()
         flush()
     finally:
-        for file in (writer, faults):
-            if file is not None:
-                file.close()
+        for writer in writers.values():
+            writer.close()
+        if faults is not None:
+            faults.close()
     return Seen(part, lines, rows, bad)
 
 
