@@ -224,7 +224,8 @@ def merge(settings: MergeSettings) -> int:
     except OSError as error:
         raise UserError(
             f"{error.filename or settings.out}: the merge could not be finished: "
-            f"{error.strerror or error}"
+            # The engine's own errors come so while its rows are read.
+            f"{error.strerror or str(error).partition(chr(10))[0]}"
         ) from None
     _tell(settings, summary)
     return 0

@@ -92,7 +92,7 @@ class MergeSettings:
         default=0.01, metadata={"help": "share of unusable rows above which the merge is an error"}
     )
     memory: str = field(
-        default="700MB",
+        default="500MB",
         metadata={"help": "what the sorting engine may hold in memory; the rest goes to disk"},
     )
     workers: int = field(default=0, metadata={"help": "processes (0: one for each core)"})
