@@ -146,6 +146,7 @@ def test_contradictory_labels_are_seen_across_the_orders(tmp_path):
 
 HELD_OUT = {
     "stage 2 rows": judged_row(RIGHT, images=("b.png", "a.png"), order="swapped"),
+    "keys": {"id": judged_row(RIGHT)["id"]},
     "raw data": raw_row(" a cat ", ["./b.png", "a.png"]),
     "raw data with ids of its own": raw_row("a cat", ["a.png", "b.png"]) | {"id": "17"},
     "raw data with digests of its own": raw_row("a cat", ["a.png", "b.png"]) | {"id": "0" * 64},

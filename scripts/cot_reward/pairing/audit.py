@@ -143,7 +143,14 @@ def _count(row: Mapping[str, Any], found: Audit, seen: set[bytes]) -> shortcut.T
         if not isinstance(row.get(name) or [], list):
             raise ValueError(f"'{name}' must be a list")
         shown.append(row.get(name) or [])
+    # All that could fail comes before the first count.
+    content = blake2b(json.dumps([prompt, shown, texts]).encode(), digest_size=16).digest()
+    key = row.get("id")
+    if not is_key(key) or "order" not in row:
+        # Both orders of a comparison are one.
+        key = json.dumps([prompt, *(sorted(map(json.dumps, media)) for media in shown)])
     task = _task(row, texts)
+    models = [str(row.get(f"{side}_model") or "") for side in _SIDES]
     answers = []
     for side in _SIDES:
         reason = str(row.get(f"{side}_finish_reason") or "")
@@ -154,15 +161,9 @@ def _count(row: Mapping[str, Any], found: Audit, seen: set[bytes]) -> shortcut.T
         answers.append(verdict.answer)
     found.answers[answers[0]] += 1
     found.chosen_longer += len(texts["chosen"]) > len(texts["rejected"])
-    models = [row.get(f"{side}_model") for side in _SIDES]
     found.same_model += bool(models[0]) and models[0] == models[1]
-    whole = blake2b(json.dumps([prompt, shown, texts]).encode(), digest_size=16).digest()
-    found.duplicates += whole in seen
-    seen.add(whole)
-    key = row.get("id")
-    if not is_key(key) or "order" not in row:
-        # Both orders of a comparison are one.
-        key = json.dumps([prompt, *(sorted(map(json.dumps, media)) for media in shown)])
+    found.duplicates += content in seen
+    seen.add(content)
     return shortcut.Texts(str(key), texts["chosen"], texts["rejected"], answers[0], answers[1])
 
 

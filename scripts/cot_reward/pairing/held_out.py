@@ -37,7 +37,8 @@ def keys_of(row: dict[str, Any], prefix: str) -> set[str]:
     Several, since its paths may be relative to the image root or the media root already, and since
     rows of others may have a digest of their own as `id`. Raises ValueError when there is none.
     """
-    keys = {row["id"]} if is_key(row.get("id")) and has_our_fields(row) else set()
+    ours = is_key(row.get("id")) and (has_our_fields(row) or len(row) == 1)
+    keys = {row["id"]} if ours else set()
     kind = "video" if row.get("videos") else "image"
 
     def of_prompt(name: str, root: str) -> str:
