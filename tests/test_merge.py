@@ -14,7 +14,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPO, cot, judged_row, raw_row, read_lines, thought, write_lines, write_rows
+from conftest import (
+    REPO,
+    cot,
+    judged_row,
+    picture,
+    raw_row,
+    read_lines,
+    thought,
+    write_lines,
+    write_rows,
+)
 from cot_reward import settings
 from cot_reward.dpo.data import template_warning
 from cot_reward.judge import judge
@@ -194,7 +204,11 @@ def test_a_held_out_file_that_nothing_is_of_is_warned_of(tmp_path, capsys):
     about = {"images": ("x/a.png", "x/b.png")}
     rows = [judged_row(RIGHT, **about)], [judged_row(WRONG, **about)]
     assert len(run(tmp_path, *rows, "--exclude", path)[0]) == 1
-    assert "see --image-root" in capsys.readouterr().err
+    assert "Say with --image-root" in capsys.readouterr().err
+    # Where the images are, it is only another data set.
+    picture(tmp_path / "a.png")
+    run(tmp_path, *rows, "--exclude", path)
+    assert capsys.readouterr().err == ""
     with pytest.raises(UserError, match="'excluded': 1"):
         run(tmp_path, *rows, "--exclude", path, "--image-root", tmp_path / "x")
 

@@ -1,5 +1,6 @@
 """Held-out files of any form -> the keys of the comparisons that no pair may be about."""
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -71,12 +72,27 @@ def keys_of(row: dict[str, Any], prefix: str) -> set[str]:
     return keys
 
 
-def exclude(engine: Engine, files: Sequence[Path], prefix: str) -> None:
+def _shows_nothing(row: dict[str, Any], media_root: Path, prefix: str) -> bool:
+    """Whether the row needs its paths to be known, and none of its media lies where they lead."""
+    paths = row.get("images") or row.get("videos") or row.get("candidates") or []
+    if is_key(row.get("id")) or not isinstance(paths, list):
+        return False
+    return not any(
+        os.path.exists(media_root / root / path)
+        for path in paths
+        for root in (prefix, "")
+        if isinstance(path, str)
+    )
+
+
+def exclude(engine: Engine, files: Sequence[Path], media_root: Path, prefix: str) -> list[str]:
     """Put the keys of the files into the engine's tables `given` (by file) and `excluded`.
 
-    `prefix` leads from the media root to what the paths in raw rows are relative to. Raises
-    UserError for a row that cannot be read: its comparison could pass.
+    `prefix` leads from the media root to what the paths in raw rows are relative to. Returns the
+    files whose first row's media are not there: their paths may be relative to something else.
+    Raises UserError for a row that cannot be read: its comparison could pass.
     """
+    lost: list[str] = []
     keys: list[str] = []
     schema = pa.schema([("file", pa.string()), ("comparison", pa.int64())])
 
@@ -86,11 +102,15 @@ def exclude(engine: Engine, files: Sequence[Path], prefix: str) -> None:
 
     flush("")
     for path in files:
+        first = True
         for number, row in read_rows(path):
             try:
                 if isinstance(row, ValueError):
                     raise row
                 keys += keys_of(row, prefix)
+                if first and _shows_nothing(row, media_root, prefix):
+                    lost.append(whole(str(path)))
+                first = False
             except ValueError as error:
                 raise UserError(f"{path}:{number}: {error}; --exclude needs whole files") from None
             if len(keys) >= _TOGETHER:
@@ -98,6 +118,7 @@ def exclude(engine: Engine, files: Sequence[Path], prefix: str) -> None:
         flush(whole(str(path)))
     # A comparison has many rows there: its orders, its samples.
     engine.run("CREATE TABLE excluded AS SELECT DISTINCT comparison FROM given")
+    return lost
 
 
 def met(engine: Engine) -> dict[str, int]:
@@ -111,13 +132,13 @@ def met(engine: Engine) -> dict[str, int]:
     )
 
 
-def warning(found: dict[str, int]) -> str:
-    """What to look at when a file has nothing to do with the responses, or ""."""
-    strangers = [name for name, count in found.items() if not count]
+def warning(found: dict[str, int], lost: Sequence[str]) -> str:
+    """What to do about files of which nothing was met and whose media were not found, or ""."""
+    strangers = [name for name in lost if not found.get(name)]
     if not strangers:
         return ""
     return (
         f"warning: --exclude {', '.join(strangers)}: none of its comparisons is among the "
-        "responses. If that is not expected, its paths are relative to something else: "
-        "see --image-root"
+        "responses, and its images are not where its paths lead. Say with --image-root what they "
+        "are relative to, or held-out comparisons may pass"
     )

@@ -236,13 +236,15 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
     with ExitStack() as stack:
         engine = stack.enter_context(Engine(folder, settings.memory, settings.workers or cores()))
         prefix = prefix_of(settings.image_root or settings.media_root, settings.media_root)
-        held_out.exclude(engine, _files(settings.exclude, "--exclude"), prefix)
+        lost = held_out.exclude(
+            engine, _files(settings.exclude, "--exclude"), settings.media_root, prefix
+        )
         seen, workers = _scan(settings, prefix, folder, stack)
         low, high = settings.pass_rate or (0.0, 1.0)
         buckets = max((one.part.buckets for one in seen), default=1)
         engine.settle(buckets, low, high)
         excluded = held_out.met(engine)
-        if warning := held_out.warning(excluded):
+        if warning := held_out.warning(excluded, lost):
             print(warning, file=sys.stderr)
         hashes = engine.template_hashes()
         if warning := mixed_templates(hashes):
