@@ -8,7 +8,8 @@ import sys
 
 import pytest
 from conftest import REPO, cot, write_lines, write_rows
-from cot_reward.pairing.audit import audit, text_of
+from cot_reward.pairing.audit import audit
+from cot_reward.pairing.forms import text_of
 from cot_reward.pairing.shortcut import Texts, accuracies, warning
 from cot_reward.settings import UserError
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from cot_reward.judge import FINDINGS, judge
 from cot_reward.pairing import shortcut
-from cot_reward.pairing.forms import is_key
+from cot_reward.pairing.forms import is_key, text_of
 from cot_reward.pairing.settings import ReportSettings
 from cot_reward.reading import Row, read_rows
 from cot_reward.records import whole
@@ -52,26 +52,6 @@ class Audit:
             "same_model": self.same_model,
             "shortcut": self.shortcut,
         }
-
-
-def text_of(value: Any) -> str:
-    """The text of a string, of a message ({"value"} or {"content"}), or of the last of several.
-
-    Raises ValueError for what is none of these.
-    """
-    if isinstance(value, list) and value:
-        value = value[-1]
-    if isinstance(value, Mapping):
-        value = value.get("value", value.get("content"))
-        if isinstance(value, list):
-            value = "".join(
-                part["text"]
-                for part in value
-                if isinstance(part, Mapping) and isinstance(part.get("text"), str)
-            )
-    if not isinstance(value, str):
-        raise ValueError(f"no text: {value!r:.60}")
-    return value
 
 
 def _prompt(row: Mapping[str, Any]) -> str:

@@ -129,6 +129,16 @@ def _named(stratum: Stratum) -> str:
     return f"{source}/{task}"
 
 
+def _counted(engine: Engine, pairs: str) -> Counter[str]:
+    """How many of these pairs there are, by source and task."""
+    counts: Counter[str] = Counter()
+    for split, source, task, count in engine.run(
+        f"SELECT {_STRATUM}, count(*) FROM {pairs} GROUP BY ALL"
+    ):
+        counts[_named((split, source, task))] += count
+    return counts
+
+
 def _exchange(engine: Engine, seed: int) -> Counter[str]:
     """Take pairs of the rarer answer instead of ones of the other, in comparisons that have both.
 
@@ -168,12 +178,7 @@ def _exchange(engine: Engine, seed: int) -> Counter[str]:
         "UPDATE pairs SET state = '5 unselected' WHERE pair IN (SELECT gone FROM exchanged);"
         "UPDATE pairs SET state = '1 used' WHERE pair IN (SELECT come FROM exchanged)"
     )
-    counts: Counter[str] = Counter()
-    for split, source, task, count in engine.run(
-        f"SELECT {_STRATUM}, count(*) FROM exchanged JOIN pairs ON pair = come GROUP BY ALL"
-    ):
-        counts[_named((split, source, task))] += count
-    return counts
+    return _counted(engine, "exchanged JOIN pairs ON pair = come")
 
 
 def _choose(engine: Engine, count: int, positions: bool, seed: int) -> Counter[str]:
@@ -232,10 +237,7 @@ def _choose(engine: Engine, count: int, positions: bool, seed: int) -> Counter[s
             FROM (SELECT *, {_cell(positions, True)} FROM pairs
                   WHERE state IN ('1 used', '5 unselected')))
         SELECT pair, id, state FROM ranked JOIN gets USING (id, a, l) WHERE n <= number""")
-    new = engine.run(
-        f"SELECT {_STRATUM}, count(*) FROM chosen JOIN pairs USING (pair) "
-        "WHERE pairs.state <> '1 used' GROUP BY ALL"
-    )
+    new = _counted(engine, "chosen JOIN pairs USING (pair) WHERE pairs.state <> '1 used'")
     # A pair that gives way to another one is unselected; one without such a one is dropped.
     engine.run(f"""
         CREATE OR REPLACE TABLE gone AS
@@ -250,10 +252,7 @@ def _choose(engine: Engine, count: int, positions: bool, seed: int) -> Counter[s
         "UPDATE pairs SET state = if(dropped, '3 dropped_by_balance', '5 unselected') "
         "FROM gone WHERE gone.pair = pairs.pair"
     )
-    counts: Counter[str] = Counter()
-    for split, source, task, number in new:
-        counts[_named((split, source, task))] += number
-    return counts
+    return new
 
 
 def _cell(positions: bool, lengths: bool) -> str:

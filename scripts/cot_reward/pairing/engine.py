@@ -75,7 +75,7 @@ def workspace(out: Path) -> Iterator[Path]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The last one may have taken the file away in between.
-            if not lock.exists() or not os.path.samestat(os.fstat(descriptor), lock.stat()):
+            if not os.path.samestat(os.fstat(descriptor), lock.stat()):
                 raise BlockingIOError
         except (BlockingIOError, FileNotFoundError):
             raise UserError(f"{out}: another merge writes to this folder") from None

@@ -71,6 +71,26 @@ def digest(*parts: object) -> int:
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little", signed=True)
 
 
+def text_of(value: Any) -> str:
+    """The text of a string, of a message ({"value"} or {"content"}), or of the last of several.
+
+    Raises ValueError for what is none of these.
+    """
+    if isinstance(value, list) and value:
+        value = value[-1]
+    if isinstance(value, Mapping):
+        value = value.get("value", value.get("content"))
+        if isinstance(value, list):
+            value = "".join(
+                part["text"]
+                for part in value
+                if isinstance(part, Mapping) and isinstance(part.get("text"), str)
+            )
+    if not isinstance(value, str):
+        raise ValueError(f"no text: {value!r:.60}")
+    return value
+
+
 def prompt_and_text(row: Mapping[str, Any]) -> tuple[str, str]:
     """Prompt and completion of a row with `conversations`, or with `problem` and `solution`.
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from cot_reward.pairing.audit import text_of
 from cot_reward.pairing.engine import Engine
-from cot_reward.pairing.forms import digest, has_our_fields, is_key, published
+from cot_reward.pairing.forms import digest, has_our_fields, is_key, published, text_of
 from cot_reward.reading import read_rows
 from cot_reward.records import Comparison, whole
 from cot_reward.settings import UserError

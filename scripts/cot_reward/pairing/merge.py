@@ -191,13 +191,13 @@ def _listed(path: Path, rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     return first
 
 
-def _sample(engine: Engine, folder: Path, split: str, seed: int) -> Iterator[tuple[int, Row]]:
-    """Some of the pairs that were taken, drawn by the seed."""
+def _sample(engine: Engine, folder: Path, seed: int) -> Iterator[tuple[int, Row]]:
+    """Some of the pairs of train.jsonl, drawn by the seed."""
     lines = _Lines(folder)
     for number, place in enumerate(engine.run(
-        "SELECT batch, start, length FROM (FROM pairs WHERE state < '3' AND split = $split "
+        "SELECT batch, start, length FROM (FROM pairs WHERE state < '3' AND split = 'train' "
         "ORDER BY md5($seed || ' sample ' || id), id, presentation, nth LIMIT $count) ORDER BY ALL",
-        {"split": split, "seed": str(seed), "count": _SAMPLE},
+        {"seed": str(seed), "count": _SAMPLE},
     )):  # fmt: skip
         yield number, orjson.loads(lines.at(*place))
     lines.close()
@@ -268,7 +268,7 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
         train = figures.of_file(engine, "train")
         if not train["pairs"]:
             raise UserError(figures.no_pair(engine, account))
-        found = audit_rows(_sample(engine, folder, "train", settings.seed), str(out), settings.seed)
+        found = audit_rows(_sample(engine, folder, settings.seed), str(out), settings.seed)
         _write(settings, engine, folder)
 
         places = Places(seen)
