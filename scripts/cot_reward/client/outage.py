@@ -126,15 +126,16 @@ class Outage:
     async def _trouble(self, kind: Kind) -> str:
         """What is wrong with the server, by a probe; "" when it is fine.
 
-        A server can list its models while its engine hangs. After a time-out it therefore has to
-        answer a request that it has answered before, or, at the start, another than the one that
-        failed, with a single token.
+        A server can list its models while its engine hangs, or is gone: vLLM 0.32 answers
+        "cannot schedule new futures after shutdown" then, with status 500. It therefore has to
+        answer a request that it has answered before, with a single token; at the start, after a
+        time-out, another than the one that failed.
         """
         try:
             listed = await self._server.models(min(_PROBE, self._how.timeout))
             if self._how.model not in listed:
                 return f"it lists {', '.join(listed) or 'nothing'}, not {self._how.model}"
-            if kind == "timeout" and (content := self._probe()):
+            if content := self._probe(kind):
                 body = wire.body(content, self._how, count=1, seed=0, max_tokens=1)
                 await self._server.complete(body, self._how.timeout)
         except AttemptError as fault:
@@ -142,8 +143,9 @@ class Outage:
             return "" if fault.kind in ("refused", "overloaded") else fault.detail
         return ""
 
-    def _probe(self) -> bytes | None:
-        if self._answered is not None:
+    def _probe(self, kind: Kind) -> bytes | None:
+        # A server that has answered nothing yet and fails at once may not like any request.
+        if self._answered is not None or kind != "timeout":
             return self._answered
         # In turn: one of them may be the request that hangs.
         self._recent.rotate(1)
