@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -221,9 +220,7 @@ def test_users_mistakes(tmp_path: Path, root: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_help_is_quick_and_nothing_imports_torch() -> None:
-    start = time.monotonic()
+def test_help_is_there_and_nothing_imports_torch() -> None:
     assert "videos are not decoded" in script("--help").stdout
-    assert time.monotonic() - start < 1
     code = "import cot_reward.checks, sys; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=REPO / "scripts", check=True)

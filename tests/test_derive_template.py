@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -420,10 +419,9 @@ def test_the_command(tmp_path):
     assert (done.returncode, "DATA" in done.stderr) == (2, True)
 
 
-def test_fifty_thousand_rows_take_seconds(tmp_path):
+# 2 seconds on an idle machine; hours if each row were compared with each.
+@pytest.mark.timeout(120)
+def test_fifty_thousand_rows(tmp_path):
     wording = "<image><image>" + "Look at both, and say what you see. " * 50 + WORDING[14:]
     path = write_rows(tmp_path / "rows.jsonl", many(50_000, wording))
-    started = time.monotonic()
     assert derive([path]).rows == 50_000
-    # 2 seconds on an idle machine.
-    assert time.monotonic() - started < 20

@@ -1,60 +1,26 @@
-"""The merger: which rows become DPO pairs, what is refused, and what the summary says."""
+"""The merger: which rows become DPO pairs, and what the summary says."""
 
-import importlib
-import json
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from conftest import (
-    REPO,
-    cot,
-    judged_row,
-    picture,
-    raw_row,
-    read_lines,
-    thought,
-    write_lines,
-    write_rows,
-)
-from cot_reward import settings
+from conftest import REPO, cot, judged_row, raw_row, read_lines, thought, write_lines
 from cot_reward.dpo.data import template_warning
 from cot_reward.judge import judge
-from cot_reward.pairing import match as matching
-from cot_reward.pairing import scan
-from cot_reward.pairing.engine import workspace
-from cot_reward.pairing.merge import merge
-from cot_reward.pairing.settings import MergeSettings
 from cot_reward.records import PAIR_FIELDS, comparison_key, conversation
 from cot_reward.settings import UserError
 from cot_reward.tasks import TASKS
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from merging import RIGHT, WRONG, run
 from PIL import Image
 
 TASK = TASKS["image_generation"]
-RIGHT = cot((8, 7), (6, 7), 1)
-WRONG = cot((6, 7), (8, 7), 2)
-
-
-def run(folder: Path, correct: list, incorrect: list, *flags: object) -> tuple[list, dict]:
-    """Merge these rows; the pairs and the summary."""
-    write_lines(folder / "correct.jsonl", correct)
-    write_lines(folder / "incorrect.jsonl", incorrect)
-    argv = ["--correct", folder / "correct.jsonl", "--incorrect", folder / "incorrect.jsonl",
-            "--media-root", folder, "--out", folder / "out", *flags]  # fmt: skip
-    assert merge(settings.parse(MergeSettings, "", argv=list(map(str, argv)))) == 0
-    summary = json.loads((folder / "out/summary.json").read_text())
-    return read_lines(folder / "out/train.jsonl"), summary
 
 
 def test_a_right_and_a_wrong_text_about_the_same_presentation_are_a_pair(tmp_path):
@@ -152,123 +118,6 @@ def test_contradictory_labels_are_seen_across_the_orders(tmp_path):
     wrong = [judged_row(WRONG, 1), judged_row(WRONG, 1, caption="a dog")]
     _, summary = run(tmp_path, [*right, swapped], wrong)
     assert summary["contradictory_labels"] == [swapped["id"]]
-
-
-HELD_OUT = {
-    "stage 2 rows": judged_row(RIGHT, images=("b.png", "a.png"), order="swapped"),
-    "keys": {"id": judged_row(RIGHT)["id"]},
-    "raw data": raw_row(" a cat ", ["./b.png", "a.png"]),
-    "raw data with ids of its own": raw_row("a cat", ["a.png", "b.png"]) | {"id": "17"},
-    "raw data with digests of its own": raw_row("a cat", ["a.png", "b.png"]) | {"id": "0" * 64},
-    "raw data with another label": raw_row("a cat", ["a.png", "b.png"]) | {"conversations": []},
-    "responses": {
-        "problem": "Judge. Text Caption: [a cat]", "solution": "x", "images": ["b.png", "a.png"]
-    },
-    "pairs for TRL": {
-        "prompt": [{"role": "user", "content": "Judge. Text Caption: a cat"}],
-        "chosen": [], "rejected": [], "images": ["b.png", "a.png"],
-    },
-    "pairs for LLaMA-Factory": {
-        "conversations": [{"from": "human", "value": "Judge. Text Caption: a cat"}],
-        "chosen": {}, "rejected": {}, "images": ["b.png", "a.png"],
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("form", HELD_OUT)
-def test_excluded_comparisons_never_pass_in_either_order(tmp_path, form):
-    right, wrong = [], []
-    for images, order, label in (
-        (("a.png", "b.png"), "given", 1),
-        (("b.png", "a.png"), "swapped", 2),
-    ):
-        for caption in ("a cat", "a dog"):
-            about = {"caption": caption, "images": images, "order": order}
-            right.append(judged_row(RIGHT if label == 1 else WRONG, label, **about))
-            wrong.append(judged_row(WRONG if label == 1 else RIGHT, label, **about))
-    held_out = HELD_OUT[form]
-    # A comparison has many rows there.
-    path = write_lines(tmp_path / "held_out.jsonl", [held_out, held_out])
-    flags = ["--exclude", path, "--pairs-per-comparison", 2]
-    pairs, summary = run(tmp_path, right, wrong, *flags)
-    dog = judged_row(RIGHT, caption="a dog")["id"]
-    assert {(pair["id"], pair["order"]) for pair in pairs} == {(dog, "given"), (dog, "swapped")}
-    assert summary["correct_side"]["excluded"] == summary["incorrect_side"]["excluded"] == 2
-    assert summary["excluded_comparisons"] == {str(path): 1}
-
-
-def test_a_held_out_file_that_nothing_is_of_is_warned_of(tmp_path, capsys):
-    """Its paths are relative to something else: what it names would pass."""
-    (tmp_path / "x").mkdir()
-    path = write_lines(tmp_path / "held_out.jsonl", [raw_row("a cat", ["a.png", "b.png"])])
-    about = {"images": ("x/a.png", "x/b.png")}
-    rows = [judged_row(RIGHT, **about)], [judged_row(WRONG, **about)]
-    assert len(run(tmp_path, *rows, "--exclude", path)[0]) == 1
-    assert "Say with --image-root" in capsys.readouterr().err
-    # Where the images are, it is only another data set.
-    picture(tmp_path / "a.png")
-    run(tmp_path, *rows, "--exclude", path)
-    assert capsys.readouterr().err == ""
-    with pytest.raises(UserError, match="'excluded': 1"):
-        run(tmp_path, *rows, "--exclude", path, "--image-root", tmp_path / "x")
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"id": "0" * 64, "image_1": "a.png", "image_2": "b.png", "prompt": "which?"},
-        {"id": "17", "images": ["a.png", "b.png"]},
-        {"prompt": [{"role": "assistant", "content": "x"}], "images": ["a.png", "b.png"]},
-        {"problem": "no caption", "images": ["a.png", "b.png"]},
-        {},
-    ],
-)
-def test_a_held_out_row_that_names_no_comparison_is_an_error(tmp_path, row):
-    path = write_lines(tmp_path / "held_out.jsonl", [row])
-    with pytest.raises(UserError, match=r"held_out\.jsonl:1: no key as 'id', and none follows"):
-        run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)], "--exclude", path)
-
-
-def test_a_held_out_file_that_cannot_be_read_whole_is_an_error(tmp_path):
-    path = tmp_path / "held_out.jsonl"
-    path.write_text(json.dumps(raw_row("a", ["a.png", "b.png"])) + "\n{broken\n")
-    with pytest.raises(UserError, match=r"held_out\.jsonl:2: .*whole files"):
-        run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)], "--exclude", path)
-
-
-BAD = [
-    ({"images": []}, "fewer than two media"),
-    ({"images": ["a.png"], "videos": ["b.mp4"]}, "fewer than two media"),
-    ({"images": [{"bytes": "x"}, "b.png"]}, "a media path must be a string"),
-    ({"images": None}, "'images' must be of type list"),
-    ({"id": None}, "no caption"),
-    ({"label": 0}, "'label' must be 1 or 2"),
-    ({"label": "1"}, "'label' must be of type int"),
-    ({"task": "chess"}, "unknown task 'chess'"),
-    ({"conversations": []}, "one human and one gpt turn"),
-    ({"conversations": [{"from": "human", "value": "\ud800"}] * 2}, "not valid Unicode"),
-]
-
-
-@pytest.mark.parametrize(("change", "message"), BAD, ids=range(len(BAD)))
-def test_a_bad_row_is_counted_with_its_file_and_line(tmp_path, change, message):
-    rows = [judged_row(RIGHT), judged_row(RIGHT, sample=1) | change]
-    flags = "--max-bad-rows", 0.5
-    pairs, summary = run(tmp_path, rows, [judged_row(WRONG)], *flags)
-    assert len(pairs) == 1
-    (bad,) = summary["bad_rows"]
-    assert bad.startswith(f"{tmp_path / 'correct.jsonl'}:2: ")
-    assert message in bad
-    assert summary["correct_side"] == {"rows": 2, "bad": 1, "used": 1}
-
-
-def test_more_than_one_percent_of_bad_rows_is_an_error(tmp_path):
-    rows = [judged_row(RIGHT, sample=n) for n in range(97)]
-    bad = judged_row(RIGHT, images=())
-    pairs, _ = run(tmp_path, [*rows, bad], [judged_row(WRONG)] * 2)
-    assert len(pairs) == 1
-    with pytest.raises(UserError, match=r"2 of 100 rows are bad.*\n.*correct\.jsonl:98: "):
-        run(tmp_path, [*rows, bad, bad], [judged_row(WRONG)])
 
 
 def test_several_files_and_globs(tmp_path):
@@ -381,142 +230,6 @@ def test_questions_about_an_image_are_paired_by_their_prompt(tmp_path):
     assert len(pairs) == 1
 
 
-# --- forms of rows --------------------------------------------------------------------------------
-
-
-def published(text, form, caption="a cat", images=("a.png", "b.png"), **other):
-    prompt = f"<image><image>Judge them. Text Caption: [{caption}]"
-    said = (
-        {"conversations": conversation(prompt, text)}
-        if form == "conversations"
-        else {"problem": prompt, "solution": text}
-    )
-    return said | {"images": list(images)} | other
-
-
-@pytest.mark.parametrize("form", ["conversations", "problem"])
-@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
-def test_published_rows_are_read_and_get_their_key(tmp_path, form, suffix):
-    """Their labels follow from the file that they are in; a row of ours may be their partner."""
-    data = tmp_path / "images"
-    data.mkdir()
-    rows = [
-        published(RIGHT, form),
-        published(cot((6, 7), (8, 7), 1), form, "a dog"),
-        published(WRONG, form, "no partner"),
-        published("Image 1", form, "a cat"),
-    ]
-    path = tmp_path / f"published{suffix}"
-    if suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    else:
-        write_rows(path, rows)
-    wrong = judged_row(WRONG, images=("images/a.png", "images/b.png"))
-    flags = ["--correct", path, "--image-root", data]
-    pairs, summary = run(tmp_path, [], [wrong], *flags)
-    (pair,) = pairs
-    assert (pair["id"], pair["images"]) == (wrong["id"], ["images/a.png", "images/b.png"])
-    assert pair["problem"] == "<image><image>Judge them. Text Caption: [a cat]"
-    assert (pair["chosen_model"], pair["rejected_model"]) == ("", "model-a")
-    assert summary["correct_side"] == {
-        "rows": 4, "used": 1, "chosen_contradicts": 1, "judged_unparsed": 1, "no_partner": 1
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "odd",
-    [
-        {"videos": None, "source": None, "label": None, "id": None},
-        {"id": 17, "videos": []},
-        {"id": "f" * 64, "videos": None},
-        {"images": ["./a.png", "x/../b.png"]},
-        {"extra": {"deep": [1, None]}},
-        {"problem": "Judge them. Text Caption: [a cat]"},
-    ],
-)
-def test_what_published_rows_have_beside_is_no_matter(tmp_path, odd):
-    rows = [published(RIGHT, "problem") | {"conversations": None} | odd]
-    pairs, _ = run(tmp_path, rows, [judged_row(WRONG)])
-    assert (pairs[0]["id"], pairs[0]["images"]) == (judged_row(WRONG)["id"], ["a.png", "b.png"])
-    assert pairs[0]["problem"] == "<image><image>Judge them. Text Caption: [a cat]"
-
-
-def test_a_row_of_ours_that_lacks_fields_keeps_its_key(tmp_path):
-    """Also where raw files have another image root, and where the template goes on."""
-    (tmp_path / "x").mkdir()
-    row = judged_row(RIGHT)
-    bare = {name: row[name] for name in ("id", "images", "conversations")}
-    for more in ({}, {"label": 1}):
-        pairs, _ = run(tmp_path, [bare | more], [judged_row(WRONG)], "--image-root", tmp_path / "x")
-        assert (pairs[0]["id"], pairs[0]["images"]) == (row["id"], ["a.png", "b.png"])
-
-
-def test_spellings_of_a_path_are_one_path(tmp_path):
-    wrong = judged_row(WRONG) | {"images": ["./a.png", "x/../b.png"]}
-    pairs, _ = run(tmp_path, [judged_row(RIGHT)], [wrong])
-    assert pairs[0]["images"] == ["a.png", "b.png"]
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        (published(RIGHT, "problem") | {"images": []}, "names no two media"),
-        (published(RIGHT, "problem") | {"images": ["a.png"]}, "names no two media"),
-        (published(RIGHT, "problem") | {"images": ["a.png", "a.png"]}, "both candidates are the s"),
-        (published(RIGHT, "problem") | {"images": ["a.png", "../../b.png"]}, "leads out"),
-        (published(RIGHT, "problem") | {"problem": "<image><image>No caption"}, "no caption"),
-        (published(RIGHT, "problem") | {"problem": "<image>Text Caption: x"}, "1 <image> in the p"),
-        (published(RIGHT, "problem") | {"task": "image_understanding"}, "need the key"),
-        ({"prompt": "x", "images": ["a.png", "b.png"]}, "no prompt and completion"),
-        (judged_row(RIGHT) | {"id": "17"}, "no caption"),
-        (judged_row(RIGHT) | {"images": ["a.png", "/b.png"]}, "leads out"),
-        (judged_row(RIGHT) | {"images": ["a.png", "x/../../b.png"]}, "leads out"),
-        (judged_row(RIGHT) | {"order": "upside down"}, "'order' must be"),
-        (judged_row(RIGHT) | {"videos": ["a.mp4"]}, "fewer than two media of one kind"),
-        (
-            judged_row(RIGHT)
-            | {"conversations": conversation("<image><image><|image_pad|>", RIGHT)},
-            "look for a medium",
-        ),
-        (judged_row(RIGHT) | {"images": ["a.png", ""]}, "a media path must be a string"),
-        (
-            judged_row(RIGHT) | {"conversations": conversation("<image> \n<image>", RIGHT)},
-            "the prompt is empty",
-        ),
-        (judged_row(RIGHT) | {"sample": 2**70}, "'sample' must be of type int"),
-        ({}, "no prompt and completion"),
-        (judged_row(RIGHT) | {"images": ["a.png", "."]}, "names no file"),
-        (judged_row(RIGHT) | {"images": ["a.png", "b\0.png"]}, "names no file"),
-        (judged_row(RIGHT) | {"images": [json.loads("[" * 900 + "]" * 900), "b.png"]}, ""),
-    ],
-)  # fmt: skip
-def test_a_row_that_does_not_tell_what_it_is_about_is_bad(tmp_path, row, message):
-    flags = ["--max-bad-rows", 0.5]
-    pairs, _ = run(tmp_path, [judged_row(RIGHT), row], [judged_row(WRONG)], *flags)
-    assert len(pairs) == 1
-    (bad,) = read_lines(tmp_path / "out/bad_rows.jsonl")
-    assert (bad["file"], bad["line"]) == (str(tmp_path / "correct.jsonl"), 2)
-    assert message in bad["reason"]
-
-
-def test_a_torn_line_and_no_json_are_bad_rows_with_their_lines(tmp_path):
-    path = tmp_path / "torn.jsonl"
-    good = json.dumps(judged_row(RIGHT))
-    path.write_text(f"\n{good}\n[1]\nnot json\n\n{good[:200]}")
-    pairs, summary = run(
-        tmp_path, [], [judged_row(WRONG)], "--correct", path, "--max-bad-rows", 0.9
-    )
-    assert len(pairs) == 1
-    assert [row["line"] for row in read_lines(tmp_path / "out/bad_rows.jsonl")] == [3, 4, 6]
-    assert summary["correct_side"] == {"rows": 4, "bad": 3, "used": 1}
-
-
-def test_texts_that_a_trainer_would_refuse_are_left_out(tmp_path):
-    rejected = [judged_row(WRONG.replace("so", "<image>"), sample=1), judged_row(WRONG)]
-    _, summary = run(tmp_path, [judged_row(RIGHT)], rejected)
-    assert summary["incorrect_side"] == {"rows": 2, "used": 1, "empty_or_holds_placeholder": 1}
-
-
 # --- which rejected texts -------------------------------------------------------------------------
 
 
@@ -618,115 +331,6 @@ def test_contradictory_labels_are_listed_with_their_places(tmp_path):
     assert summary["contradictory_comparisons"] == 1
     run(tmp_path, right[1:], wrong[:1])
     assert not (tmp_path / "out/contradictory_labels.jsonl").exists()
-
-
-# --- faults ---------------------------------------------------------------------------------------
-
-
-def test_a_merge_that_fails_leaves_the_last_one_alone(tmp_path):
-    run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)])
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    with pytest.raises(UserError, match="no pair"):
-        run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG, caption="another")])
-    with pytest.raises(UserError, match="no such file"):
-        run(tmp_path, [], [], "--correct", tmp_path / "missing.jsonl")
-    with pytest.raises(UserError, match="--memory 1 parsec"):
-        run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)], "--memory", "1 parsec")
-    assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-
-
-def many(folder: Path, number: int) -> list[str]:
-    """Files of so many comparisons, and the flags for them."""
-    for name, text in (("correct", RIGHT), ("incorrect", WRONG)):
-        other = WRONG if text == RIGHT else RIGHT
-        write_lines(
-            folder / f"{name}.jsonl",
-            (
-                judged_row((text, other)[n % 2], 1 + n % 2, f"caption {n}", sample=k)
-                for n in range(number)
-                for k in range(2)
-            ),
-        )
-    return ["--correct", f"{folder}/correct.jsonl", "--incorrect", f"{folder}/incorrect.jsonl"]
-
-
-def test_one_process_and_several_write_the_same(tmp_path, monkeypatch):
-    flags = many(tmp_path, 4000)
-    merge_module = importlib.import_module("cot_reward.pairing.merge")
-    monkeypatch.setattr(merge_module, "_WORTH_PROCESSES", 1)
-    monkeypatch.setattr(scan, "_PART", 2**19)
-    monkeypatch.setattr(matching, "_ROWS", 500)
-    for workers in (1, 2):
-        # Sorted at once, and in parts.
-        monkeypatch.setattr(scan, "_BUCKET", 2**40 if workers == 1 else 2**22)
-        out = tmp_path / f"out{workers}"
-        argv = [*flags, "--out", out, "--workers", workers, "--eval-fraction", 0.1]
-        assert merge(settings.parse(MergeSettings, "", argv=list(map(str, argv)))) == 0
-    for name in ("train.jsonl", "eval.jsonl"):
-        assert (tmp_path / "out1" / name).read_bytes() == (tmp_path / "out2" / name).read_bytes()
-    assert len(read_lines(tmp_path / "out1/train.jsonl")) == 3600
-    summaries = [json.loads((tmp_path / f"out{n}/summary.json").read_text()) for n in (1, 2)]
-    assert summaries[0]["correct_side"] == summaries[1]["correct_side"] == {
-        "rows": 8000, "identical": 4000, "used": 3600, "used_in_eval": 400
-    }  # fmt: skip
-
-
-def killed(command: list[str], after: float) -> int:
-    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        return process.wait(after)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
-
-
-def test_a_kill_leaves_whole_files_and_a_rerun_clears_up(tmp_path):
-    flags = many(tmp_path, 3000)
-    out = tmp_path / "out"
-    command = [sys.executable, "scripts/merge_json.py", *flags, "--out", str(out)]
-    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
-    whole = (out / "train.jsonl").read_bytes()
-    ended = [killed([*command, "--seed", "1"], after) for after in (0.6, 1.0, 1.4, 1.8, 2.2)]
-    assert -signal.SIGKILL in ended
-    assert len((out / "train.jsonl").read_bytes().splitlines()) == 3000
-    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
-    assert (out / "train.jsonl").read_bytes() == whole
-    assert {path.name for path in out.iterdir() if path.name != "plots"} == {
-        "train.jsonl", "summary.json"
-    }  # fmt: skip
-
-
-def test_a_full_disk_is_one_message_and_leaves_the_last_merge(tmp_path):
-    flags = many(tmp_path, 3000)
-    command = [sys.executable, "scripts/merge_json.py", *flags, "--out", str(tmp_path / "out")]
-    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    for blocks in (64, 400, 1500, 3000):
-        limited = ["bash", "-c", f'trap "" XFSZ; ulimit -f {blocks}; exec "$@"', "-", *command]
-        done = subprocess.run(limited, cwd=REPO, capture_output=True, text=True, check=False)
-        assert done.returncode == 2, (blocks, done.stderr[-2000:])
-        assert "Traceback" not in done.stderr
-        assert "the merge could not be finished" in done.stderr or "cannot be w" in done.stderr
-    assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-
-
-def test_names_and_texts_may_hold_anything(tmp_path):
-    folder = tmp_path / "o'ut [1]*{a,b}"
-    folder.mkdir()
-    strange = cot(remark="\0 \u2028 \U0001f600 '\" ")
-    right = [judged_row(strange, caption="it's; --", source="a'b", model="m\0")]
-    pairs, summary = run(
-        folder, right, [judged_row(WRONG, caption="it's; --")], "--source-weights", "a'b=2"
-    )
-    assert (pairs[0]["chosen"], pairs[0]["chosen_model"]) == (strange, "m\0")
-    assert summary["by_source"] == {"a'b": 1}
-    with pytest.raises(UserError, match="cannot be read"):
-        run(folder, right, [], "--incorrect", folder)
-
-
-def test_two_merges_do_not_share_a_folder(tmp_path):
-    with workspace(tmp_path), pytest.raises(UserError, match="another merge writes to this"):
-        run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)], "--out", tmp_path)
 
 
 # --- what is told ---------------------------------------------------------------------------------
@@ -881,12 +485,10 @@ def test_the_script_runs_alike_twice_and_without_torch(tmp_path):
         written.append((tmp_path / name / "train.jsonl").read_bytes())
         assert "1 pairs about 1 comparisons (19 dropped to balance, 0 by weights)" in done.stdout
     assert written[0] == written[1]
-    started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "scripts/merge_json.py", "--help"],
         cwd=REPO, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert time.monotonic() - started < 2
     assert "cot_reward.pairing.settings" in done.stderr
     for heavy in ("torch", "duckdb", "pyarrow", "sklearn"):
         assert heavy not in done.stderr

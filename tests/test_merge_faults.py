@@ -1,0 +1,125 @@
+"""The merger when something goes wrong: mistakes, kills, full disks, odd names."""
+
+import importlib
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPO, cot, judged_row, read_lines, write_lines
+from cot_reward import settings
+from cot_reward.pairing import match as matching
+from cot_reward.pairing import scan
+from cot_reward.pairing.engine import workspace
+from cot_reward.pairing.merge import merge
+from cot_reward.pairing.settings import MergeSettings
+from cot_reward.settings import UserError
+from merging import RIGHT, WRONG, run
+
+
+def test_a_merge_that_fails_leaves_the_last_one_alone(tmp_path):
+    run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(UserError, match="no pair"):
+        run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG, caption="another")])
+    with pytest.raises(UserError, match="no such file"):
+        run(tmp_path, [], [], "--correct", tmp_path / "missing.jsonl")
+    with pytest.raises(UserError, match="--memory 1 parsec"):
+        run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)], "--memory", "1 parsec")
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+
+def many(folder: Path, number: int) -> list[str]:
+    """Files of so many comparisons, and the flags for them."""
+    for name, text in (("correct", RIGHT), ("incorrect", WRONG)):
+        other = WRONG if text == RIGHT else RIGHT
+        write_lines(
+            folder / f"{name}.jsonl",
+            (
+                judged_row((text, other)[n % 2], 1 + n % 2, f"caption {n}", sample=k)
+                for n in range(number)
+                for k in range(2)
+            ),
+        )
+    return ["--correct", f"{folder}/correct.jsonl", "--incorrect", f"{folder}/incorrect.jsonl"]
+
+
+def test_one_process_and_several_write_the_same(tmp_path, monkeypatch):
+    flags = many(tmp_path, 4000)
+    merge_module = importlib.import_module("cot_reward.pairing.merge")
+    monkeypatch.setattr(merge_module, "_WORTH_PROCESSES", 1)
+    monkeypatch.setattr(scan, "_PART", 2**19)
+    monkeypatch.setattr(matching, "_ROWS", 500)
+    for workers in (1, 2):
+        # Sorted at once, and in parts.
+        monkeypatch.setattr(scan, "_BUCKET", 2**40 if workers == 1 else 2**22)
+        out = tmp_path / f"out{workers}"
+        argv = [*flags, "--out", out, "--workers", workers, "--eval-fraction", 0.1]
+        assert merge(settings.parse(MergeSettings, "", argv=list(map(str, argv)))) == 0
+    for name in ("train.jsonl", "eval.jsonl"):
+        assert (tmp_path / "out1" / name).read_bytes() == (tmp_path / "out2" / name).read_bytes()
+    assert len(read_lines(tmp_path / "out1/train.jsonl")) == 3600
+    summaries = [json.loads((tmp_path / f"out{n}/summary.json").read_text()) for n in (1, 2)]
+    assert summaries[0]["correct_side"] == summaries[1]["correct_side"] == {
+        "rows": 8000, "identical": 4000, "used": 3600, "used_in_eval": 400
+    }  # fmt: skip
+
+
+def killed(command: list[str], after: float) -> int:
+    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        return process.wait(after)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def test_a_kill_leaves_whole_files_and_a_rerun_clears_up(tmp_path):
+    flags = many(tmp_path, 3000)
+    out = tmp_path / "out"
+    command = [sys.executable, "scripts/merge_json.py", *flags, "--out", str(out)]
+    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
+    whole = (out / "train.jsonl").read_bytes()
+    ended = [killed([*command, "--seed", "1"], after) for after in (0.6, 1.0, 1.4, 1.8, 2.2)]
+    assert -signal.SIGKILL in ended
+    assert len((out / "train.jsonl").read_bytes().splitlines()) == 3000
+    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
+    assert (out / "train.jsonl").read_bytes() == whole
+    assert {path.name for path in out.iterdir() if path.name != "plots"} == {
+        "train.jsonl", "summary.json"
+    }  # fmt: skip
+
+
+def test_a_full_disk_is_one_message_and_leaves_the_last_merge(tmp_path):
+    flags = many(tmp_path, 3000)
+    command = [sys.executable, "scripts/merge_json.py", *flags, "--out", str(tmp_path / "out")]
+    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    for blocks in (64, 400, 1500, 3000):
+        limited = ["bash", "-c", f'trap "" XFSZ; ulimit -f {blocks}; exec "$@"', "-", *command]
+        done = subprocess.run(limited, cwd=REPO, capture_output=True, text=True, check=False)
+        assert done.returncode == 2, (blocks, done.stderr[-2000:])
+        assert "Traceback" not in done.stderr
+        assert "the merge could not be finished" in done.stderr or "cannot be w" in done.stderr
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+
+def test_names_and_texts_may_hold_anything(tmp_path):
+    folder = tmp_path / "o'ut [1]*{a,b}"
+    folder.mkdir()
+    strange = cot(remark="\0 \u2028 \U0001f600 '\" ")
+    right = [judged_row(strange, caption="it's; --", source="a'b", model="m\0")]
+    pairs, summary = run(
+        folder, right, [judged_row(WRONG, caption="it's; --")], "--source-weights", "a'b=2"
+    )
+    assert (pairs[0]["chosen"], pairs[0]["chosen_model"]) == (strange, "m\0")
+    assert summary["by_source"] == {"a'b": 1}
+    with pytest.raises(UserError, match="cannot be read"):
+        run(folder, right, [], "--incorrect", folder)
+
+
+def test_two_merges_do_not_share_a_folder(tmp_path):
+    with workspace(tmp_path), pytest.raises(UserError, match="another merge writes to this"):
+        run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)], "--out", tmp_path)
