@@ -59,7 +59,7 @@ class MockServer:
     ) -> None:
         """Forget the log, and from now on answer like this.
 
-        A fault: "kind" (status, cut, close, wrong_n, same_index, body, hang, exit), "times"
+        A fault: "kind" (status, cut, close, wrong_n, same_index, body, abort, hang, exit), "times"
         (always, without it), "caption" (all, without it), and for "status" and "body" what to say.
         With `slots` so many requests are worked on at a time, and others wait. `models` are
         listed, with this status.
@@ -161,7 +161,8 @@ def _serve(port: int, models: list[str]) -> None:
         for index in range(count):
             said, reason = completion(body["seed"] + index)
             choices.append({
-                "index": 0 if kind == "same_index" else index, "finish_reason": reason,
+                "index": 0 if kind == "same_index" else index,
+                "finish_reason": "abort" if kind == "abort" else reason,
                 "message": {"role": "assistant", "content": fault.get("text", said)},
             })  # fmt: skip
         usage = {"prompt_tokens": 100, "completion_tokens": 50 * count, "total_tokens": 0}

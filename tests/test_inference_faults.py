@@ -23,7 +23,7 @@ from world import World, unit
 
 
 def test_passing_faults_are_retried_and_lasting_ones_are_listed(tmp_path, server):
-    world = World(tmp_path, server, count=12)
+    world = World(tmp_path, server, count=13)
     once = [
         {"kind": "status", "status": 429, "retry_after": "1"},
         {"kind": "status", "status": 500},
@@ -33,6 +33,7 @@ def test_passing_faults_are_retried_and_lasting_ones_are_listed(tmp_path, server
         {"kind": "same_index"},
         {"kind": "body", "body": "<html>busy</html>", "type": "text/html"},
         {"kind": "body", "body": "null"},
+        {"kind": "abort"},
     ]
     always = [
         {"kind": "status", "status": 400, "message": "the prompt\n is \x1b[31mtoo long"},
@@ -43,7 +44,7 @@ def test_passing_faults_are_retried_and_lasting_ones_are_listed(tmp_path, server
     server.tell(
         faults=[fault | {"caption": f"caption {number}"} for number, fault in enumerate(faults)]
         # Half a character, as a tokenizer can cut it.
-        + [{"caption": "caption 11", "kind": "text", "text": "\ud83d half"}]
+        + [{"caption": "caption 12", "kind": "text", "text": "\ud83d half"}]
     )
     flags = ["--num-samples", 2, "--orders", "given", "--max-attempts", 3]
     done = world.run(*flags)
@@ -51,29 +52,29 @@ def test_passing_faults_are_retried_and_lasting_ones_are_listed(tmp_path, server
     # Without the probes, which ask for a single token.
     log = [entry for entry in server.log() if entry["max_tokens"] > 1]
     asked = Counter(entry["caption"] for entry in log)
-    assert [asked[f"caption {number}"] for number in range(12)] == [2] * 8 + [1, 3, 3, 1]
+    assert [asked[f"caption {number}"] for number in range(13)] == [2] * 9 + [1, 3, 3, 1]
     first, second = (e["when"] for e in log if e["caption"] == "caption 0")
     assert second - first >= 1
     failed = {entry["id"]: entry for entry in world.read("failed")}
-    refused, used_up, malformed = (failed.pop(world.key(number)) for number in (8, 9, 10))
+    refused, used_up, malformed = (failed.pop(world.key(number)) for number in (9, 10, 11))
     assert failed == {}
     assert refused["reason"] == "refused"
     assert "HTTP 400" in refused["detail"]
     assert "the prompt is ?[31mtoo long" in refused["detail"]
     assert used_up["reason"] == malformed["reason"] == "attempts_used_up"
     assert "HTTP 503" in used_up["detail"]
-    assert world.summary["account"] == {"expected": 24, "judged": 18, "failed": 6, "not_asked": 0}
-    assert world.summary["retries"] == 8 + 2 * 2
-    halves = [row for row in world.judged if row["id"] == world.key(11)]
+    assert world.summary["account"] == {"expected": 26, "judged": 20, "failed": 6, "not_asked": 0}
+    assert world.summary["retries"] == 9 + 2 * 2
+    halves = [row for row in world.judged if row["id"] == world.key(12)]
     assert {row["conversations"][1]["value"] for row in halves} == {"? half"}
     # What failed is known as failed, and asked again only when told so.
     server.tell()
     assert world.call(*flags) == 0
     assert server.log() == []
-    assert world.summary["account"] == {"expected": 24, "judged": 18, "failed": 6, "not_asked": 0}
+    assert world.summary["account"] == {"expected": 26, "judged": 20, "failed": 6, "not_asked": 0}
     assert world.call(*flags, "--retry-failed") == 0
-    assert {entry["caption"] for entry in server.log()} == {f"caption {n}" for n in (8, 9, 10)}
-    assert world.summary["account"] == {"expected": 24, "judged": 24, "failed": 0, "not_asked": 0}
+    assert {entry["caption"] for entry in server.log()} == {f"caption {n}" for n in (9, 10, 11)}
+    assert world.summary["account"] == {"expected": 26, "judged": 26, "failed": 0, "not_asked": 0}
 
 
 def test_a_run_in_which_nothing_succeeds_is_an_error(world, server):
@@ -97,14 +98,16 @@ def test_one_record_that_hangs_costs_itself(tmp_path, server):
     assert world.summary["account"] == {"expected": 6, "judged": 5, "failed": 1, "not_asked": 0}
 
 
-def test_a_record_that_kills_the_server_again_and_again_is_given_up(tmp_path):
+@pytest.mark.parametrize("concurrency", [1, 6])
+def test_a_record_that_kills_the_server_again_and_again_is_given_up(tmp_path, concurrency):
+    """Alone: not those that are in flight with it whenever it does."""
     fault = [{"caption": "caption 3", "kind": "exit"}]
     server = MockServer()
     try:
         world = World(tmp_path, server, count=6)
         server.tell(latency=0.05, faults=fault)
-        flags = ["--num-samples", 1, "--orders", "given", "--max-attempts", 1, "--concurrency", 1]
-        running = world.start(*flags)
+        flags = ["--num-samples", 1, "--orders", "given", "--max-attempts", 1]
+        running = world.start(*flags, "--concurrency", concurrency)
         for _ in range(400):
             if running.poll() is not None:
                 break
@@ -249,8 +252,9 @@ def test_a_server_that_hangs_for_good_ends_the_run_without_waiting_for_it(tmp_pa
     server.tell()
 
 
-def test_an_engine_that_hangs_from_the_start_is_out(world, server):
-    server.tell(faults=[{"kind": "hang"}])
+@pytest.mark.parametrize("fault", [{"kind": "hang"}, {"kind": "status", "status": 500}])
+def test_an_engine_that_is_out_from_the_start_is_found_out(world, server, fault):
+    server.tell(faults=[fault])
     flags = ["--num-samples", 1, "--timeout", 0.5, "--max-attempts", 1]
     assert world.call(*flags, "--max-pause", 1) == 1
     assert world.read("failed") == world.judged == []
@@ -266,6 +270,10 @@ def test_an_engine_that_hangs_from_the_start_is_out(world, server):
         ({"faults": [{"kind": "hang"}]}, 4, "(no answer within 1 s)"),
         # An engine that is dead, behind a server that lists its model, as vLLM's does for seconds.
         ({"faults": [{"kind": "status", "status": 500}]}, 2, "(HTTP 500"),
+        # One that breaks off all that it has, as vLLM does when it is put to sleep.
+        ({"faults": [{"kind": "abort"}]}, 2, "(the server broke off its answer (abort))"),
+        # A server that is full, or that answers no more requests but those it has.
+        ({"faults": [{"kind": "status", "status": 503}]}, 2, "(HTTP 503"),
         # A gateway whose server is down.
         (
             {"models_status": 503, "faults": [{"kind": "status", "status": 503}]}, 2, "(HTTP 503",

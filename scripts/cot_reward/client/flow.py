@@ -119,21 +119,26 @@ async def _send(
     """Send one request, again after passing faults; None when the run ended before its answer."""
     body = wire.body(content, how, ask.count, ask.seed)
     attempts, retries, outages, spent = 0, 0, 0, 0.0
-    outage.sending(content)
-    while await outage.passable():
-        began = time.monotonic()
-        try:
-            answer = await server.complete(body, min(how.timeout, how.deadline - spent))
-            outcome = _outcome(answer, ask, how, retries)
-            outage.answered(content)
-            letters = sum(len(response.text) for response in outcome.responses)
-            # A server that does not count tokens: four letters are about one.
-            capacity.finished(outcome.completion_tokens or letters // 4, began)
-            return outcome
-        except AttemptError as error:
-            fault = error
-        took = time.monotonic() - began
-        if await outage.caused(fault):
+    while True:
+        async with outage.attempt(suspect=outages >= _OUTAGES) as going:
+            if not going:
+                return None
+            began = time.monotonic()
+            try:
+                answer = await server.complete(body, min(how.timeout, how.deadline - spent))
+                outcome = _outcome(answer, ask, how, retries)
+                outage.answered(content)
+                letters = sum(len(response.text) for response in outcome.responses)
+                # A server that does not count tokens: four letters are about one.
+                capacity.finished(outcome.completion_tokens or letters // 4, began)
+                return outcome
+            except AttemptError as error:
+                fault = error
+            took = time.monotonic() - began
+            if fault.kind in ("overloaded", "unavailable"):
+                capacity.overloaded(began)
+            was_out = await outage.caused(fault)
+        if was_out:
             capacity.resume()
             outages += 1
             if outages <= _OUTAGES or over():
@@ -144,7 +149,8 @@ async def _send(
             fault = AttemptError(fault.kind, f"{detail}; {fault.detail}")
         if fault.kind in ("refused", "unknown"):
             return Outcome(ask, reason="refused", detail=fault.detail, retries=retries)
-        if fault.kind in ("overloaded", "unavailable", "timeout"):
+        # Near the deadline an attempt has less time, and its end says nothing of the server.
+        if fault.kind == "timeout" and took >= how.timeout:
             capacity.overloaded(began)
         attempts, spent = attempts + 1, spent + took
         if attempts >= how.max_attempts:
@@ -159,11 +165,10 @@ async def _send(
         until = time.monotonic() + wait
         while not over() and (left := until - time.monotonic()) > 0:
             await asyncio.sleep(min(left, 0.5))
-    return None
 
 
 def _outcome(answer: object, ask: Ask, how: Sampling, retries: int) -> Outcome:
     try:
         return wire.outcome(answer, ask, how.model, retries)
     except ValueError as error:
-        raise AttemptError("error", wire.short(error)) from None
+        raise AttemptError("malformed", wire.short(error)) from None

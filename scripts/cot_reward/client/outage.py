@@ -2,18 +2,20 @@
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from typing import Any
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, nullcontext, suppress
 
 from cot_reward.client import wire
-from cot_reward.client.server import AttemptError, Kind, Server
+from cot_reward.client.server import AttemptError, Server, ServerError
 
-# Seconds: what a probe may take, and the longest wait between two.
+# Seconds: what a probe's first half may take, and the longest wait between two in a pause.
 _PROBE, _BETWEEN = 10.0, 15.0
 # What a last probe may take at least.
 _LEAST = 0.5
+# So many probes in a row, so many seconds apart, must fail: one may meet a fault of its own.
+_PROBES, _APART = 3, 0.25
+# To probe with before anything has been answered.
+_PLAIN = wire.content("Say yes.", "<image>", ())
 
 
 class Outage:
@@ -41,24 +43,29 @@ class Outage:
         self._open.set()
         self._check: asyncio.Task[bool] | None = None
         self._pause: asyncio.Task[None] | None = None
+        self._alone = asyncio.Lock()
         self._answered_at = float("-inf")
-        self._answered: bytes | None = None
-        self._recent: deque[bytes] = deque(maxlen=4)
-
-    def sending(self, content: bytes) -> None:
-        """Remember a request's content as something to probe with."""
-        if self._answered is None:
-            self._recent.append(content)
+        self._answered = _PLAIN
 
     def answered(self, content: bytes) -> None:
+        """A request with this content was answered: it is something to probe with."""
         self._answered_at = time.monotonic()
         self._answered = content
-        self._recent.clear()
 
     async def passable(self) -> bool:
         """Wait while the server is out; False when the run is over, by a signal or for good."""
         await self._open.wait()
         return not (self.gone or self._stop.is_set())
+
+    @asynccontextmanager
+    async def attempt(self, suspect: bool) -> AsyncGenerator[bool, None]:
+        """Around an attempt and the question whose fault it was; yields what `passable` gives.
+
+        Suspects, which were in flight in several outages, go one at a time: the one that takes the
+        server down is then not taken for its neighbours.
+        """
+        async with self._alone if suspect else nullcontext():
+            yield await self.passable()
 
     async def caused(self, fault: AttemptError) -> bool:
         """Whether the server was out, and not the request at fault, when an attempt failed.
@@ -74,26 +81,31 @@ class Outage:
         if self._open.is_set():
             # One check serves all that fail at the same time.
             if self._check is None:
-                self._check = asyncio.create_task(self._look(fault.kind))
+                self._check = asyncio.create_task(self._look())
             if await asyncio.shield(self._check):
                 return False
         await self.passable()
         return True
 
-    async def _look(self, kind: Kind) -> bool:
+    async def _look(self) -> bool:
+        """Whether the server is fine; begins a pause if it is not."""
         try:
-            if why := await self._trouble(kind):
+            trouble, probes = await self._probe(None), 1
+            while trouble and trouble.kind != "timeout" and probes < _PROBES:
+                await asyncio.sleep(_APART)
+                trouble, probes = await self._probe(None), probes + 1
+            if trouble and not self._stop.is_set():
                 self._open.clear()
-                self._pause = asyncio.create_task(self._wait(kind, why))
-            return not why
+                self._pause = asyncio.create_task(self._wait(trouble.detail))
+            return trouble is None
         finally:
             self._check = None
 
-    async def _wait(self, kind: Kind, why: str) -> None:
+    async def _wait(self, why: str) -> None:
         began, wait = time.monotonic(), 0.5
         self.pauses += 1
-        self._say(f"the server is out ({why}); pausing, for {self._max_pause:.0f} s at most")
         try:
+            self._say(f"the server is out ({why}); pausing, for {self._max_pause:.0f} s at most")
             while not self._stop.is_set():
                 left = began + self._max_pause - time.monotonic()
                 if left <= 0:
@@ -104,49 +116,55 @@ class Outage:
                     await asyncio.wait_for(self._stop.wait(), min(wait, left))
                     return
                 left = max(_LEAST, began + self._max_pause - time.monotonic())
-                if not (trouble := await self._unless_stopped(self._trouble(kind), left)):
+                if not (trouble := await self._probe(left)):
                     self._say(f"the server is back after {time.monotonic() - began:.0f} s")
                     return
-                why, wait = trouble, min(2 * wait, _BETWEEN)
+                why, wait = trouble.detail, min(2 * wait, _BETWEEN)
+        except ServerError:
+            # The key is refused now: the requests meet that themselves, and end the run.
+            pass
         finally:
             self.seconds += time.monotonic() - began
             self._open.set()
 
-    async def _unless_stopped(self, probe: Coroutine[Any, Any, str], seconds: float) -> str:
-        """The probe's finding, or that there is none in so many seconds or before the stop."""
-        probing = asyncio.create_task(probe)
+    async def _probe(self, seconds: float | None) -> AttemptError | None:
+        """What is wrong with the server; also that it says nothing in so many seconds.
+
+        A probe that has no answer before the run is stopped fails, and so does one that times out;
+        but not where others are answered meanwhile, and it only waits for its turn.
+        """
+        began = time.monotonic()
+        probing = asyncio.create_task(self._trouble())
         stopping = asyncio.create_task(self._stop.wait())
         done, others = await asyncio.wait(
             (probing, stopping), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
         )
         for task in others:
             task.cancel()
-        return probing.result() if probing in done else "no answer to a probe"
+        trouble = (
+            probing.result() if probing in done else AttemptError("timeout", "no answer to a probe")
+        )
+        waits = trouble and trouble.kind == "timeout" and self._answered_at > began
+        return None if waits else trouble
 
-    async def _trouble(self, kind: Kind) -> str:
-        """What is wrong with the server, by a probe; "" when it is fine.
+    async def _trouble(self) -> AttemptError | None:
+        """What is wrong with the server, by a request or two; None when it is fine.
 
-        A server can list its models while its engine hangs, or is gone: vLLM 0.32 answers
-        "cannot schedule new futures after shutdown" then, with status 500. It therefore has to
-        answer a request that it has answered before, with a single token; at the start, after a
-        time-out, another than the one that failed.
+        A server can list its models while its engine hangs or is gone: vLLM 0.32 then answers for
+        up to ten seconds with status 500, "cannot schedule new futures after shutdown". It has to
+        answer a request that it has answered before as well, with a single token.
         """
         try:
             listed = await self._server.models(min(_PROBE, self._how.timeout))
-            if self._how.model not in listed:
-                return f"it lists {', '.join(listed) or 'nothing'}, not {self._how.model}"
-            if content := self._probe(kind):
-                body = wire.body(content, self._how, count=1, seed=0, max_tokens=1)
-                await self._server.complete(body, self._how.timeout)
+        except AttemptError as fault:
+            return None if fault.kind in ("refused", "overloaded") else fault
+        if self._how.model not in listed:
+            what = f"it lists {', '.join(listed) or 'nothing'}, not {self._how.model}"
+            return AttemptError("unknown", what)
+        body = wire.body(self._answered, self._how, count=1, seed=0, max_tokens=1)
+        try:
+            await self._server.complete(body, self._how.timeout)
         except AttemptError as fault:
             # Any answer of the engine is a sign of life.
-            return "" if fault.kind in ("refused", "overloaded") else fault.detail
-        return ""
-
-    def _probe(self, kind: Kind) -> bytes | None:
-        # A server that has answered nothing yet and fails at once may not like any request.
-        if self._answered is not None or kind != "timeout":
-            return self._answered
-        # In turn: one of them may be the request that hangs.
-        self._recent.rotate(1)
-        return self._recent[0] if self._recent else None
+            return None if fault.kind in ("refused", "overloaded", "malformed") else fault
+        return None

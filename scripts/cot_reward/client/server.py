@@ -7,18 +7,15 @@ from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
-from cot_reward.client.wire import short
-
-# What reading an answer raises when it is not what the protocol says: cut, or of another shape.
-NOT_THE_PROTOCOL = (
-    ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError,
-)  # fmt: skip
+from cot_reward.client import wire
+from cot_reward.client.wire import NOT_THE_PROTOCOL, short
 
 # unreachable: no connection, or it broke; timeout: no answer in time; overloaded: 429;
-# unavailable: 503; error: 408, other 5xx, a body that is no answer; unknown: 404; refused: other
-# 4xx, never retried.
+# unavailable: 503; error: 408, other 5xx, an answer that the server broke off; malformed: no answer
+# of the protocol; unknown: 404; refused: other 4xx, never retried.
 Kind = Literal[
-    "unreachable", "timeout", "overloaded", "unavailable", "error", "unknown", "refused"
+    "unreachable", "timeout", "overloaded", "unavailable", "error", "malformed", "unknown",
+    "refused",
 ]  # fmt: skip
 _KINDS: dict[int, Kind] = {404: "unknown", 408: "error", 429: "overloaded", 503: "unavailable"}
 
@@ -66,7 +63,7 @@ class Server:
         try:
             return [short(model["id"]) for model in answer["data"]]
         except NOT_THE_PROTOCOL as error:
-            raise AttemptError("error", f"its list of models is none: {error!r:.100}") from None
+            raise AttemptError("malformed", f"its list of models is none: {error!r:.100}") from None
 
     async def model(self, wanted: str | None) -> str:
         """The model's name at the server. Raises ServerError when down, or it has no such model."""
@@ -89,7 +86,10 @@ class Server:
 
         Raises AttemptError, and ServerError for a bad key.
         """
-        return await self._call("POST", timeout, body)
+        answer = await self._call("POST", timeout, body)
+        if reason := wire.broken_off(answer):
+            raise AttemptError("error", f"the server broke off its answer ({short(reason)})")
+        return answer
 
     async def _call(self, method: str, timeout: float, body: bytes = b"") -> Any:
         from openai import APIConnectionError, APIError, APIStatusError
@@ -119,7 +119,8 @@ class Server:
             # The transport says time-out here, too, when the server closes the connection.
             raise AttemptError("unreachable", f"no connection: {self._said(error)}") from None
         except (APIError, *NOT_THE_PROTOCOL) as error:
-            raise AttemptError("error", f"{type(error).__name__}: {self._said(error)}") from None
+            what = f"{type(error).__name__}: {self._said(error)}"
+            raise AttemptError("malformed", what) from None
 
     def _status(self, status: int, said: str, headers: Mapping[str, str]) -> Exception:
         detail = f"HTTP {status}: {said}"

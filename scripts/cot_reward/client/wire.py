@@ -11,6 +11,10 @@ from cot_reward.records import Comparison, Order, Response, whole
 
 # What a server's text may take in a message: it is untrusted, and goes to logs and files.
 _DETAIL = 300
+# What reading an answer raises when it is not what the protocol says: cut, or of another shape.
+NOT_THE_PROTOCOL = (
+    ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,18 @@ def body(content: bytes, how: Sampling, count: int, seed: int, max_tokens: int =
     }
     head = json.dumps(settings)[:-1].encode()
     return b"".join((head, b', "messages": [{"role": "user", "content": ', content, b"}]}"))
+
+
+def broken_off(answer: Any) -> str:
+    """The finish reason of an answer that the server itself broke off, "" for any other.
+
+    vLLM ends all that it has in hand so, with status 200, when it shuts down or is put to sleep.
+    """
+    try:
+        reasons = [choice.get("finish_reason") for choice in answer["choices"]]
+    except NOT_THE_PROTOCOL:
+        return ""
+    return next((reason for reason in reasons if reason in ("abort", "error")), "")
 
 
 def outcome(answer: Any, ask: Ask, model: str, retries: int) -> Outcome:
