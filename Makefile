@@ -71,7 +71,7 @@ bench-client: envs ## the client against a fast mock, beside other clients (10 t
 	$(ENVS)/main/bin/python tests/bench/client.py
 bench-capacity: envs ## --concurrency auto beside fixed ones on a real server (needs `make demo`)
 	$(ENVS)/main/bin/python tests/bench/capacity.py
-bench-merge: envs ## the merger beside a dictionary join (half an hour and 28 GB of disk; its flags: tests/bench/merge.py)
+bench-merge: envs ## the merger beside a dictionary join (half an hour and 30 GB of disk; its flags: tests/bench/merge.py)
 	$(ENVS)/main/bin/python tests/bench/merge.py
 bench-dpo: envs ## stage 3 beside stock TRL (an hour on 2 cores; its flags: tests/bench/dpo.py)
 	$(ENVS)/main/bin/python tests/bench/dpo.py

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from conftest import REPO, cot, write_lines, write_rows
+from cot_reward.pairing import shortcut
 from cot_reward.pairing.audit import audit
 from cot_reward.pairing.forms import text_of
 from cot_reward.pairing.shortcut import Texts, accuracies, warning
@@ -74,11 +75,81 @@ def test_rows_of_other_trainers_are_read_too(tmp_path):
         assert found.findings["rejected"]["coherent"] == 4
 
 
+def said(*texts):
+    """Messages of a user and an assistant in turn."""
+    return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+
+
+FORMS = {
+    "prompt inside": {"chosen": said(PROMPT, cot()), "rejected": said(PROMPT, cot(answer=2))},
+    "instruction": {"instruction": PROMPT, "chosen": cot(), "rejected": cot(answer=2)},
+    "instruction, input": {
+        "instruction": "Judge.", "input": PROMPT, "chosen": cot(), "rejected": cot(answer=2)
+    },
+    "null problem": row(problem=None, prompt=PROMPT),
+    "null input": row(problem=None, prompt=None, instruction=PROMPT, input=None),
+    "null prompt, prompt inside": row(
+        said(PROMPT, cot()), said(PROMPT, cot(answer=2)), problem=None, conversations=None
+    ),
+    "a turn without a text": row(
+        problem=[*said("x"), {"role": "assistant", "content": None}, *said("y")]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_prompt_may_stand_elsewhere(tmp_path, form):
+    found = audit(write_lines(tmp_path / "x.jsonl", [FORMS[form]]))
+    assert (found.bad_rows, found.answers[1]) == (0, 1), found.bad
+    assert found.findings["chosen"]["coherent"] == 1
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda n: {"prompt": said(f"{n}", "ok", "And now?")},
+        lambda n: {"conversations": [*said(f"{n}", "ok"), {"from": "human", "value": "And now?"}]},
+        lambda n: {"chosen": said(f"{n}", "ok", "And now?", cot())},
+        lambda n: {"instruction": "Judge.", "input": f"{n}"},
+        lambda n: {"instruction": "And now?", "history": [[f"{n}", "ok"]]},
+    ],
+)
+def test_prompts_that_end_alike_are_several(tmp_path, ask):
+    """One group of all pairs would leave nothing to be told; so would one pair for a duplicate."""
+    texts = {"chosen": cot(), "rejected": cot(answer=2)}
+    found = audit(write_lines(tmp_path / "x.jsonl", [texts | ask(n) for n in range(10)]))
+    assert (found.bad_rows, found.duplicates) == (0, 0), found.bad
+    assert found.shortcut["answer"] == 1.0
+    same = audit(write_lines(tmp_path / "x.jsonl", [texts | ask(0) for _ in range(10)]))
+    assert (same.duplicates, same.shortcut["answer"]) == (9, None)
+
+
+def test_one_long_prompt_does_not_make_all_keys_long(tmp_path, monkeypatch):
+    """The folds hold every key in the room of the longest: gigabytes, for one such row."""
+    keys = []
+    monkeypatch.setattr(shortcut, "accuracies", lambda pairs, _: keys.extend(pairs) or {})
+    audit(write_lines(tmp_path / "x.jsonl", [row(), row(problem="long " * 10_000)]))
+    first, second = (pair.comparison for pair in keys)
+    assert first != second
+    assert max(len(first), len(second)) <= 64
+
+
+def test_both_orders_of_a_comparison_are_one_group(tmp_path):
+    rows = [row(images=images) for n in range(9) for images in ([f"{n}", "b"], ["b", f"{n}"])]
+    path = write_lines(tmp_path / "x.jsonl", rows)
+    assert audit(path).shortcut["words"] is None
+    assert audit(write_lines(path, [*rows, row()])).shortcut["words"] is not None
+
+
 @pytest.mark.parametrize(
     "bad",
     [
         {},
         {"chosen": "x"},
+        {"chosen": "x", "rejected": "y"},
+        {"chosen": said("x"), "rejected": said("y")},
+        row(problem=[]),
+        row(problem=None),
         row(images=5),
         row(images=True),
         row(videos={"a": 1}),

@@ -363,8 +363,9 @@ def test_answers_that_came_with_an_error_are_handed_out_before_it(server):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--concurrency", "many"], "--concurrency many: a number from 1, or auto"),
-        (["--concurrency", "0"], "a number from 1, or auto"),
+        (["--concurrency", "many"], "--concurrency many: a number from 1 to 900, or auto"),
+        (["--concurrency", "0"], "a number from 1 to 900, or auto"),
+        (["--concurrency", "901"], "a number from 1 to 900, or auto"),
         (["--media", "links"], "'links' is not one of inline, file"),
         (["--base-url", "http://me:secret@host/v1"], "must not hold a name, password or query"),
         (["--max-pause", "-1"], "--max-pause must be at least 0"),

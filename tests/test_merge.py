@@ -35,6 +35,7 @@ def test_a_right_and_a_wrong_text_about_the_same_presentation_are_a_pair(tmp_pat
     assert (pair["chosen_model"], pair["rejected_model"]) == ("model-a", "model-b")
     assert (summary["pairs"], summary["same_model"], summary["cross_model"]) == (1, 0, 1)
     assert summary["chosen_answer"] == {"1": 1, "2": 0}
+    assert {"python", "duckdb"} <= summary["versions"].keys()
 
 
 @pytest.mark.parametrize(
@@ -331,6 +332,21 @@ def test_contradictory_labels_are_listed_with_their_places(tmp_path):
     assert summary["contradictory_comparisons"] == 1
     run(tmp_path, right[1:], wrong[:1])
     assert not (tmp_path / "out/contradictory_labels.jsonl").exists()
+
+
+def test_lengths_are_evened_out_within_an_order(tmp_path):
+    """Each comparison has a close text that is shorter and a farther one that is longer."""
+    short, long = WRONG.replace("so", ""), cot((6, 7), (8, 7), 2, remark="as seen at length ")
+    right = [judged_row(RIGHT, caption=f"{n}") for n in range(6)]
+    wrong = [
+        judged_row(text, caption=f"{n}", sample=k)
+        for n in range(6)
+        for k, text in enumerate((short, long))
+    ]
+    flags = ["--no-balance-positions", "--rejected-coherence", "coherent"]
+    assert run(tmp_path, right, wrong, *flags)[1]["chosen_longer"] == 6
+    _, summary = run(tmp_path, right, wrong, *flags, "--balance-lengths")
+    assert (summary["pairs"], summary["chosen_longer"], summary["rejected_longer"]) == (6, 3, 3)
 
 
 # --- what is told ---------------------------------------------------------------------------------

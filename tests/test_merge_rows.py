@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import cot, judged_row, picture, raw_row, read_lines, write_lines, write_rows
-from cot_reward.records import conversation
+from cot_reward.records import comparison_key, conversation
 from cot_reward.settings import UserError
 from merging import RIGHT, WRONG, published, run
 
@@ -58,6 +58,17 @@ def test_what_published_rows_have_beside_is_no_matter(tmp_path, odd):
     pairs, _ = run(tmp_path, rows, [judged_row(WRONG)])
     assert (pairs[0]["id"], pairs[0]["images"]) == (judged_row(WRONG)["id"], ["a.png", "b.png"])
     assert pairs[0]["problem"] == "<image><image>Judge them. Text Caption: [a cat]"
+
+
+def test_fields_of_anothers_that_have_our_names_count_as_absent(tmp_path):
+    odd = {"source": ["x"], "sample": "3", "order": 0, "model": {"a": 1}, "task": "text-to-image"}
+    rows = [published(RIGHT, "problem") | odd | {"label": 1.0}]
+    (pair,), _ = run(tmp_path, rows, [judged_row(WRONG, order="swapped")])
+    # What it does not say of itself, its partner may know.
+    assert pair["order"] == "swapped"
+    assert run(tmp_path, rows, [judged_row(WRONG)])[1]["by_source"] == {"made": 1}
+    with pytest.raises(UserError, match="'label' must be of type int"):
+        run(tmp_path, [rows[0] | {"label": "one"}], [judged_row(WRONG)])
 
 
 def test_a_row_of_ours_that_lacks_fields_keeps_its_key(tmp_path):
@@ -183,6 +194,20 @@ HELD_OUT = {
     "raw data": raw_row(" a cat ", ["./b.png", "a.png"]),
     "raw data with ids of its own": raw_row("a cat", ["a.png", "b.png"]) | {"id": "17"},
     "raw data with digests of its own": raw_row("a cat", ["a.png", "b.png"]) | {"id": "0" * 64},
+    "DPO rows whose template goes on": {
+        "id": judged_row(RIGHT)["id"], "problem": "Judge. Text Caption: [a cat]\nBe brief.",
+        "chosen": RIGHT, "rejected": WRONG, "images": ["a.png", "b.png"],
+    },
+    "comparisons": {
+        "task": "image_generation", "text": "a cat", "candidates": ["b.png", "a.png"], "label": 1
+    },
+    "comparisons without a label": {
+        "task": "image_generation", "text": "a cat", "candidates": ["b.png", "a.png"]
+    },
+    "comparisons with another label": {
+        "task": "image_generation", "text": "a cat", "candidates": ["b.png", "a.png"], "label": 0.5
+    },
+    "comparisons without a task": {"text": "a cat", "candidates": ["a.png", "b.png"], "task": None},
     "raw data with another label": raw_row("a cat", ["a.png", "b.png"]) | {"conversations": []},
     "responses": {
         "problem": "Judge. Text Caption: [a cat]", "solution": "x", "images": ["b.png", "a.png"]
@@ -237,8 +262,72 @@ def test_a_held_out_file_that_nothing_is_of_is_warned_of(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("before", "there", "warned"),
+    [
+        ([{"id": "0" * 64}], [], True),
+        ([{"id": "0" * 64}] * 99, ["a.png"], False),
+        ([raw_row("a cat", ["gone.png", "lost.png"])], [], True),
+        ([raw_row("a cat", ["gone.png", "lost.png"])] * 99, ["a.png"], False),
+        ([raw_row("a cat", ["gone.png", "lost.png"])] * 100, ["a.png"], True),
+    ],
+)
+def test_the_first_rows_tell_whether_images_are_there(tmp_path, capsys, before, there, warned):
+    """Not the first one alone: a key needs no image, and an image may be gone."""
+    for name in there:
+        picture(tmp_path / name)
+    # Rows of others may have a digest of their own.
+    rows = [*before, raw_row("a cat", ["a.png", "b.png"]) | {"id": "1" * 64}]
+    path = write_lines(tmp_path / "held_out.jsonl", rows)
+    about = {"images": ("x/a.png", "x/b.png")}
+    run(tmp_path, [judged_row(RIGHT, **about)], [judged_row(WRONG, **about)], "--exclude", path)
+    assert ("Say with --image-root" in capsys.readouterr().err) == warned
+
+
+@pytest.mark.parametrize("task", ["image_understanding", None])
+def test_answers_about_an_image_are_held_out_without_a_label(tmp_path, capsys, task):
+    key = comparison_key("image_understanding", "what?", ("a.png",), ("Blue.", "Green."))
+    about = {"id": key, "task": "image_understanding", "images": ["a.png"]}
+    right, wrong = (
+        {**row, **about, "conversations": conversation("<image>Judge: what? Blue. Green.", text)}
+        for row, text in ((judged_row(RIGHT), cot(noun="Answer")),
+                          (judged_row(WRONG), cot((6, 7), (8, 7), 2, noun="Answer")))
+    )  # fmt: skip
+    rows = [right, judged_row(RIGHT)], [wrong, judged_row(WRONG)]
+    assert len(run(tmp_path, *rows)[0]) == 2
+    row = {"text": "what?", "candidates": ["Green.", "Blue."], "context": ["a.png"], "task": task}
+    path = write_lines(tmp_path / "held_out.jsonl", [row])
+    pairs, summary = run(tmp_path, *rows, "--exclude", path)
+    assert [pair["task"] for pair in pairs] == ["image_generation"]
+    assert summary["excluded_comparisons"] == {str(path): 1}
+    # Where the image is, it is only another data set.
+    write_lines(path, [row | {"text": "why?"}])
+    run(tmp_path, *rows, "--exclude", path)
+    assert "Say with --image-root" in capsys.readouterr().err
+    picture(tmp_path / "a.png")
+    run(tmp_path, *rows, "--exclude", path)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("empty", ["", "\n \n", "[]"])
+def test_an_empty_held_out_file_holds_nothing_out(tmp_path, empty):
+    """As an eval.jsonl may be that the merger wrote."""
+    none, path = tmp_path / "none.jsonl", tmp_path / "held_out.jsonl"
+    none.write_text(empty)
+    rows = [judged_row(RIGHT), judged_row(RIGHT, caption="a dog")], [
+        judged_row(WRONG), judged_row(WRONG, caption="a dog")
+    ]  # fmt: skip
+    write_lines(path, [judged_row(RIGHT)])
+    pairs, summary = run(tmp_path, *rows, "--exclude", none, path)
+    assert [pair["id"] for pair in pairs] == [judged_row(RIGHT, caption="a dog")["id"]]
+    assert summary["excluded_comparisons"] == {str(path): 1}
+
+
+@pytest.mark.parametrize(
     "row",
     [
+        {"text": "a", "candidates": ["a.png"]},
+        {"text": "a", "candidates": ["a.png", "b.png"], "task": "chess"},
+        {"text": "a", "candidates": ["Blue.", "Green."], "task": "image_understanding"},
         {"id": "0" * 64, "image_1": "a.png", "image_2": "b.png", "prompt": "which?"},
         {"id": "17", "images": ["a.png", "b.png"]},
         {"prompt": [{"role": "assistant", "content": "x"}], "images": ["a.png", "b.png"]},

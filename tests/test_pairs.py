@@ -71,6 +71,20 @@ def test_all_takes_every_pair():
     assert len(set(texts(chosen, rejected, 1, "all"))) == 12
 
 
+def test_so_many_pairs_of_each_length_are_there_to_choose_from():
+    chosen = [made("a b c d"), made("a b c d e f g h")]
+    rejected = [made("a b c", 2), made("a b x y z", 2)]
+    assert texts(chosen, rejected, 1) == [("a b c d", "a b c")]
+    # The second is longer where it is rejected.
+    assert texts(chosen, rejected, 1, of_each_length=True) == [
+        ("a b c d", "a b c"), ("a b c d", "a b x y z")
+    ]  # fmt: skip
+    # Of several pairs that stay no text may be in too many.
+    both = texts(chosen, rejected, 2, of_each_length=True)
+    assert both == [("a b c d", "a b c"), ("a b c d", "a b x y z")]
+    assert texts(chosen, rejected[:1], 2, of_each_length=True) == [("a b c d", "a b c")]
+
+
 def test_same_model():
     chosen = [made("a b c", model="m"), made("x y z", model="n")]
     rejected = [made("x y q", 2, model="m")]

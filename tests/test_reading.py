@@ -49,6 +49,52 @@ def test_a_bad_item_of_a_list_costs_itself(tmp_path):
     assert [number for number, _ in found] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff", " \n"])
+@pytest.mark.parametrize("first", ["[1]", "[]", "[torn", "[1, 2", '["a"]', "[[{"])
+def test_a_bad_first_line_costs_itself(tmp_path, first, mark):
+    """It begins as a list does."""
+    path = tmp_path / "x.jsonl"
+    lines = [{"a": n} for n in range(3000)]
+    good = "".join(json.dumps(line) + "\n" for line in lines)
+    path.write_text(f"{mark}{first}\n{good}", encoding="utf-8")
+    number = 1 + mark.count("\n")
+    assert rows(path) == [(number, ValueError), *enumerate(lines, number + 1)]
+    assert reading.spans(path, 2**20) == [(0, path.stat().st_size)]
+    # Only where the name says that there are lines.
+    with pytest.raises(UserError, match="not a whole JSON list"):
+        rows(path.rename(tmp_path / "x.json"))
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff", " \n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"a": 1}, {"a": 2}]',
+        '[\n{"a": 1},\n {"a": 2}\n]\n',
+        '[ {"a":1},\n\t{"a": 2}]',
+        '[\r\n  {"a": 1},\r\n  {"a": 2}\r\n]\r\n',
+        "[]",
+        "[ ]\n\n",
+    ],
+)
+def test_a_list_that_was_saved_as_lines_is_a_list(tmp_path, content, mark):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes((mark + content).encode())
+    assert rows(path) == ([(1, {"a": 1}), (2, {"a": 2})] if "a" in content else [])
+    assert reading.spans(path, 4) == []
+
+
+@pytest.mark.parametrize("content", ["", " \n\n", "\ufeff"])
+def test_a_file_may_be_empty_where_that_is_said(tmp_path, content):
+    path = tmp_path / "x.jsonl"
+    path.write_text(content, encoding="utf-8")
+    assert list(read_rows(path, may_be_empty=True)) == []
+    with pytest.raises(UserError, match="empty"):
+        rows(path)
+    with pytest.raises(UserError, match="no such file"):
+        list(read_rows(tmp_path / "y.jsonl", may_be_empty=True))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -185,7 +231,9 @@ def test_standard_input(monkeypatch, content):
 
 
 @given(
-    st.lists(st.one_of(JSON, st.sampled_from(["", "  ", "no json", '{"torn'])), max_size=8),
+    st.lists(
+        st.one_of(JSON, st.sampled_from(["", "  ", "no json", "[]", "[1", '{"torn'])), max_size=8
+    ),
     st.integers(1, 60),
     st.sampled_from(["", "\ufeff"]),
     st.booleans(),

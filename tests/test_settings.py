@@ -18,7 +18,7 @@ class Example:
     num_samples: int = 4
     model: str | None = None
     limit: int | None = None
-    mode: Literal["fast", "slow"] = "fast"
+    mode: Literal["fast", "slow", "off"] = "fast"
     balance: bool = True
     names: list[str] = field(default_factory=list)
 
@@ -69,6 +69,13 @@ def test_booleans(parse):
     assert parse("data: a\nbalance: false").balance is False
     assert parse("data: a\nbalance: false", "--balance").balance is True
     assert parse("data: a", "--no-balance").balance is False
+
+
+def test_a_bare_off_is_a_word(parse):
+    """YAML 1.1 reads it as a boolean."""
+    assert parse("data: a\nmode: off").mode == "off"
+    with pytest.raises(UserError, match="'on' is not one of fast, slow, off"):
+        parse("data: a\nmode: on")
 
 
 def test_numbers(parse):

@@ -9,7 +9,6 @@ import json
 import math
 import multiprocessing
 import os
-import platform
 import random
 import tempfile
 import time
@@ -19,9 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
 import torch
-import transformers
 from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import distributed
@@ -41,6 +38,7 @@ from transformers import (
 
 from cot_reward import demo_world as world
 from cot_reward import store, tasks
+from cot_reward.versions import versions
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -564,12 +562,7 @@ def write_base(settings: world.Settings, command: list[str]) -> dict[str, Any]:
         "perception": seen,
         "settings": signature,
         "command": command,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "tokenizers": tokenizers.__version__,
-        },
+        "versions": versions("torch", "transformers", "tokenizers"),
         "cpus": os.cpu_count(),
         "seconds": round(time.monotonic() - started, 1),
     }

@@ -7,7 +7,6 @@ so the pools share captions; no picture occurs twice.
 
 import dataclasses
 import json
-import platform
 import random
 import time
 from collections import Counter
@@ -17,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 from PIL import Image, ImageDraw
 
 from cot_reward import store, tasks
 from cot_reward.records import conversation
 from cot_reward.settings import UserError
+from cot_reward.versions import versions
 
 COLOURS = {
     "red": (220, 40, 40),
@@ -374,11 +373,7 @@ def write_data(settings: Settings, command: list[str]) -> dict[str, Any]:
         "captions": len(COLOURS) * len(SHAPES),
         "settings": signature,
         "command": command,
-        "versions": {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "pillow": PIL.__version__,
-        },
+        "versions": versions("numpy", "pillow"),
         "seconds": round(time.monotonic() - started, 1),
     }
     store.write_json(settings.out / "summary.json", summary)

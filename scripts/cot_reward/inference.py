@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import platform
 import signal
 import sqlite3
 import sys
@@ -10,7 +9,6 @@ import time
 from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import asdict
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from cot_reward.settings import UserError, plain
 from cot_reward.stage import Stage, journal_lines, run_key, run_there, same_run
 from cot_reward.store import Journal, write_json
 from cot_reward.tasks import TASKS
+from cot_reward.versions import versions
 
 
 def _file_url(path: Path) -> list[bytes]:
@@ -246,8 +245,7 @@ def _finish(
         "template_hashes": resolved["templates"],
         "settings": resolved,
         "command": sys.argv,
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("openai", "aiohttp", "pillow")},
+        "versions": versions("openai", "aiohttp", "pillow"),
     }
     _print(summary, settings.out)
     if interrupted:

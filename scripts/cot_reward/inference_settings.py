@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from cot_reward.records import ORDERS, Order
 
+# The SDK holds 1,000 connections at most, and a probe must find one free.
+_MOST = 900
+
 
 def _help(text: str, **default: Any) -> Any:
     return field(metadata={"help": text}, **default)
@@ -67,9 +70,11 @@ class InferenceSettings:
             if getattr(self, name) < least:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least {least}")
         if self.concurrency != "auto" and not (
-            self.concurrency.isdecimal() and int(self.concurrency) > 0
+            self.concurrency.isdecimal() and 0 < int(self.concurrency) <= _MOST
         ):
-            raise ValueError(f"--concurrency {self.concurrency}: a number from 1, or auto")
+            raise ValueError(
+                f"--concurrency {self.concurrency}: a number from 1 to {_MOST}, or auto"
+            )
         if "@" in self.base_url or "?" in self.base_url:
             # It is written to files and messages.
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
@@ -20,17 +21,19 @@ _LONGEST = 2**26
 STDIN = Path("-")
 
 _BOM = b"\xef\xbb\xbf"
+# How a list begins that was saved as JSONL. Anything else there is a line, and a bad one at worst.
+_LIST_IN_JSONL = re.compile(rb"\[[ \t\r]*(?:\{|\n|\Z|\]\s*\Z)")
 
 Row = dict[str, Any] | ValueError
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def read_rows(path: Path, may_be_empty: bool = False) -> Iterator[tuple[int, Row]]:
     """Rows of a JSON list, JSONL or Parquet file (`-`: standard input, JSON or JSONL).
 
     Each comes with its position from 1: list index, line, or row. A row that is no JSON object
     comes as a ValueError in its place, so that one bad line costs one row. Raises UserError when
-    the file is missing, empty, or, as a list or Parquet file, broken; of a broken list the entries
-    before the fault come first.
+    the file is missing, empty (unless `may_be_empty`), or, as a list or Parquet file, broken; of a
+    broken list the entries before the fault come first.
     """
     try:
         if path.suffix == ".parquet":
@@ -38,7 +41,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
             return
         with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
             assert isinstance(file, io.BufferedReader)
-            if _is_list(file):
+            if _is_list(file, path):
                 for number, item in enumerate(_list(file, path), 1):
                     yield number, _checked(item)
                 return
@@ -49,7 +52,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
                 if line.strip():
                     seen = True
                     yield number, _object(line)
-            if not seen:
+            if not seen and not may_be_empty:
                 raise UserError(f"{path}: empty")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -65,7 +68,7 @@ def spans(path: Path, size: int) -> list[tuple[int, int]]:
     if path.suffix == ".parquet" or not path.is_file():
         return []
     with path.open("rb") as file:
-        if _is_list(file):
+        if _is_list(file, path):
             return []
     end = path.stat().st_size
     return [(start, min(start + size, end)) for start in range(0, max(end, 1), size)]
@@ -90,8 +93,9 @@ def read_span(path: Path, start: int, end: int) -> Iterator[tuple[int, Row | Non
             yield number, _fast_object(line) if line.strip() else None
 
 
-def _is_list(file: io.BufferedReader) -> bool:
-    return file.peek(4096).removeprefix(_BOM).lstrip()[:1] == b"["
+def _is_list(file: io.BufferedReader, path: Path) -> bool:
+    head = file.peek(4096).removeprefix(_BOM).lstrip()
+    return bool(_LIST_IN_JSONL.match(head) if path.suffix == ".jsonl" else head[:1] == b"[")
 
 
 def _fast_object(line: bytes) -> Row:

@@ -2,11 +2,9 @@
 
 import dataclasses
 import json
-import platform
 import shlex
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from cot_reward.dpo.arguments import PairConfig, ScriptArguments
 from cot_reward.dpo.build import whole_models
 from cot_reward.dpo.trainer import PairTrainer
 from cot_reward.store import write_whole
+from cot_reward.versions import versions
 
 CURVES = {
     "loss": "loss",
@@ -85,7 +84,7 @@ def train(
             **training.to_dict(),
         },
         "command": shlex.join([sys.executable, *sys.argv]),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions(*_PACKAGES),
     }
     write_whole(output / "summary.json", json.dumps(summary, indent=2, default=str) + "\n")
     print(f"{steps} steps in {seconds:.0f} s; model, curves and summary are in {output}")
@@ -121,13 +120,3 @@ def _steps_done(training: PairConfig) -> int:
 def _last_values(history: list[dict[str, float]]) -> dict[str, float]:
     """The latest value of every key that was logged."""
     return {key: value for entry in history for key, value in entry.items()}
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

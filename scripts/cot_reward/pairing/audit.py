@@ -11,7 +11,7 @@ from typing import Any
 
 from cot_reward.judge import FINDINGS, judge
 from cot_reward.pairing import shortcut
-from cot_reward.pairing.forms import is_key, text_of
+from cot_reward.pairing.forms import digest, is_key, text_of
 from cot_reward.pairing.settings import ReportSettings
 from cot_reward.reading import Row, read_rows
 from cot_reward.records import whole
@@ -54,11 +54,19 @@ class Audit:
         }
 
 
-def _prompt(row: Mapping[str, Any]) -> str:
-    for name in ("problem", "prompt", "conversations", "messages"):
-        if name in row:
-            return text_of(row[name])
-    raise ValueError("no prompt: needs 'problem', 'prompt' or 'conversations'")
+def _prompt(row: Mapping[str, Any]) -> list[Any]:
+    """What a row asks: the turns before the last as they are, and the text of the last."""
+    names = ("problem", "prompt", "conversations", "messages")
+    prompt = next((row[name] for name in names if row.get(name) is not None), None)
+    if prompt is None and row.get("instruction") is not None:
+        asked = [text_of(row["instruction"]), text_of(row.get("input") or "")]
+        return [row.get("history") or [], *asked]
+    # TRL's other form: both answers begin with it.
+    if prompt is None and isinstance(row["chosen"], list):
+        prompt = row["chosen"][:-1]
+    if prompt is None or prompt == []:
+        raise ValueError("no prompt: needs 'problem', 'prompt', 'conversations' or 'instruction'")
+    return [*(prompt[:-1] if isinstance(prompt, list) else []), text_of(prompt)]
 
 
 def _task(row: Mapping[str, Any], texts: Mapping[str, str]) -> Task:
@@ -76,7 +84,8 @@ def audit(path: Path, seed: int = 0, sample: int = SAMPLE) -> Audit:
     """The audit of a JSON, JSONL or Parquet file of pairs. Raises UserError if it cannot be read.
 
     Rows have `chosen` and `rejected` and a prompt (`problem`, `prompt` or `conversations`), as
-    strings or as messages. The classifiers see `sample` pairs, drawn evenly, if there are more.
+    strings or as messages; `instruction` and `input`; or the prompt's messages in front of both
+    answers. The classifiers see `sample` pairs, drawn evenly, if there are more.
     """
     return audit_rows(read_rows(path), str(path), seed, sample)
 
@@ -127,8 +136,8 @@ def _count(row: Mapping[str, Any], found: Audit, seen: set[bytes]) -> shortcut.T
     content = blake2b(json.dumps([prompt, shown, texts]).encode(), digest_size=16).digest()
     key = row.get("id")
     if not is_key(key) or "order" not in row:
-        # Both orders of a comparison are one.
-        key = json.dumps([prompt, *(sorted(map(json.dumps, media)) for media in shown)])
+        # Both orders of a comparison are one. Short: all keys take the room of the longest.
+        key = str(digest(prompt, *(sorted(map(json.dumps, media)) for media in shown)))
     task = _task(row, texts)
     models = [str(row.get(f"{side}_model") or "") for side in _SIDES]
     answers = []

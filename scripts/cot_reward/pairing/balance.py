@@ -37,7 +37,7 @@ def take(
             if(fit, '5 unselected', '6 unselected') AS state
         FROM (
             SELECT * EXCLUDE (source, task), (batch << 40) | start AS pair, 'train' AS split,
-                min(source) OVER (PARTITION BY id) AS source,
+                coalesce(min(nullif(source, '')) OVER (PARTITION BY id), '') AS source,
                 min(task) OVER (PARTITION BY id) AS task,
                 NOT {one_model} OR same_model OR NOT bool_or(same_model) OVER (PARTITION BY id)
                     AS fit

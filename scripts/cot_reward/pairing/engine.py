@@ -54,8 +54,8 @@ _CONTRADICTORY = f"""
     UNION SELECT comparison FROM claims WHERE of_texts
     GROUP BY comparison, presentation HAVING min(preferred) <> max(preferred)
     UNION SELECT comparison FROM shown GROUP BY comparison
-    HAVING count(*) = 2 AND bool_and(name = other_name) AND min(name) <> max(name)
-        AND min(preferred) = max(preferred)
+    HAVING count(*) = 2 AND bool_and(name = other_name AND name <> '')
+        AND min(name) <> max(name) AND min(preferred) = max(preferred)
 """
 
 

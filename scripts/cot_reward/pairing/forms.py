@@ -23,12 +23,14 @@ from cot_reward.tasks import TASKS, candidates_are_media, caption_in
 
 # What a row of ours always has, and one from elsewhere may lack. No label: its file tells.
 _ABSENT: dict[str, Any] = {
-    "id": "", "task": "", "source": "", "order": "given", "sample": -1, "label": 0,
+    "id": "", "task": "", "source": "", "order": "", "sample": -1, "label": 0,
     "finish_reason": "", "model": "", "template_hash": "", "images": [], "videos": [],
 }  # fmt: skip
 # What may be in a path that is not normal: an empty one, or parts like "", "." and "..".
 _UNCLEAN = re.compile(r"\A\Z|\A[/.]|/[/.]|/\Z|\0")
 _OURS = ("task", "order", "sample", "label", "verdict", "coherence", "template_hash")
+# Of rows of others, too, these must be what they seem.
+_DECISIVE = ("label", "finish_reason", "images", "videos")
 _KINDS = {name: ROW_FIELDS[name] for name in _ABSENT}
 
 
@@ -115,9 +117,10 @@ def published(row: Mapping[str, Any], prompt: str, prefix: str) -> Comparison:
     kind, media = ("video", videos) if videos else ("image", images)
     if (images and videos) or not isinstance(media, list) or len(media) != 2:
         raise ValueError("the row names no two media of one kind, and has no key as 'id'")
-    task = row.get("task") or f"{kind}_generation"
-    if task != f"{kind}_generation":
-        raise ValueError(f"rows of task {task!r} need the key as 'id'")
+    task = f"{kind}_generation"
+    # A word of another's means nothing here.
+    if (named := row.get("task")) != task and isinstance(named, str) and named in TASKS:
+        raise ValueError(f"rows of task {named!r} need the key as 'id'")
     first, second = (media_path(path, prefix) for path in media)
     return Comparison(task, caption_in(prompt), (first, second), 1)
 
@@ -145,13 +148,22 @@ def _is_ours(row: Mapping[str, Any], prompt: str, prefix: str) -> bool:
 
 
 def _fields(row: Mapping[str, Any], ours: bool) -> dict[str, Any]:
-    """The fields that a row may lack, of the right type. Rows of others may have nulls there."""
+    """The fields that a row may lack, of the right type.
+
+    Rows of others may have nulls there, and fields of their own by these names: but for what a pair
+    depends on they count as absent.
+    """
     values: dict[str, Any] = {}
     for name, kind in _KINDS.items():
         value = row.get(name, _ABSENT[name])
         if value is None and not ours:
             value = _ABSENT[name]
-        if type(value) is not kind and (ours or name != "id"):
+        if name == "label" and type(value) is float and value.is_integer():
+            # A column with gaps.
+            value = int(value)
+        if type(value) is not kind and not ours and name not in _DECISIVE:
+            value = _ABSENT[name]
+        if type(value) is not kind:
             raise ValueError(f"'{name}' must be of type {kind.__name__}, not {value!r:.60}")
         values[name] = value
     return values
@@ -211,7 +223,9 @@ def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
     if label not in (0, 1, 2) or (row.get("label") is not None and not label):
         raise ValueError(f"'label' must be 1 or 2, not {label!r}")
     if order not in ("given", "swapped"):
-        raise ValueError(f"'order' must be given or swapped, not {order!r:.60}")
+        if ours and order:
+            raise ValueError(f"'order' must be given or swapped, not {order!r:.60}")
+        order = ""
 
     found = judge(text, TASKS[task], label or 1, values["finish_reason"], mismatches=False)
     verdict = found.verdict

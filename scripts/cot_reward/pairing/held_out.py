@@ -13,10 +13,12 @@ from cot_reward.pairing.forms import digest, has_our_fields, is_key, published, 
 from cot_reward.reading import read_rows
 from cot_reward.records import Comparison, whole
 from cot_reward.settings import UserError
-from cot_reward.sources import adapter_for, media_path
-from cot_reward.tasks import CAPTION_MARKER
+from cot_reward.sources import adapter_for, media_path, plain_comparison
+from cot_reward.tasks import CAPTION_MARKER, TASKS
 
 _TOGETHER = 10_000
+# Rows of a file whose media are looked for.
+_LOOKED_AT = 100
 
 
 def _asked(prompt: Any) -> str:
@@ -31,14 +33,18 @@ def _asked(prompt: Any) -> str:
     return text_of(prompt)
 
 
+def _has_our_key(row: dict[str, Any]) -> bool:
+    """Whether the row's `id` alone tells what it is about; others may have a digest there."""
+    return is_key(row.get("id")) and (has_our_fields(row) or len(row) == 1)
+
+
 def keys_of(row: dict[str, Any], prefix: str) -> set[str]:
     """Every key that a row may stand for: raw data, responses or pairs, ours or another's.
 
     Several, since its paths may be relative to the image root or the media root already, and since
     rows of others may have a digest of their own as `id`. Raises ValueError when there is none.
     """
-    ours = is_key(row.get("id")) and (has_our_fields(row) or len(row) == 1)
-    keys = {row["id"]} if ours else set()
+    keys = set()
     kind = "video" if row.get("videos") else "image"
 
     def of_prompt(name: str, root: str) -> str:
@@ -50,7 +56,13 @@ def keys_of(row: dict[str, Any], prefix: str) -> set[str]:
         first, second = (media_path(path, root) for path in row[f"{kind}s"])
         return Comparison(f"{kind}_generation", row["prompt"], (first, second), 1).key
 
+    def of_plain(task: str, root: str) -> str:
+        return plain_comparison({**row, "task": task, "label": 1}, root).key
+
     ways = [of_caption, lambda root: adapter_for(row, None)(row, root).key]
+    if "candidates" in row:
+        # A row may leave its task to the client's --task.
+        ways += [partial(of_plain, task) for task in ([row["task"]] if row.get("task") else TASKS)]
     ways += [
         partial(of_prompt, name)
         for name in ("problem", "prompt", "messages", "conversations")
@@ -66,17 +78,19 @@ def keys_of(row: dict[str, Any], prefix: str) -> set[str]:
             # What a row of another form does to code that expects one.
             except (LookupError, TypeError, AttributeError, RecursionError):
                 continue
-    if not keys:
+    if not keys and not _has_our_key(row):
         raise ValueError(f"no key as 'id', and none follows from the row ({problem})")
-    return keys
+    # Also beside computed ones: those are wrong where a template goes on after the caption.
+    return keys | {row["id"]} if is_key(row.get("id")) else keys
 
 
-def _shows_nothing(row: dict[str, Any], media_root: Path, prefix: str) -> bool:
-    """Whether the row needs its paths to be known, and none of its media lies where they lead."""
-    paths = row.get("images") or row.get("videos") or row.get("candidates") or []
-    if is_key(row.get("id")) or not isinstance(paths, list):
-        return False
-    return not any(
+def _shows(row: dict[str, Any], media_root: Path, prefix: str) -> bool | None:
+    """Whether a medium of the row lies where its paths lead; None: it is known without them."""
+    names = ("images", "videos", "context", "candidates")
+    paths = next((row[name] for name in names if row.get(name)), None)
+    if _has_our_key(row) or not isinstance(paths, list):
+        return None
+    return any(
         os.path.exists(media_root / root / path)
         for path in paths
         for root in (prefix, "")
@@ -88,8 +102,9 @@ def exclude(engine: Engine, files: Sequence[Path], media_root: Path, prefix: str
     """Put the keys of the files into the engine's tables `given` (by file) and `excluded`.
 
     `prefix` leads from the media root to what the paths in raw rows are relative to. Returns the
-    files whose first row's media are not there: their paths may be relative to something else.
-    Raises UserError for a row that cannot be read: its comparison could pass.
+    files of whose first rows no medium is there: their paths may be relative to something else. A
+    file may be empty: the merger's own eval.jsonl can be. Raises UserError for a row that cannot be
+    read: its comparison could pass.
     """
     lost: list[str] = []
     keys: list[str] = []
@@ -101,20 +116,21 @@ def exclude(engine: Engine, files: Sequence[Path], media_root: Path, prefix: str
 
     flush("")
     for path in files:
-        first = True
-        for number, row in read_rows(path):
+        shown: set[bool | None] = set()
+        for count, (number, row) in enumerate(read_rows(path, may_be_empty=True)):
             try:
                 if isinstance(row, ValueError):
                     raise row
                 keys += keys_of(row, prefix)
-                if first and _shows_nothing(row, media_root, prefix):
-                    lost.append(whole(str(path)))
-                first = False
+                if count < _LOOKED_AT:
+                    shown.add(_shows(row, media_root, prefix))
             except ValueError as error:
                 raise UserError(f"{path}:{number}: {error}; --exclude needs whole files") from None
             if len(keys) >= _TOGETHER:
                 flush(whole(str(path)))
         flush(whole(str(path)))
+        if False in shown and True not in shown:
+            lost.append(whole(str(path)))
     # A comparison has many rows there: its orders, its samples.
     engine.run("CREATE TABLE excluded AS SELECT DISTINCT comparison FROM given")
     return lost

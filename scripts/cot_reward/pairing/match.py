@@ -99,11 +99,10 @@ def match(batch: Batch) -> tuple[int, bytes, bytes]:
             for nth, pair in enumerate(made):
                 line = orjson.dumps(_pair(key, task, media, pair).to_row()) + b"\n"
                 lines.write(line)
-                difference = len(pair.chosen.text) - len(pair.rejected.text)
                 pairs.append((
                     batch.number, start, len(line), key, place, comparison, nth, pair.cost, task,
-                    pair.chosen.source, pair.chosen.answer, (difference > 0) - (difference < 0),
-                    difference, pair.same_model, pair.chosen.row, pair.rejected.row,
+                    pair.chosen.source or pair.rejected.source, pair.chosen.answer, pair.longer,
+                    pair.difference, pair.same_model, pair.chosen.row, pair.rejected.row,
                 ))  # fmt: skip
                 start += len(line)
     return table.num_rows, _stream(pairs, PAIRS), _stream(fates.items(), FATES)
@@ -113,7 +112,9 @@ def _pair(key: str, task: str, media: str, pair: Pair) -> PreferencePair:
     images, videos = orjson.loads(media)
     return PreferencePair(
         problem=pair.chosen.prompt, chosen=pair.chosen.text, rejected=pair.rejected.text,
-        images=images, videos=videos, id=key, task=task, order=pair.chosen.order,
+        images=images, videos=videos, id=key, task=task,
+        # Rows of others do not say; as long as none does, it may as well be the one given.
+        order=pair.chosen.order or pair.rejected.order or "given",
         chosen_model=pair.chosen.model, rejected_model=pair.rejected.model,
     )  # fmt: skip
 

@@ -32,13 +32,17 @@ from cot_reward.settings import UserError, plain
 from cot_reward.sources import prefix_of
 from cot_reward.store import write_json, write_jsonl
 from cot_reward.tasks import mixed_templates
+from cot_reward.versions import versions
 
 # Below this many bytes of input further processes take longer to start than they save.
 _WORTH_PROCESSES = 2**25
 # Batches of pairs that go into the database at once.
 _TOGETHER = 32
+# Threads of the engine at most: each needs its share of the memory, and scanning is the work.
+_THREADS = 4
 # Pairs that the classifiers see at most: above some thousands accuracies hardly move.
 _SAMPLE = 4000
+_PACKAGES = ("duckdb", "pyarrow", "orjson", "rapidfuzz", "scipy", "scikit-learn")
 # How many bad rows and contradictory comparisons the summary itself names.
 _NAMED = 100
 
@@ -77,7 +81,8 @@ def _scan(
         first = [f"{where}: {reason}" for where, reason, _ in islice(_bad_rows(seen, folder), 10)]
         raise UserError(
             f"{bad} of {rows} rows are bad, more than --max-bad-rows {settings.max_bad_rows} "
-            "allows; the first:\n  " + "\n  ".join(first)
+            f"allows (1 lists them all in {settings.out / 'bad_rows.jsonl'}); the first:\n  "
+            + "\n  ".join(first)
         )
     return seen, workers
 
@@ -101,7 +106,7 @@ def _match(
     rules = Rules(
         settings.pairs_per_comparison, settings.select, settings.same_model,
         settings.max_similarity, settings.seed, "incoherent" in settings.rejected_kinds,
-        settings.chosen_uses, settings.rejected_uses,
+        settings.chosen_uses, settings.rejected_uses, settings.balance_lengths,
     )  # fmt: skip
     engine.add("possible", PAIRS.empty_table())
     engine.add("fates", FATES.empty_table())
@@ -234,7 +239,8 @@ def merge(settings: MergeSettings) -> int:
 def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
     started, out = time.monotonic(), settings.out
     with ExitStack() as stack:
-        engine = stack.enter_context(Engine(folder, settings.memory, settings.workers or cores()))
+        threads = min(settings.workers or cores(), _THREADS)
+        engine = stack.enter_context(Engine(folder, settings.memory, threads))
         prefix = prefix_of(settings.image_root or settings.media_root, settings.media_root)
         lost = held_out.exclude(
             engine, _files(settings.exclude, "--exclude"), settings.media_root, prefix
@@ -297,6 +303,7 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
             "shortcut_pairs": found.sampled,
             "template_hashes": hashes,
             "judge_version": judge.VERSION,
+            "versions": versions(*_PACKAGES),
             "settings": plain(asdict(settings)),
             "command": sys.argv,
             "seconds": round(time.monotonic() - started, 2),

@@ -42,6 +42,16 @@ class Pair:
     def same_model(self) -> bool:
         return bool(self.chosen.model) and self.chosen.model == self.rejected.model
 
+    @property
+    def difference(self) -> int:
+        """Characters that the chosen text has more."""
+        return len(self.chosen.text) - len(self.rejected.text)
+
+    @property
+    def longer(self) -> int:
+        """1: the chosen text, -1: the rejected one, 0: neither."""
+        return (self.difference > 0) - (self.difference < 0)
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -59,6 +69,8 @@ class Rules:
     same_answer: bool = False
     chosen_uses: int = 2
     rejected_uses: int = 1
+    # So many of each: the chosen text is longer, the rejected one is, neither.
+    of_each_length: bool = False
 
 
 class _Words(dict[str, str]):
@@ -140,7 +152,7 @@ def _chance(*parts: object) -> float:
 def pairs_of(
     chosen: Sequence[Text], rejected: Sequence[Text], rules: Rules, place: str, task: str
 ) -> tuple[list[Pair], dict[int, str]]:
-    """At most `rules.count` pairs of one presentation, the lowest cost first.
+    """At most `rules.count` pairs of one presentation (of each length), the lowest cost first.
 
     Also why the rows that are in none of them are left out: identical and near_identical (to
     another text of its side and model, or to all that it could be paired with), no_partner (nothing
@@ -195,14 +207,21 @@ def pairs_of(
 
 def _taken(pairs: Sequence[Pair], rules: Rules) -> list[Pair]:
     """The first pairs that do not repeat a text too often."""
+    # Of one pair in the end no text can be in two.
+    limited = rules.count > 1
     most = (rules.chosen_uses or len(pairs), rules.rejected_uses or len(pairs))
     taken: list[Pair] = []
     uses: Counter[tuple[bool, str]] = Counter()
+    lengths: Counter[int] = Counter()
     for pair in pairs:
-        if len(taken) == rules.count:
-            break
+        longer = pair.longer if rules.of_each_length else 0
+        if lengths[longer] == rules.count:
+            if not rules.of_each_length:
+                break
+            continue
         first, second = (True, pair.chosen.text), (False, pair.rejected.text)
-        if uses[first] < most[0] and uses[second] < most[1]:
+        if not limited or (uses[first] < most[0] and uses[second] < most[1]):
             uses.update((first, second))
+            lengths[longer] += 1
             taken.append(pair)
     return taken

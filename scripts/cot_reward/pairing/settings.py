@@ -62,7 +62,7 @@ class MergeSettings:
         default="closest-text",
         metadata={
             "help": "which pairs of a comparison are taken; hardest: those whose rejected totals "
-            "argue best and whose chosen ones least; all: every pair, however many"
+            "argue best and whose chosen ones least; all: every pair (of 256 texts a side at most)"
         },
     )
     pass_rate: list[float] = field(
