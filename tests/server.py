@@ -54,6 +54,7 @@ class MockServer:
         latency: float = 0.0,
         faults: list[dict[str, Any]] | None = None,
         slots: int = 0,
+        most: int = 0,
         models: list[str] | None = None,
         models_status: int = 200,
     ) -> None:
@@ -61,11 +62,11 @@ class MockServer:
 
         A fault: "kind" (status, cut, close, wrong_n, same_index, body, abort, hang, exit), "times"
         (always, without it), "caption" (all, without it), and for "status" and "body" what to say.
-        With `slots` so many requests are worked on at a time, and others wait. `models` are
-        listed, with this status.
+        With `slots` so many requests are worked on at a time, and others wait; beyond `most` they
+        are refused with status 503. `models` are listed, with this status.
         """
         told = {"latency": latency, "faults": faults or [], "slots": slots,
-                "models_status": models_status}  # fmt: skip
+                "most": most, "models_status": models_status}  # fmt: skip
         self._call("/tell", told | ({"models": models} if models else {}))
 
     def log(self) -> list[dict[str, Any]]:
@@ -100,7 +101,7 @@ def _serve(port: int, models: list[str]) -> None:
     from aiohttp import web
 
     state: dict[str, Any] = {"latency": 0.0, "faults": [], "log": [], "told": asyncio.Event()}
-    state["slots"] = asyncio.Semaphore(10**6)
+    state |= {"slots": asyncio.Semaphore(10**6), "most": 0, "working": 0}
 
     async def tell(request: web.Request) -> web.Response:
         said = await request.json()
@@ -136,8 +137,12 @@ def _serve(port: int, models: list[str]) -> None:
         urls = [image["image_url"]["url"] for image in images]
         entry = sent | {"caption": caption, "images": urls, "text": text["text"]}
         state["log"].append(entry | {"when": time.time()})
+        if state["most"] and state["working"] >= state["most"]:
+            return web.json_response({"error": {"message": "the queue is full"}}, status=503)
+        state["working"] += 1
         async with state["slots"]:
             await asyncio.sleep(state["latency"])
+        state["working"] -= 1
         fault = fault_for(caption)
         kind = fault.get("kind")
         if kind == "exit":

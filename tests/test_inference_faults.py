@@ -46,25 +46,28 @@ def test_passing_faults_are_retried_and_lasting_ones_are_listed(tmp_path, server
         # Half a character, as a tokenizer can cut it.
         + [{"caption": "caption 12", "kind": "text", "text": "\ud83d half"}]
     )
-    flags = ["--num-samples", 2, "--orders", "given", "--max-attempts", 3]
+    flags = ["--num-samples", 2, "--orders", "given", "--max-attempts", 3, "--deadline", 8]
     done = world.run(*flags)
     assert done.returncode == 0, done.stderr
     # Without the probes, which ask for a single token.
     log = [entry for entry in server.log() if entry["max_tokens"] > 1]
     asked = Counter(entry["caption"] for entry in log)
-    assert [asked[f"caption {number}"] for number in range(13)] == [2] * 9 + [1, 3, 3, 1]
+    turned_away = asked.pop("caption 10")
+    assert asked == {f"caption {n}": {9: 1, 11: 3, 12: 1}.get(n, 2) for n in range(13) if n != 10}
+    # By the time alone: the server never had it.
+    assert turned_away > 3
     first, second = (e["when"] for e in log if e["caption"] == "caption 0")
     assert second - first >= 1
     failed = {entry["id"]: entry for entry in world.read("failed")}
-    refused, used_up, malformed = (failed.pop(world.key(number)) for number in (9, 10, 11))
+    refused, late, malformed = (failed.pop(world.key(number)) for number in (9, 10, 11))
     assert failed == {}
     assert refused["reason"] == "refused"
     assert "HTTP 400" in refused["detail"]
     assert "the prompt is ?[31mtoo long" in refused["detail"]
-    assert used_up["reason"] == malformed["reason"] == "attempts_used_up"
-    assert "HTTP 503" in used_up["detail"]
+    assert (late["reason"], malformed["reason"]) == ("deadline", "attempts_used_up")
+    assert "8 s are over, last: HTTP 503" in late["detail"]
     assert world.summary["account"] == {"expected": 26, "judged": 20, "failed": 6, "not_asked": 0}
-    assert world.summary["retries"] == 9 + 2 * 2
+    assert world.summary["retries"] == 9 + 2 + turned_away - 1
     halves = [row for row in world.judged if row["id"] == world.key(12)]
     assert {row["conversations"][1]["value"] for row in halves} == {"? half"}
     # What failed is known as failed, and asked again only when told so.
@@ -75,6 +78,16 @@ def test_passing_faults_are_retried_and_lasting_ones_are_listed(tmp_path, server
     assert world.call(*flags, "--retry-failed") == 0
     assert {entry["caption"] for entry in server.log()} == {f"caption {n}" for n in (9, 10, 11)}
     assert world.summary["account"] == {"expected": 26, "judged": 26, "failed": 0, "not_asked": 0}
+
+
+def test_an_answer_that_was_broken_off_is_none_under_any_name(world, server):
+    choice = {"index": 0, "finish_reason": "abort", "message": {"content": "<think>Half"}}
+    body = json.dumps({"choices": [choice]})
+    fault = {"kind": "body", "body": body, "type": "text/plain", "times": 3}
+    server.tell(faults=[fault | {"caption": "caption 1"}])
+    assert world.call("--num-samples", 1) == 0
+    assert world.summary["account"] == {"expected": 6, "judged": 6, "failed": 0, "not_asked": 0}
+    assert all("Half" not in row["conversations"][1]["value"] for row in world.judged)
 
 
 def test_a_run_in_which_nothing_succeeds_is_an_error(world, server):
@@ -252,8 +265,11 @@ def test_a_server_that_hangs_for_good_ends_the_run_without_waiting_for_it(tmp_pa
     server.tell()
 
 
-@pytest.mark.parametrize("fault", [{"kind": "hang"}, {"kind": "status", "status": 500}])
+@pytest.mark.parametrize(
+    "fault", [{"kind": "hang"}, *({"kind": "status", "status": n} for n in (429, 500, 503))]
+)
 def test_an_engine_that_is_out_from_the_start_is_found_out(world, server, fault):
+    """A quota that is used up, too: nobody is answered."""
     server.tell(faults=[fault])
     flags = ["--num-samples", 1, "--timeout", 0.5, "--max-attempts", 1]
     assert world.call(*flags, "--max-pause", 1) == 1
@@ -272,8 +288,6 @@ def test_an_engine_that_is_out_from_the_start_is_found_out(world, server, fault)
         ({"faults": [{"kind": "status", "status": 500}]}, 2, "(HTTP 500"),
         # One that breaks off all that it has, as vLLM does when it is put to sleep.
         ({"faults": [{"kind": "abort"}]}, 2, "(the server broke off its answer (abort))"),
-        # A server that is full, or that answers no more requests but those it has.
-        ({"faults": [{"kind": "status", "status": 503}]}, 2, "(HTTP 503"),
         # A gateway whose server is down.
         (
             {"models_status": 503, "faults": [{"kind": "status", "status": 503}]}, 2, "(HTTP 503",
@@ -298,6 +312,17 @@ def test_a_server_that_is_out_for_a_while_is_waited_for(tmp_path, server, told, 
     assert running.returncode == 0, output
     assert f"the server is out {said}" in output
     assert world.summary["account"] == {"expected": 40, "judged": 40, "failed": 0, "not_asked": 0}
+
+
+@pytest.mark.parametrize("concurrency", [8, "auto"])
+def test_a_server_that_is_full_is_no_fault_of_the_requests(tmp_path, server, concurrency):
+    world = World(tmp_path, server, count=20)
+    server.tell(latency=0.2, most=2)
+    flags = ["--num-samples", 1, "--max-attempts", 1, "--concurrency", concurrency]
+    assert world.run(*flags).returncode == 0
+    assert world.summary["account"] == {"expected": 40, "judged": 40, "failed": 0, "not_asked": 0}
+    assert world.summary["retries"] > 0
+    assert concurrency == 8 or world.summary["concurrency"]["overloads"] > 0
 
 
 def test_a_key_that_is_refused_stops_the_run_and_is_told_to_nobody(tmp_path, server):

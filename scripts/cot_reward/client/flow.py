@@ -118,7 +118,7 @@ async def _send(
 ) -> Outcome | None:
     """Send one request, again after passing faults; None when the run ended before its answer."""
     body = wire.body(content, how, ask.count, ask.seed)
-    attempts, retries, outages, spent = 0, 0, 0, 0.0
+    attempts, tries, retries, outages, spent = 0, 0, 0, 0, 0.0
     while True:
         async with outage.attempt(suspect=outages >= _OUTAGES) as going:
             if not going:
@@ -129,16 +129,18 @@ async def _send(
                 outcome = _outcome(answer, ask, how, retries)
                 outage.answered(content)
                 letters = sum(len(response.text) for response in outcome.responses)
-                # A server that does not count tokens: four letters are about one.
-                capacity.finished(outcome.completion_tokens or letters // 4, began)
+                # Suspects hold their slots while they wait: their times would be too short.
+                if outages < _OUTAGES:
+                    # A server that does not count tokens: four letters are about one.
+                    capacity.finished(outcome.completion_tokens or letters // 4, began)
                 return outcome
             except AttemptError as error:
                 fault = error
             took = time.monotonic() - began
-            if fault.kind in ("overloaded", "unavailable"):
-                capacity.overloaded(began)
             was_out = await outage.caused(fault)
-        if was_out:
+        # What was turned away the server never had: only time counts then.
+        turned_away = fault.kind in ("overloaded", "unavailable")
+        if was_out and not (turned_away and outage.full):
             capacity.resume()
             outages += 1
             if outages <= _OUTAGES or over():
@@ -150,13 +152,14 @@ async def _send(
         if fault.kind in ("refused", "unknown"):
             return Outcome(ask, reason="refused", detail=fault.detail, retries=retries)
         # Near the deadline an attempt has less time, and its end says nothing of the server.
-        if fault.kind == "timeout" and took >= how.timeout:
+        slow = fault.kind == "timeout" and took >= min(how.timeout, how.deadline)
+        if slow or turned_away:
             capacity.overloaded(began)
-        attempts, spent = attempts + 1, spent + took
+        attempts, tries, spent = attempts + (not turned_away), tries + 1, spent + took
         if attempts >= how.max_attempts:
             return Outcome(ask, reason="attempts_used_up", detail=fault.detail, retries=retries)
         # Full jitter: callers that failed together do not come back together.
-        wait = max(fault.retry_after, random.uniform(0, min(30.0, 0.5 * 2**attempts)))
+        wait = max(fault.retry_after, random.uniform(0, min(30.0, 0.5 * 2 ** min(tries, 9))))
         if spent + wait >= how.deadline:
             detail = f"{how.deadline:.3g} s are over, last: {fault.detail}"
             return Outcome(ask, reason="deadline", detail=detail, retries=retries)

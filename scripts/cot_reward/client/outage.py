@@ -12,7 +12,8 @@ from cot_reward.client.server import AttemptError, Server, ServerError
 _PROBE, _BETWEEN = 10.0, 15.0
 # What a last probe may take at least.
 _LEAST = 0.5
-# So many probes in a row, so many seconds apart, must fail: one may meet a fault of its own.
+# So many probes in a row, so many seconds apart, must fail: one may meet a fault of its own. One
+# that times out is enough.
 _PROBES, _APART = 3, 0.25
 # To probe with before anything has been answered.
 _PLAIN = wire.content("Say yes.", "<image>", ())
@@ -33,6 +34,8 @@ class Outage:
         say: Callable[[str], None],
     ) -> None:
         self.gone = ""
+        # Whether the last pause was for a server that is up, but takes no more requests.
+        self.full = False
         # Called once when the server is gone for good: what is in flight will not come back.
         self.when_gone: Callable[[], object] = lambda: None
         self.seconds = 0.0
@@ -72,7 +75,7 @@ class Outage:
 
         Returns once it is back, or the run is over.
         """
-        if fault.kind in ("refused", "overloaded"):
+        if fault.kind == "refused":
             return False
         # An engine that hangs has answered nobody for as long as those wait that time out now.
         lately = time.monotonic() - self._answered_at < self._how.timeout / 2
@@ -95,6 +98,7 @@ class Outage:
                 await asyncio.sleep(_APART)
                 trouble, probes = await self._probe(None), probes + 1
             if trouble and not self._stop.is_set():
+                self.full = trouble.kind == "overloaded"
                 self._open.clear()
                 self._pause = asyncio.create_task(self._wait(trouble.detail))
             return trouble is None
@@ -102,11 +106,15 @@ class Outage:
             self._check = None
 
     async def _wait(self, why: str) -> None:
-        began, wait = time.monotonic(), 0.5
+        began, wait, said = time.monotonic(), 0.5, False
         self.pauses += 1
         try:
-            self._say(f"the server is out ({why}); pausing, for {self._max_pause:.0f} s at most")
             while not self._stop.is_set():
+                # A server that is full for a moment is not worth a word.
+                if not said and (not self.full or time.monotonic() - began > _BETWEEN):
+                    said = True
+                    what, most = "full" if self.full else "out", self._max_pause
+                    self._say(f"the server is {what} ({why}); pausing, for {most:.0f} s at most")
                 left = began + self._max_pause - time.monotonic()
                 if left <= 0:
                     self.gone = why
@@ -117,7 +125,8 @@ class Outage:
                     return
                 left = max(_LEAST, began + self._max_pause - time.monotonic())
                 if not (trouble := await self._probe(left)):
-                    self._say(f"the server is back after {time.monotonic() - began:.0f} s")
+                    if said:
+                        self._say(f"the server is back after {time.monotonic() - began:.0f} s")
                     return
                 why, wait = trouble.detail, min(2 * wait, _BETWEEN)
         except ServerError:
@@ -157,7 +166,7 @@ class Outage:
         try:
             listed = await self._server.models(min(_PROBE, self._how.timeout))
         except AttemptError as fault:
-            return None if fault.kind in ("refused", "overloaded") else fault
+            return None if fault.kind == "refused" else fault
         if self._how.model not in listed:
             what = f"it lists {', '.join(listed) or 'nothing'}, not {self._how.model}"
             return AttemptError("unknown", what)
@@ -165,6 +174,8 @@ class Outage:
         try:
             await self._server.complete(body, self._how.timeout)
         except AttemptError as fault:
+            if fault.kind == "unavailable":
+                return AttemptError("overloaded", fault.detail)
             # Any answer of the engine is a sign of life.
-            return None if fault.kind in ("refused", "overloaded", "malformed") else fault
+            return None if fault.kind in ("refused", "malformed") else fault
         return None

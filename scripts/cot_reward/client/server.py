@@ -1,6 +1,7 @@
 """One OpenAI-compatible server: one attempt at a time, and what its failure means."""
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -87,6 +88,11 @@ class Server:
         Raises AttemptError, and ServerError for a bad key.
         """
         answer = await self._call("POST", timeout, body)
+        if isinstance(answer, str):  # sent as JSON under another name
+            try:
+                answer = json.loads(answer)
+            except (ValueError, RecursionError) as error:
+                raise AttemptError("malformed", f"not JSON: {error!r:.100}") from None
         if reason := wire.broken_off(answer):
             raise AttemptError("error", f"the server broke off its answer ({short(reason)})")
         return answer

@@ -114,8 +114,6 @@ def broken_off(answer: Any) -> str:
 
 def outcome(answer: Any, ask: Ask, model: str, retries: int) -> Outcome:
     """The outcome in a server's answer. Raises ValueError unless every sample came, and once."""
-    if isinstance(answer, str):  # sent as JSON under another name
-        answer = json.loads(answer)
     try:
         choices = sorted(answer["choices"], key=lambda choice: choice["index"])
         texts = [choice["message"].get("content") or "" for choice in choices]
