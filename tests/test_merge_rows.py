@@ -67,6 +67,7 @@ def test_fields_of_anothers_that_have_our_names_count_as_absent(tmp_path):
     # What it does not say of itself, its partner may know.
     assert pair["order"] == "swapped"
     assert run(tmp_path, rows, [judged_row(WRONG)])[1]["by_source"] == {"made": 1}
+    assert len(run(tmp_path, [rows[0] | {"label": float("nan")}], [judged_row(WRONG)])[0]) == 1
     with pytest.raises(UserError, match="'label' must be of type int"):
         run(tmp_path, [rows[0] | {"label": "one"}], [judged_row(WRONG)])
 
@@ -252,7 +253,7 @@ def test_a_held_out_file_that_nothing_is_of_is_warned_of(tmp_path, capsys):
     about = {"images": ("x/a.png", "x/b.png")}
     rows = [judged_row(RIGHT, **about)], [judged_row(WRONG, **about)]
     assert len(run(tmp_path, *rows, "--exclude", path)[0]) == 1
-    assert "Say with --image-root" in capsys.readouterr().err
+    assert "say with --image-root" in capsys.readouterr().err
     # Where the images are, it is only another data set.
     picture(tmp_path / "a.png")
     run(tmp_path, *rows, "--exclude", path)
@@ -280,7 +281,7 @@ def test_the_first_rows_tell_whether_images_are_there(tmp_path, capsys, before, 
     path = write_lines(tmp_path / "held_out.jsonl", rows)
     about = {"images": ("x/a.png", "x/b.png")}
     run(tmp_path, [judged_row(RIGHT, **about)], [judged_row(WRONG, **about)], "--exclude", path)
-    assert ("Say with --image-root" in capsys.readouterr().err) == warned
+    assert ("say with --image-root" in capsys.readouterr().err) == warned
 
 
 @pytest.mark.parametrize("task", ["image_understanding", None])
@@ -302,14 +303,14 @@ def test_answers_about_an_image_are_held_out_without_a_label(tmp_path, capsys, t
     # Where the image is, it is only another data set.
     write_lines(path, [row | {"text": "why?"}])
     run(tmp_path, *rows, "--exclude", path)
-    assert "Say with --image-root" in capsys.readouterr().err
+    assert "say with --image-root" in capsys.readouterr().err
     picture(tmp_path / "a.png")
     run(tmp_path, *rows, "--exclude", path)
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("empty", ["", "\n \n", "[]"])
-def test_an_empty_held_out_file_holds_nothing_out(tmp_path, empty):
+def test_an_empty_held_out_file_holds_nothing_out(tmp_path, capsys, empty):
     """As an eval.jsonl may be that the merger wrote."""
     none, path = tmp_path / "none.jsonl", tmp_path / "held_out.jsonl"
     none.write_text(empty)
@@ -319,7 +320,9 @@ def test_an_empty_held_out_file_holds_nothing_out(tmp_path, empty):
     write_lines(path, [judged_row(RIGHT)])
     pairs, summary = run(tmp_path, *rows, "--exclude", none, path)
     assert [pair["id"] for pair in pairs] == [judged_row(RIGHT, caption="a dog")["id"]]
-    assert summary["excluded_comparisons"] == {str(path): 1}
+    assert summary["excluded_comparisons"] == {str(none): 0, str(path): 1}
+    # Its writer may have been stopped.
+    assert f"--exclude {none}: none of its comparisons" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -79,10 +79,15 @@ def test_so_many_pairs_of_each_length_are_there_to_choose_from():
     assert texts(chosen, rejected, 1, of_each_length=True) == [
         ("a b c d", "a b c"), ("a b c d", "a b x y z")
     ]  # fmt: skip
-    # Of several pairs that stay no text may be in too many.
-    both = texts(chosen, rejected, 2, of_each_length=True)
-    assert both == [("a b c d", "a b c"), ("a b c d", "a b x y z")]
-    assert texts(chosen, rejected[:1], 2, of_each_length=True) == [("a b c d", "a b c")]
+    # Of several pairs that stay no text may be in too many: the lengths take turns.
+    chosen, rejected = [made("a b c d e f g"), made("a b")], [made("a b c", 2), made("a b c d", 2)]
+    long, short = ("a b c d e f g", "a b c d"), ("a b", "a b c")
+    assert texts(chosen, rejected, 2, chosen_uses=1) == [short, long]
+    far, near = ("a b c d e f g", "a b c"), ("a b", "a b c d")
+    assert texts(chosen, [rejected[0]], 2, of_each_length=True) == [short]
+    assert texts(chosen, [rejected[0]], 2, of_each_length=True, rejected_uses=2) == [short, far]
+    every = {"of_each_length": True, "chosen_uses": 0, "rejected_uses": 0}
+    assert texts(chosen, rejected, 2, **every) == [short, near, long, far]
 
 
 def test_same_model():

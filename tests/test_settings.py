@@ -74,7 +74,7 @@ def test_booleans(parse):
 def test_a_bare_off_is_a_word(parse):
     """YAML 1.1 reads it as a boolean."""
     assert parse("data: a\nmode: off").mode == "off"
-    with pytest.raises(UserError, match="'on' is not one of fast, slow, off"):
+    with pytest.raises(UserError, match="True is not one of fast, slow, off"):
         parse("data: a\nmode: on")
 
 

@@ -66,7 +66,7 @@ def read_pool(
 
 
 def _source(path: Path, media_root: Path) -> str:
-    """The data set's name in rows: its path below the media root, such as EvalMuse/train_data."""
+    """The data set's name in rows: its path below the media root, without its ending."""
     if path == STDIN:
         return "stdin"
     absolute, root = path.resolve(), media_root.resolve()

@@ -44,7 +44,8 @@ _OF_TEXTS = "task IN ({})".format(
 _CONTRADICTORY = f"""
     CREATE TABLE contradictory AS
     WITH claims AS (
-        SELECT comparison, presentation, "order" AS name, preferred, {_OF_TEXTS} AS of_texts
+        SELECT comparison, presentation, nullif("order", '') AS name, preferred,
+            {_OF_TEXTS} AS of_texts
         FROM facts ANTI JOIN excluded USING (comparison) WHERE preferred <> 0),
     shown AS (
         SELECT comparison, min(name) AS name, max(name) AS other_name, min(preferred) AS preferred
@@ -54,7 +55,7 @@ _CONTRADICTORY = f"""
     UNION SELECT comparison FROM claims WHERE of_texts
     GROUP BY comparison, presentation HAVING min(preferred) <> max(preferred)
     UNION SELECT comparison FROM shown GROUP BY comparison
-    HAVING count(*) = 2 AND bool_and(name = other_name AND name <> '')
+    HAVING count(*) = 2 AND count(name) = 2 AND bool_and(name = other_name)
         AND min(name) <> max(name) AND min(preferred) = max(preferred)
 """
 

@@ -158,9 +158,10 @@ def _fields(row: Mapping[str, Any], ours: bool) -> dict[str, Any]:
         value = row.get(name, _ABSENT[name])
         if value is None and not ours:
             value = _ABSENT[name]
-        if name == "label" and type(value) is float and value.is_integer():
-            # A column with gaps.
-            value = int(value)
+        if name == "label" and type(value) is float:
+            # A column with gaps, which are NaN.
+            value = int(value) if value.is_integer() else value
+            value = _ABSENT[name] if value != value and not ours else value
         if type(value) is not kind and not ours and name not in _DECISIVE:
             value = _ABSENT[name]
         if type(value) is not kind:
@@ -220,7 +221,7 @@ def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
     compared = candidates_are_media(task)
     _check(prompt, images, videos, compared)
     order, label = values["order"], values["label"]
-    if label not in (0, 1, 2) or (row.get("label") is not None and not label):
+    if label not in (0, 1, 2) or (not label and row.get("label") == 0):
         raise ValueError(f"'label' must be 1 or 2, not {label!r}")
     if order not in ("given", "swapped"):
         if ours and order:

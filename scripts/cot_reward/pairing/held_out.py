@@ -1,7 +1,7 @@
 """Held-out files of any form -> the keys of the comparisons that no pair may be about."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,15 +98,15 @@ def _shows(row: dict[str, Any], media_root: Path, prefix: str) -> bool | None:
     )
 
 
-def exclude(engine: Engine, files: Sequence[Path], media_root: Path, prefix: str) -> list[str]:
+def exclude(engine: Engine, files: Sequence[Path], media_root: Path, prefix: str) -> dict[str, str]:
     """Put the keys of the files into the engine's tables `given` (by file) and `excluded`.
 
-    `prefix` leads from the media root to what the paths in raw rows are relative to. Returns the
-    files of whose first rows no medium is there: their paths may be relative to something else. A
-    file may be empty: the merger's own eval.jsonl can be. Raises UserError for a row that cannot be
-    read: its comparison could pass.
+    `prefix` leads from the media root to what the paths in raw rows are relative to. Returns what
+    is doubtful, by file: empty ones, as the merger's own eval.jsonl can be, and those of whose
+    first rows no medium is there, since their paths may be relative to something else. Raises
+    UserError for a row that cannot be read: its comparison could pass.
     """
-    lost: list[str] = []
+    doubts: dict[str, str] = {}
     keys: list[str] = []
     schema = pa.schema([("file", pa.string()), ("comparison", pa.int64())])
 
@@ -116,6 +116,7 @@ def exclude(engine: Engine, files: Sequence[Path], media_root: Path, prefix: str
 
     flush("")
     for path in files:
+        name, count = whole(str(path)), -1
         shown: set[bool | None] = set()
         for count, (number, row) in enumerate(read_rows(path, may_be_empty=True)):
             try:
@@ -127,18 +128,23 @@ def exclude(engine: Engine, files: Sequence[Path], media_root: Path, prefix: str
             except ValueError as error:
                 raise UserError(f"{path}:{number}: {error}; --exclude needs whole files") from None
             if len(keys) >= _TOGETHER:
-                flush(whole(str(path)))
-        flush(whole(str(path)))
-        if False in shown and True not in shown:
-            lost.append(whole(str(path)))
+                flush(name)
+        flush(name)
+        if count < 0:
+            doubts[name] = "it is empty; see that this is right"
+        elif False in shown and True not in shown:
+            doubts[name] = (
+                "its images are not where its paths lead; say with --image-root what they are "
+                "relative to"
+            )
     # A comparison has many rows there: its orders, its samples.
     engine.run("CREATE TABLE excluded AS SELECT DISTINCT comparison FROM given")
-    return lost
+    return doubts
 
 
-def met(engine: Engine) -> dict[str, int]:
+def met(engine: Engine, files: Sequence[Path]) -> dict[str, int]:
     """How many comparisons of each held-out file are among the responses, and were left out."""
-    return dict(
+    return {whole(str(path)): 0 for path in files} | dict(
         engine.run(
             "SELECT file, count(seen.comparison) FROM (SELECT DISTINCT file, comparison FROM given)"
             " LEFT JOIN (SELECT DISTINCT comparison FROM facts) AS seen USING (comparison) "
@@ -147,13 +153,11 @@ def met(engine: Engine) -> dict[str, int]:
     )
 
 
-def warning(found: dict[str, int], lost: Sequence[str]) -> str:
-    """What to do about files of which nothing was met and whose media were not found, or ""."""
-    strangers = [name for name in lost if not found.get(name)]
-    if not strangers:
-        return ""
-    return (
-        f"warning: --exclude {', '.join(strangers)}: none of its comparisons is among the "
-        "responses, and its images are not where its paths lead. Say with --image-root what they "
-        "are relative to, or held-out comparisons may pass"
-    )
+def warnings(found: Mapping[str, int], doubts: Mapping[str, str]) -> list[str]:
+    """What to do about doubtful files of which nothing was met."""
+    return [
+        f"warning: --exclude {name}: none of its comparisons is among the responses, and {why}, or "
+        "held-out comparisons may pass"
+        for name, why in doubts.items()
+        if not found[name]
+    ]

@@ -81,8 +81,7 @@ def _scan(
         first = [f"{where}: {reason}" for where, reason, _ in islice(_bad_rows(seen, folder), 10)]
         raise UserError(
             f"{bad} of {rows} rows are bad, more than --max-bad-rows {settings.max_bad_rows} "
-            f"allows (1 lists them all in {settings.out / 'bad_rows.jsonl'}); the first:\n  "
-            + "\n  ".join(first)
+            "allows; the first:\n  " + "\n  ".join(first)
         )
     return seen, workers
 
@@ -242,15 +241,14 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
         threads = min(settings.workers or cores(), _THREADS)
         engine = stack.enter_context(Engine(folder, settings.memory, threads))
         prefix = prefix_of(settings.image_root or settings.media_root, settings.media_root)
-        lost = held_out.exclude(
-            engine, _files(settings.exclude, "--exclude"), settings.media_root, prefix
-        )
+        kept_apart = _files(settings.exclude, "--exclude")
+        doubts = held_out.exclude(engine, kept_apart, settings.media_root, prefix)
         seen, workers = _scan(settings, prefix, folder, stack)
         low, high = settings.pass_rate or (0.0, 1.0)
         buckets = max((one.part.buckets for one in seen), default=1)
         engine.settle(buckets, low, high)
-        excluded = held_out.met(engine)
-        if warning := held_out.warning(excluded, lost):
+        excluded = held_out.met(engine, kept_apart)
+        for warning in held_out.warnings(excluded, doubts):
             print(warning, file=sys.stderr)
         hashes = engine.template_hashes()
         if warning := mixed_templates(hashes):

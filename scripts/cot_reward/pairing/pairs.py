@@ -1,9 +1,10 @@
 """Which right and wrong texts about one presentation become pairs. Pure: no files, no engine."""
 
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain
 from typing import NamedTuple
 
 from rapidfuzz.distance import Levenshtein
@@ -206,22 +207,22 @@ def pairs_of(
 
 
 def _taken(pairs: Sequence[Pair], rules: Rules) -> list[Pair]:
-    """The first pairs that do not repeat a text too often."""
+    """The first pairs that do not repeat a text too often; of each length in turn, if wanted."""
     # Of one pair in the end no text can be in two.
     limited = rules.count > 1
     most = (rules.chosen_uses or len(pairs), rules.rejected_uses or len(pairs))
-    taken: list[Pair] = []
+    waiting: dict[int, deque[int]] = defaultdict(deque)
+    for number, pair in enumerate(pairs):
+        waiting[pair.longer if rules.of_each_length else 0].append(number)
+    taken: dict[int, list[int]] = {longer: [] for longer in waiting}
     uses: Counter[tuple[bool, str]] = Counter()
-    lengths: Counter[int] = Counter()
-    for pair in pairs:
-        longer = pair.longer if rules.of_each_length else 0
-        if lengths[longer] == rules.count:
-            if not rules.of_each_length:
-                break
-            continue
+    while waiting:
+        longer = min(waiting, key=lambda kind: len(taken[kind]))
+        pair = pairs[number := waiting[longer].popleft()]
         first, second = (True, pair.chosen.text), (False, pair.rejected.text)
         if not limited or (uses[first] < most[0] and uses[second] < most[1]):
             uses.update((first, second))
-            lengths[longer] += 1
-            taken.append(pair)
-    return taken
+            taken[longer].append(number)
+        if not waiting[longer] or len(taken[longer]) == rules.count:
+            del waiting[longer]
+    return [pairs[number] for number in sorted(chain.from_iterable(taken.values()))]
