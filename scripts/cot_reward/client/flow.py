@@ -139,8 +139,8 @@ async def _send(
             took = time.monotonic() - began
             was_out = await outage.caused(fault)
         # What was turned away the server never had: only time counts then.
-        turned_away = fault.kind in ("overloaded", "unavailable")
-        if was_out and not (turned_away and outage.full):
+        turned_away = fault.kind in ("overloaded", "unavailable") and (outage.full or not was_out)
+        if was_out and not turned_away:
             capacity.resume()
             outages += 1
             if outages <= _OUTAGES or over():

@@ -128,6 +128,7 @@ class Outage:
                     if said:
                         self._say(f"the server is back after {time.monotonic() - began:.0f} s")
                     return
+                self.full = trouble.kind == "overloaded"
                 why, wait = trouble.detail, min(2 * wait, _BETWEEN)
         except ServerError:
             # The key is refused now: the requests meet that themselves, and end the run.

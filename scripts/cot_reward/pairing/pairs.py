@@ -208,6 +208,8 @@ def pairs_of(
 
 def _taken(pairs: Sequence[Pair], rules: Rules) -> list[Pair]:
     """The first pairs that do not repeat a text too often; of each length in turn, if wanted."""
+    if len(pairs) < 2:
+        return list(pairs)
     # Of one pair in the end no text can be in two.
     limited = rules.count > 1
     most = (rules.chosen_uses or len(pairs), rules.rejected_uses or len(pairs))
