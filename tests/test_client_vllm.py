@@ -103,7 +103,7 @@ def test_a_server_that_is_killed_and_started_again_costs_nothing(real):
         time.sleep(0.05)
     real.server.stop()
     real.server.start()
-    output, _ = running.communicate(timeout=120)
+    output, _ = running.communicate(timeout=300)
     assert running.returncode == 0, output
     assert "the server is out" in output
     assert world.summary["account"] == {
