@@ -20,7 +20,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import random
 import resource
 import shutil
@@ -36,7 +35,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from hashlib import blake2b, sha256
-from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -46,6 +44,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from cot_reward.judge import destination, judge
 from cot_reward.records import PAIR_FIELDS, ROW_FIELDS, comparison_key, turns
 from cot_reward.tasks import TASKS, caption_in, fill, template_hash
+from cot_reward.versions import versions
 
 REPO = Path(__file__).parents[2]
 SEED = b"0"
@@ -576,10 +575,9 @@ def cells(size: int, runs: list[Run]) -> list[str]:
 
 
 def environment() -> str:
-    held = [f"Python {platform.python_version()}"]
-    for name in ("duckdb", "orjson", "rapidfuzz"):
-        with contextlib.suppress(PackageNotFoundError):
-            held.append(f"{name} {version(name)}")
+    held = [
+        f"{name} {number}" for name, number in versions("duckdb", "orjson", "rapidfuzz").items()
+    ]
     return (
         f"{date.today()}; {os.cpu_count()} cores, {MEMORY / 1024:.0f} GiB, load "
         f"{os.getloadavg()[0]:.1f} at the start; {', '.join(held)}.\n"

@@ -123,7 +123,7 @@ def outcome(answer: Any, ask: Ask, model: str, retries: int) -> Outcome:
         asked, said = (min(max(count, 0), 2**53) for count in counts)
         if not all(isinstance(text, str) for text in (*texts, *reasons)):
             raise TypeError("a text is no string")
-    except (LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except NOT_THE_PROTOCOL as error:
         raise ValueError(f"not a chat completion: {error!r}") from None
     if [choice["index"] for choice in choices] != list(range(ask.count)):
         raise ValueError(f"{len(choices)} choices came for n={ask.count}")
