@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # TRL would tell the Hub that a run has begun.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from cot_reward import settings
+from cot_reward import errors
 
 
 def main() -> int:
@@ -33,4 +33,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    settings.run(main)
+    errors.run_script(main)

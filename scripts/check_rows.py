@@ -7,7 +7,7 @@ python scripts/check_rows.py runs/stage2_infer/correct.jsonl --media-root datase
 import os
 from pathlib import Path
 
-from cot_reward import settings
+from cot_reward import errors, settings
 
 DESCRIPTION = """\
 Check SFT rows (conversations, images, videos) and DPO rows (problem, chosen, rejected, images,
@@ -40,20 +40,20 @@ def main() -> int:
     arguments = parser.parse_args()
     for path in arguments.files:
         if not path.is_file():
-            raise settings.UserError(f"{path}: no such file")
+            raise errors.UserError(f"{path}: no such file")
     if not arguments.media_root.is_dir():
-        raise settings.UserError(
+        raise errors.UserError(
             f"{arguments.media_root}: no such folder; name the media root with --media-root"
         )
     if arguments.workers < 1:
-        raise settings.UserError(f"--workers must be 1 or more, is {arguments.workers}")
+        raise errors.UserError(f"--workers must be 1 or more, is {arguments.workers}")
 
     from cot_reward import checks  # Pillow, which --help does not need
 
     try:
         report = checks.check_files(arguments.files, arguments.media_root, arguments.workers)
     except OSError as error:
-        raise settings.UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
+        raise errors.UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
     print(f"{report.rows:,} rows, {report.images:,} images, {report.videos:,} videos: ", end="")
     if not report.problems:
         print("clean")
@@ -69,4 +69,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    settings.run(main)
+    errors.run_script(main)

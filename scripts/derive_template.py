@@ -8,7 +8,7 @@ Without --out it becomes configs/template.txt.
 
 from pathlib import Path
 
-from cot_reward import settings, templates
+from cot_reward import errors, settings, templates
 
 DESCRIPTION = """\
 Find what the prompts of all rows have in common, and write it as a template with the field
@@ -39,4 +39,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    settings.run(main)
+    errors.run_script(main)

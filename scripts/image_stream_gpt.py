@@ -8,7 +8,7 @@
 import os
 from pathlib import Path
 
-from cot_reward import settings
+from cot_reward import errors, settings
 from cot_reward.inference import infer
 from cot_reward.inference_settings import InferenceSettings
 
@@ -20,4 +20,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    settings.run(main)
+    errors.run_script(main)

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from cot_reward import demo_world
-from cot_reward.settings import parse, run
+from cot_reward.errors import run_script
+from cot_reward.settings import parse
 
 
 def main() -> int:
@@ -24,4 +25,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -10,7 +10,7 @@
 import sys
 from pathlib import Path
 
-from cot_reward import settings
+from cot_reward import errors, settings
 from cot_reward.pairing.settings import MergeSettings, ReportSettings
 
 
@@ -28,4 +28,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    settings.run(main)
+    errors.run_script(main)

@@ -6,7 +6,7 @@ python scripts/report.py --runs runs/demo --seeds 0 1 2
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cot_reward import settings
+from cot_reward import errors, settings
 from cot_reward.report import report
 
 
@@ -25,4 +25,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    settings.run(main)
+    errors.run_script(main)

@@ -6,11 +6,11 @@ from zlib import crc32
 
 import pyarrow as pa
 import pytest
+from cot_reward.errors import UserError
 from cot_reward.pairing.balance import balance, take
 from cot_reward.pairing.engine import Engine
 from cot_reward.pairing.match import PAIRS
 from cot_reward.pairing.quotas import quotas
-from cot_reward.settings import UserError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import REPO, picture, raw_row, save_untrained_base
-from cot_reward.settings import UserError
+from cot_reward.errors import UserError
 from test_serve import free_port, needs_vllm
 from world import World, unit
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from cot_reward import settings
+from cot_reward import errors, settings
 from cot_reward.tasks import TASKS, check_template
 
 REPO = Path(__file__).parent.parent
@@ -316,5 +316,5 @@ def test_readers_refuse_a_wrong_key(tmp_path: Path, results: dict[str, str]) -> 
     ]:
         path = tmp_path / Path(file).name
         path.write_text((REPO / file).read_text() + "\nnot_a_key: 1\n")
-        with pytest.raises((settings.UserError, ValueError), match="not_a_key"):
+        with pytest.raises((errors.UserError, ValueError), match="not_a_key"):
             load(str(path))

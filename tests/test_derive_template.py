@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from conftest import REPO, write_rows
+from cot_reward.errors import UserError
 from cot_reward.records import conversation, placeholder_in
-from cot_reward.settings import UserError
 from cot_reward.tasks import CAPTION_MARKER, TASKS, fill, template_hash
 from cot_reward.templates import Derived, _ending, derive, describe, write_template
 from hypothesis import given

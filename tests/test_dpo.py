@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import REPO
-from cot_reward import curves, media
+from cot_reward import media, plotting
 from cot_reward.dpo import arguments, data, run
 from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
 from cot_reward.dpo.rows import read_rows
-from cot_reward.settings import UserError
+from cot_reward.errors import UserError
 from pairs import CAPTION, FORM, row, trainer_for, varied, write
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -430,12 +430,12 @@ def test_a_missing_picture_is_found_before_a_model_loads(folder: Path, tmp_path:
 # --- curves ---------------------------------------------------------------------------------------
 def test_curves_read_both_trainers_logs(tmp_path: Path) -> None:
     theirs = [{"current_steps": 5, "loss": 2.0}, {"current_steps": 10, "loss": float("nan")}]
-    assert curves.series(theirs, "loss") == ([5.0], [2.0])
+    assert plotting.series(theirs, "loss") == ([5.0], [2.0])
     ours = [{"step": 1, "loss": 2.0}, {"step": 1, "eval_loss": 1.0}, {"step": 2, "loss": 1.0}]
-    assert curves.series(ours, "loss") == ([1.0, 2.0], [2.0, 1.0])
-    assert curves.smoothed([3.0, 3.0, 3.0]) == pytest.approx([3.0, 3.0, 3.0])
+    assert plotting.series(ours, "loss") == ([1.0, 2.0], [2.0, 1.0])
+    assert plotting.smoothed([3.0, 3.0, 3.0]) == pytest.approx([3.0, 3.0, 3.0])
     target = tmp_path / "curves/loss.png"
-    assert curves.plot_history(ours, ["loss", "eval_loss"], target, "loss")
+    assert plotting.plot_history(ours, ["loss", "eval_loss"], target, "loss")
     assert Image.open(target).width > 500
-    assert not curves.plot_history(ours, ["other"], tmp_path / "none.png", "none")
+    assert not plotting.plot_history(ours, ["other"], tmp_path / "none.png", "none")
     assert not (tmp_path / "none.png").exists()

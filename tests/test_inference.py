@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import REPO, picture, raw_row
+from cot_reward.errors import UserError
 from cot_reward.judge import destination, judge
 from cot_reward.records import ORDERS, ROW_FIELDS
-from cot_reward.settings import UserError
 from cot_reward.stage import request_seed
 from cot_reward.tasks import TASKS, template_hash
 from server import MockServer

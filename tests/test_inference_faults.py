@@ -12,8 +12,8 @@ from email.utils import formatdate
 import pytest
 from conftest import REPO
 from cot_reward.client.server import retry_after
+from cot_reward.errors import UserError
 from cot_reward.records import ORDERS
-from cot_reward.settings import UserError
 from cot_reward.stage import request_seed
 from cot_reward.store import Journal
 from server import MockServer

@@ -20,8 +20,8 @@ from cot_reward.client.capacity import Capacity
 from cot_reward.client.flow import _AHEAD, sample
 from cot_reward.client.outage import Outage
 from cot_reward.client.server import Server
+from cot_reward.errors import UserError
 from cot_reward.records import Comparison
-from cot_reward.settings import UserError
 from cot_reward.tasks import TASKS, template_hash
 
 # --- inputs ---------------------------------------------------------------------------------------

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from conftest import REPO, cot, judged_row, read_lines, write_lines
 from cot_reward import settings
+from cot_reward.errors import UserError
 from cot_reward.pairing import match as matching
 from cot_reward.pairing import scan
 from cot_reward.pairing.engine import workspace
 from cot_reward.pairing.merge import merge
 from cot_reward.pairing.settings import MergeSettings
-from cot_reward.settings import UserError
 from merging import RIGHT, WRONG, run
 
 

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import cot, judged_row, picture, raw_row, read_lines, write_lines, write_rows
+from cot_reward.errors import UserError
 from cot_reward.records import comparison_key, conversation
-from cot_reward.settings import UserError
 from merging import RIGHT, WRONG, published, run
 
 # --- forms of rows --------------------------------------------------------------------------------

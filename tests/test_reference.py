@@ -8,7 +8,7 @@ import pytest
 import torch
 from cot_reward.dpo.reference import Cache
 from cot_reward.dpo.trainer import spread
-from cot_reward.settings import UserError
+from cot_reward.errors import UserError
 from pairs import save_model, save_pictures, trainer_for, varied, write
 from PIL import Image
 from transformers import AutoModelForImageTextToText

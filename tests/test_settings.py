@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from cot_reward import settings
-from cot_reward.settings import UserError
+from cot_reward import provenance, settings
+from cot_reward.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -184,19 +184,19 @@ def test_help_shows_every_flag_and_default(capsys):
 
 def test_plain_is_what_json_holds():
     value = {"a": Path("x/y"), "b": [Path("z"), 1, None], "c": {"d": Path("e")}}
-    assert settings.plain(value) == {"a": "x/y", "b": ["z", 1, None], "c": {"d": "e"}}
+    assert provenance.jsonable(value) == {"a": "x/y", "b": ["z", 1, None], "c": {"d": "e"}}
 
 
 @pytest.mark.parametrize(
     ("body", "code", "message"),
     [
         ("return 3", 3, ""),
-        ("raise settings.UserError('x.json:7: bad')", 2, "error: x.json:7: bad\n"),
+        ("raise errors.UserError('x.json:7: bad')", 2, "error: x.json:7: bad\n"),
         ("raise KeyboardInterrupt", 130, ""),
     ],
 )
 def test_run_turns_the_users_mistakes_into_one_message(body, code, message):
-    program = f"from cot_reward import settings\ndef main():\n {body}\nsettings.run(main)"
+    program = f"from cot_reward import errors\ndef main():\n {body}\nerrors.run_script(main)"
     scripts = Path(settings.__file__).parent.parent
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=scripts, capture_output=True, text=True, check=False

@@ -7,7 +7,7 @@ import pytest
 import torch
 from cot_reward.dpo import shared_prefix
 from cot_reward.dpo.trainer import _Recorder
-from cot_reward.settings import UserError
+from cot_reward.errors import UserError
 from datasets import Dataset, Image, Sequence
 from pairs import FORM, row, save_model, trainer_for, varied, write
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor

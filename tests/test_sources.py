@@ -2,10 +2,10 @@
 
 import pytest
 from conftest import REPO, raw_row
+from cot_reward.errors import UserError
 from cot_reward.ledger import Ledger
 from cot_reward.pool import read_pool
 from cot_reward.records import Comparison
-from cot_reward.settings import UserError
 from cot_reward.sources import adapter_for, prefix_of, upstream_pairwise
 from cot_reward.tasks import shown
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from conftest import read_lines
 from cot_reward import store
-from cot_reward.settings import UserError
-from cot_reward.store import Journal, journal_entries, write_json, write_whole
+from cot_reward.errors import UserError
+from cot_reward.store import Journal, journal_entries, write_json, write_text_file
 
 SCRIPTS = Path(store.__file__).parent.parent
 PRELUDE = """
 import resource, sys
 from pathlib import Path
-from cot_reward.settings import UserError
-from cot_reward.store import Journal, journal_entries, write_whole
+from cot_reward.errors import UserError
+from cot_reward.store import Journal, journal_entries, write_text_file
 """
 
 
@@ -46,27 +46,27 @@ def test_write_whole_replaces_and_leaves_nothing_else(tmp_path):
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.jsonl"
-    write_whole(path, "old\n")
+    write_text_file(path, "old\n")
 
     def lines():
         yield "new\n" * 10_000
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_whole(path, lines())
+        write_text_file(path, lines())
     assert path.read_text() == "old\n"
     assert [p.name for p in tmp_path.iterdir()] == ["x.jsonl"]
 
 
 def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.jsonl"
-    write_whole(path, "old\n")
+    write_text_file(path, "old\n")
     program = """
 import os, signal
 def lines():
     yield "new\\n" * 10_000
     os.kill(os.getpid(), signal.SIGKILL)
-write_whole(Path(sys.argv[1]), lines())
+write_text_file(Path(sys.argv[1]), lines())
 """
     assert python(program, path).returncode == -signal.SIGKILL
     assert path.read_text() == "old\n"
@@ -78,10 +78,10 @@ LIMITED = "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFI
 
 def test_a_full_disk_leaves_the_old_file_and_is_named(tmp_path):
     path = tmp_path / "x.jsonl"
-    write_whole(path, "old\n")
+    write_text_file(path, "old\n")
     program = """
 try:
-    write_whole(Path(sys.argv[1]), ("x" * 999 + "\\n" for _ in range(1000)))
+    write_text_file(Path(sys.argv[1]), ("x" * 999 + "\\n" for _ in range(1000)))
 except UserError as error:
     sys.exit(f"error: {error}")
 """
@@ -228,7 +228,7 @@ except OSError as error:
 journal.close()
 assert [entry["n"] for _, entry in journal_entries(journal.path)] == list(range(n))
 try:
-    write_whole(Path(sys.argv[1]) / "summary.json", "x" * 100_000)
+    write_text_file(Path(sys.argv[1]) / "summary.json", "x" * 100_000)
 except UserError as error:
     print(error)
 """

@@ -38,7 +38,7 @@ from transformers import (
 
 from cot_reward import demo_world as world
 from cot_reward import store, tasks
-from cot_reward.versions import versions
+from cot_reward.provenance import versions
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",

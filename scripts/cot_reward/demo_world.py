@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from cot_reward import store, tasks
+from cot_reward.errors import UserError
+from cot_reward.provenance import versions
 from cot_reward.records import conversation
-from cot_reward.settings import UserError
-from cot_reward.versions import versions
 
 COLOURS = {
     "red": (220, 40, 40),

@@ -20,14 +20,14 @@ from cot_reward.client.flow import ReadMedium, sample
 from cot_reward.client.outage import Outage
 from cot_reward.client.server import AttemptError, Server, ServerError
 from cot_reward.client.wire import Outcome, Sampling
+from cot_reward.errors import UserError
 from cot_reward.inference_settings import InferenceSettings
 from cot_reward.judge import judge
 from cot_reward.ledger import Ledger
-from cot_reward.settings import UserError, plain
+from cot_reward.provenance import jsonable, versions
 from cot_reward.stage import Stage, journal_lines, run_key, run_there, same_run
 from cot_reward.store import Journal, write_json
 from cot_reward.tasks import TASKS
-from cot_reward.versions import versions
 
 
 def _file_url(path: Path) -> list[bytes]:
@@ -184,7 +184,7 @@ def _resume(stage: Stage, model: str | None) -> dict[str, Any]:
     settings = stage.settings
     there = settings.out / "settings.json"
     before = run_there(there)
-    current = plain(asdict(settings)) | {
+    current = jsonable(asdict(settings)) | {
         "model": model or before.get("model"), "templates": stage.hashes,
     }  # fmt: skip
     resolved = same_run(there, before, current)

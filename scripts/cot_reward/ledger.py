@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cot_reward.records import Comparison, Order, whole
+from cot_reward.records import Comparison, Order, valid_unicode
 
 _TABLES = """
 PRAGMA journal_mode = OFF;
@@ -66,7 +66,7 @@ class Ledger:
     def add(self, comparison: Comparison, where: str) -> None:
         """List a comparison; one that is listed already counts as a duplicate."""
         key, preferred = _blob(comparison.key), comparison.candidates[comparison.label - 1]
-        where, body = whole(where), json.dumps(asdict(comparison))
+        where, body = valid_unicode(where), json.dumps(asdict(comparison))
         added = self._do(
             "INSERT OR IGNORE INTO comparisons (key, place, preferred, body, ascending) "
             "VALUES (?, ?, ?, ?, ?)",
@@ -84,7 +84,10 @@ class Ledger:
             self._do("UPDATE comparisons SET conflict = ? WHERE key = ?", (where, key))
 
     def add_bad(self, where: str, reason: str, detail: str) -> None:
-        self._do("INSERT INTO bad VALUES ('', ?, ?, ?)", (whole(where), reason, whole(detail)))
+        self._do(
+            "INSERT INTO bad VALUES ('', ?, ?, ?)",
+            (valid_unicode(where), reason, valid_unicode(detail)),
+        )
 
     def drop_conflicts(self) -> None:
         """Make a bad record of each comparison that came with both labels."""

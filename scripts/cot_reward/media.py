@@ -284,7 +284,7 @@ def inspect(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[str, tuple[int, i
     return hashlib.sha256(source).hexdigest(), size
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def _write_atomically(path: Path, data: bytes) -> None:
     """Write so that `path` never holds a part, whoever else writes it at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
@@ -404,7 +404,7 @@ class Reader:
         image.save(buffer, "PNG", compress_level=2)
         data = buffer.getvalue()
         if kept is not None:
-            _write_whole(kept, data)
+            _write_atomically(kept, data)
         return kept, data, "image/png"
 
     def __enter__(self) -> "Reader":

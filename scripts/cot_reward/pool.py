@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cot_reward.errors import UserError
 from cot_reward.ledger import Ledger
 from cot_reward.reading import STDIN, read_rows
-from cot_reward.records import Comparison, whole
-from cot_reward.settings import UserError
+from cot_reward.records import Comparison, valid_unicode
 from cot_reward.sources import adapter_for, prefix_of
 from cot_reward.tasks import TASKS
 
@@ -37,7 +37,7 @@ def read_pool(
     for path in files:
         if limit is not None and len(ledger) >= limit:
             break
-        adapter, name = None, whole(_source(path, media_root))
+        adapter, name = None, valid_unicode(_source(path, media_root))
         for number, row in read_rows(path):
             if limit is not None and len(ledger) >= limit:
                 break

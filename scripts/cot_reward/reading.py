@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import orjson
 
-from cot_reward.settings import UserError
+from cot_reward.errors import UserError
 from cot_reward.store import dump
 
 # What is read at once, in characters, and the longest entry of a JSON list that is waited for.

@@ -18,8 +18,8 @@ Order = Literal["given", "swapped"]
 ORDERS: tuple[Order, Order] = ("given", "swapped")
 
 
-def whole(text: str) -> str:
-    """Text without halves of characters, which JSON and file names can hold and UTF-8 cannot."""
+def valid_unicode(text: str) -> str:
+    """Text without lone surrogates, which JSON and file names can hold and UTF-8 cannot."""
     return text.encode("utf-8", "replace").decode()
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cot_reward.curves import plot_history
+from cot_reward.errors import UserError
+from cot_reward.plotting import new_figure, plot_history, save_figure
 from cot_reward.reading import read_rows
-from cot_reward.settings import UserError
 from cot_reward.stats import bootstrap_mean, paired_difference, tally
-from cot_reward.store import write_json, write_whole
+from cot_reward.store import write_json, write_text_file
 
 # name -> what it is, in the order of the chain; "control" is plain SFT on stage 3's chosen texts.
 STAGES = {
@@ -173,12 +173,7 @@ def table(results: Mapping[str, Any]) -> str:
 
 def plot_stages(results: Mapping[str, Any], path: Path) -> None:
     """Accuracy by stage, greedy and sampled, with the bootstrap intervals."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), dpi=130, layout="constrained")
+    figure, axes = new_figure()
     names = [record["title"].replace(": ", ":\n") for record in results["stages"]]
     for number, (mode, shown) in enumerate(MODES.items()):
         accuracy = [record[mode]["accuracy"] for record in results["stages"]]
@@ -198,11 +193,11 @@ def plot_stages(results: Mapping[str, Any], path: Path) -> None:
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.set_ylabel("held-out accuracy, %")
-    axes.set_title("Accuracy by stage, both orders, 95% intervals over comparisons")
-    axes.grid(axis="y", alpha=0.3)
+    axes.grid(visible=False, axis="x")
     axes.legend(loc="lower right")
-    figure.savefig(path)
-    pyplot.close(figure)
+    save_figure(
+        figure, axes, path, "Accuracy by stage, both orders, 95% intervals over comparisons"
+    )
 
 
 def plot_curves(runs: Path, seed: int, out: Path) -> list[Path]:
@@ -232,6 +227,6 @@ def report(runs: Path, seeds: Sequence[int]) -> str:
     drawn = plot_curves(runs, seeds[0], runs / "curves")
     plot_stages(results, runs / "curves" / "stages.png")
     text = table(results)
-    write_whole(runs / "results.md", text)
+    write_text_file(runs / "results.md", text)
     write_json(runs / "results.json", results)
     return text + f"\n{runs / 'results.json'}, {len(drawn) + 1} plots in {runs / 'curves'}\n"

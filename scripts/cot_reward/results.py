@@ -11,7 +11,7 @@ from cot_reward.judge import destination, judge
 from cot_reward.ledger import Ledger, Listed
 from cot_reward.records import Order, Verdict, conversation, placeholder_in
 from cot_reward.stats import Tally
-from cot_reward.store import dump, entry_at, whole_file, write_jsonl
+from cot_reward.store import atomic_file, dump, entry_at, write_jsonl
 from cot_reward.tasks import TASKS, prompt, shown, template_hash
 
 FILES = ("correct", "incorrect", "unusable", "failed")
@@ -80,7 +80,7 @@ def derive(
     """
     results, tally = Results(), Tally()
     with ExitStack() as stack:
-        files = {name: stack.enter_context(whole_file(out / f"{name}.jsonl")) for name in FILES}
+        files = {name: stack.enter_context(atomic_file(out / f"{name}.jsonl")) for name in FILES}
         source = stack.enter_context(journal.open("rb"))
 
         def write(name: str, row: dict[str, Any]) -> None:

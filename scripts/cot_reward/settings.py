@@ -5,9 +5,7 @@ Flags win over YAML, and unknown keys of either are errors that name the nearest
 
 import argparse
 import contextlib
-import difflib
 import math
-import sys
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -17,17 +15,9 @@ from typing import Any, NoReturn, TypeVar
 
 import yaml
 
+from cot_reward.errors import UserError, nearest
+
 Settings = TypeVar("Settings")
-
-
-class UserError(Exception):
-    """A mistake that the user can mend; shown as one message, without a traceback."""
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """' Did you mean ...?' with the closest valid name, or '' when none is close."""
-    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 class Parser(argparse.ArgumentParser):
@@ -185,28 +175,3 @@ def _from_text(value: Any, kind: Any, where: str) -> Any:
         return kind(value) if kind in (int, float) else value
     except ValueError:
         raise UserError(f"{where}: {value!r} is not of type {kind.__name__}") from None
-
-
-def plain(value: Any) -> Any:
-    """Settings as JSON can hold them: paths as text."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def run(main: Any) -> NoReturn:
-    """Call `main()` and exit with what it returns; a UserError becomes one message and exit 2."""
-    try:
-        code = main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        code = 130
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`); there is nothing left to tell it.
-        sys.stderr.close()
-        code = 1
-    sys.exit(code)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cot_reward.errors import UserError
 from cot_reward.records import Comparison, turns
-from cot_reward.settings import UserError
 from cot_reward.tasks import TASKS, candidates_are_media
 
 Adapter = Callable[[dict[str, Any], str], Comparison]

@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
-from cot_reward.settings import UserError
+from cot_reward.errors import UserError
 
 
 def dump(row: Any) -> str:
@@ -17,7 +17,7 @@ def dump(row: Any) -> str:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[str]]:
+def atomic_file(path: Path) -> Iterator[IO[str]]:
     """A file to write to, which takes its name when the block ends, and is gone when it fails.
 
     A reader sees the old file or the whole new one, also after a crash. Raises UserError when it
@@ -44,18 +44,18 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
         raise
 
 
-def write_whole(path: Path, text: str | Iterable[str]) -> None:
-    """Write a file by `whole_file`. Raises UserError."""
-    with whole_file(path) as file:
+def write_text_file(path: Path, text: str | Iterable[str]) -> None:
+    """Write a file by `atomic_file`. Raises UserError."""
+    with atomic_file(path) as file:
         file.writelines([text] if isinstance(text, str) else text)
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_whole(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    write_text_file(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    write_whole(path, (dump(row) + "\n" for row in rows))
+    write_text_file(path, (dump(row) + "\n" for row in rows))
 
 
 def journal_entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

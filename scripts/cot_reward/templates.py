@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cot_reward.errors import UserError, nearest
 from cot_reward.reading import read_rows
 from cot_reward.records import PLACEHOLDERS, placeholder_in
-from cot_reward.settings import UserError, nearest
-from cot_reward.store import write_whole
+from cot_reward.store import write_text_file
 from cot_reward.tasks import CAPTION_MARKER, TASKS, Task, check_template, fill, template_hash
 
 # The share of rows that may have another wording, or none.
@@ -472,6 +472,6 @@ def write_template(files: Sequence[Path], task_name: str, out: str) -> int:
     if out == "-":
         print(found.text)
     else:
-        write_whole(Path(out), found.text + "\n")
+        write_text_file(Path(out), found.text + "\n")
         print(f"{out}: written; give it to the client with --template {out}")
     return 0

@@ -42,9 +42,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 from cot_reward.judge import destination, judge
+from cot_reward.provenance import versions
 from cot_reward.records import PAIR_FIELDS, ROW_FIELDS, comparison_key, turns
 from cot_reward.tasks import TASKS, caption_in, fill, template_hash
-from cot_reward.versions import versions
 
 REPO = Path(__file__).parents[2]
 SEED = b"0"

@@ -13,7 +13,7 @@ from cot_reward.client.outage import Outage
 from cot_reward.client.server import AttemptError, Server
 from cot_reward.client.wire import Ask, Outcome, Sampling
 from cot_reward.media import MediaError
-from cot_reward.records import whole
+from cot_reward.records import valid_unicode
 
 # (path below the media root) -> its URL as a JSON string in pieces; blocking, run in a thread.
 ReadMedium = Callable[[str], Iterable[bytes]]
@@ -58,7 +58,7 @@ async def sample(
         try:
             content = await loop.run_in_executor(pool, ready, ask)
         except MediaError as error:
-            return Outcome(ask, reason=error.reason, detail=whole(str(error)))
+            return Outcome(ask, reason=error.reason, detail=valid_unicode(str(error)))
         await capacity.acquire()
         try:
             return (

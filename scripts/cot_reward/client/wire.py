@@ -7,7 +7,7 @@ from typing import Any
 
 import pybase64
 
-from cot_reward.records import Comparison, Order, Response, whole
+from cot_reward.records import Comparison, Order, Response, valid_unicode
 
 # What a server's text may take in a message: it is untrusted, and goes to logs and files.
 _DETAIL = 300
@@ -128,7 +128,7 @@ def outcome(answer: Any, ask: Ask, model: str, retries: int) -> Outcome:
     if [choice["index"] for choice in choices] != list(range(ask.count)):
         raise ValueError(f"{len(choices)} choices came for n={ask.count}")
     responses = [
-        Response(whole(text), whole(reason), model, ask.first + index)
+        Response(valid_unicode(text), valid_unicode(reason), model, ask.first + index)
         for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
     ]
     return Outcome(ask, responses, prompt_tokens=asked, completion_tokens=said, retries=retries)
@@ -137,4 +137,4 @@ def outcome(answer: Any, ask: Ask, model: str, retries: int) -> Outcome:
 def short(error: object) -> str:
     """A server's message as one bounded line, without what would steer a terminal."""
     line = " ".join(str(error).split())[:_DETAIL]
-    return whole("".join(letter if letter.isprintable() else "?" for letter in line))
+    return valid_unicode("".join(letter if letter.isprintable() else "?" for letter in line))

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 from transformers import IntervalStrategy
 from trl import DPOConfig, ModelConfig, TrlParser
 
-from cot_reward.settings import UserError, nearest, read_yaml
+from cot_reward.errors import UserError, nearest
+from cot_reward.settings import read_yaml
 
 
 @dataclass
@@ -191,14 +192,14 @@ def _checkpoint(training: PairConfig) -> str | None:
     if given.lower() in ("", "false", "none"):
         return None
     if given.lower() != "true":
-        if not _is_whole(Path(given)):
+        if not _is_complete(Path(given)):
             raise UserError(f"--resume_from_checkpoint {given}: is no whole checkpoint")
         return given
     output = Path(str(training.output_dir))
     found = {
         int(path.name.removeprefix("checkpoint-")): path
         for path in output.glob("checkpoint-*")
-        if path.name.removeprefix("checkpoint-").isdecimal() and _is_whole(path)
+        if path.name.removeprefix("checkpoint-").isdecimal() and _is_complete(path)
     }
     if not found:
         raise UserError(
@@ -207,7 +208,7 @@ def _checkpoint(training: PairConfig) -> str | None:
     return str(found[max(found)])
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     try:
         return "global_step" in json.loads((folder / "trainer_state.json").read_text())
     except (OSError, ValueError):

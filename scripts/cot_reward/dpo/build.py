@@ -21,7 +21,7 @@ from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
 from cot_reward.dpo.reference import Cache, model_digest
 from cot_reward.dpo.rows import by_main, load_processor
 from cot_reward.dpo.trainer import PairTrainer
-from cot_reward.settings import UserError
+from cot_reward.errors import UserError
 
 # Names in Qwen2-VL, Qwen2.5-VL and Qwen3-VL, then in LLaVA; LLaMA-Factory freezes the same parts.
 _PROJECTOR = r"(.*\.)?(visual\.(deepstack_)?merger\w*|multi_modal_projector)(\..*)?"
@@ -57,7 +57,7 @@ def build_trainer(
             if PartialState().is_main_process:
                 print(f"stock TRL runs every prompt four times a step: {why}", file=sys.stderr)
         else:
-            with whole_models():
+            with unsharded_models():
                 shared_prefix.check(config)
     _check_engine(script, training, model)
     frozen = [_TOWER] * script.freeze_vision_tower
@@ -170,7 +170,7 @@ def _is_fsdp(training: PairConfig) -> bool:
 
 
 @contextmanager
-def whole_models() -> Iterator[None]:
+def unsharded_models() -> Iterator[None]:
     """Models made within stand whole in one process, also under DeepSpeed ZeRO-3."""
     kept = hf_deepspeed._hf_deepspeed_config_weak_ref
     hf_deepspeed.unset_hf_deepspeed_config()

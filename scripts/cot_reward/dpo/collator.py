@@ -13,7 +13,7 @@ from trl.data_utils import apply_chat_template
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
 from cot_reward import media
-from cot_reward.settings import UserError
+from cot_reward.errors import UserError
 
 # What the trainer wants to know of each pair, beside TRL's batch; both stand in the rows.
 FACTS = ("answer", "same_model")

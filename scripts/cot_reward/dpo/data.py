@@ -15,10 +15,10 @@ from typing import Any
 from datasets import Dataset
 
 from cot_reward import media
+from cot_reward.errors import UserError
 from cot_reward.judge import judge
 from cot_reward.reading import read_rows
 from cot_reward.records import PAIR_FIELDS, RESERVED, placeholder_in
-from cot_reward.settings import UserError
 from cot_reward.store import dump
 from cot_reward.tasks import TASKS, mixed_templates
 

@@ -17,9 +17,9 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, cast
 
+from cot_reward.errors import UserError
 from cot_reward.reading import read_rows
-from cot_reward.settings import UserError
-from cot_reward.store import Journal, write_whole
+from cot_reward.store import Journal, write_text_file
 
 # What a model's log-probs depend on, beside its weights; of the processor, too.
 _FILES = (
@@ -88,7 +88,7 @@ class Cache:
         try:
             if self._journal is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                write_whole(self.folder / "about.json", self._about)
+                write_text_file(self.folder / "about.json", self._about)
                 self._journal = Journal(self.folder / f"{uuid.uuid4().hex}.jsonl")
             self._journal.append(
                 {"row": row, "chosen": chosen, "rejected": rejected}

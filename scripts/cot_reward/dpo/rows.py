@@ -13,7 +13,7 @@ from trl import ModelConfig
 from cot_reward.dpo import data
 from cot_reward.dpo.arguments import PairConfig, ScriptArguments
 from cot_reward.dpo.collator import text_of
-from cot_reward.settings import UserError
+from cot_reward.errors import UserError
 
 T = TypeVar("T")
 

@@ -12,12 +12,12 @@ import torch
 from trl import ModelConfig
 from trl.trainer.utils import create_model_from_path
 
-from cot_reward.curves import plot_history
 from cot_reward.dpo.arguments import PairConfig, ScriptArguments
-from cot_reward.dpo.build import whole_models
+from cot_reward.dpo.build import unsharded_models
 from cot_reward.dpo.trainer import PairTrainer
-from cot_reward.store import write_whole
-from cot_reward.versions import versions
+from cot_reward.plotting import plot_history
+from cot_reward.provenance import versions
+from cot_reward.store import write_text_file
 
 CURVES = {
     "loss": "loss",
@@ -86,7 +86,7 @@ def train(
         "command": shlex.join([sys.executable, *sys.argv]),
         "versions": versions(*_PACKAGES),
     }
-    write_whole(output / "summary.json", json.dumps(summary, indent=2, default=str) + "\n")
+    write_text_file(output / "summary.json", json.dumps(summary, indent=2, default=str) + "\n")
     print(f"{steps} steps in {seconds:.0f} s; model, curves and summary are in {output}")
 
 
@@ -101,7 +101,7 @@ def _merge(output: Path, training: PairConfig, model: ModelConfig, processor: An
     for stale in [output / "adapter_config.json", *output.glob("adapter_model.*")]:
         stale.unlink(missing_ok=True)
     settings = {**(training.model_init_kwargs or {}), "device_map": None}
-    with whole_models(), torch.no_grad():
+    with unsharded_models(), torch.no_grad():
         base = create_model_from_path(str(model.model_name_or_path), **settings)
         merged: Any = PeftModel.from_pretrained(base, str(output / "adapter")).merge_and_unload()
     merged.save_pretrained(output)

@@ -35,7 +35,7 @@ from transformers.masking_utils import sdpa_mask
 from trl import DPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from cot_reward.settings import UserError
+from cot_reward.errors import UserError
 
 ATTENTION = "shared_prefix"
 # model_type of a configuration; their backbones have the same parts and arguments.

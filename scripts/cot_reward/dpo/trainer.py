@@ -25,7 +25,7 @@ from cot_reward.dpo import shared_prefix
 from cot_reward.dpo.collator import REFERENCES, first_pairs
 from cot_reward.dpo.figures import PairFigures
 from cot_reward.dpo.reference import Cache, Logps
-from cot_reward.settings import UserError
+from cot_reward.errors import UserError
 
 _COLUMNS = [
     "prompt",
@@ -248,18 +248,18 @@ class PairTrainer(DPOTrainer):
 
     # --- checkpoints ------------------------------------------------------------------------------
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self._stands_whole():
+        if self._is_unsharded():
             self._load_weights(resume_from_checkpoint)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
-        if self._stands_whole():
+        if self._is_unsharded():
             self._load_weights(str(self.state.best_model_checkpoint))
         else:
             super()._load_best_model()
 
-    def _stands_whole(self) -> bool:
+    def _is_unsharded(self) -> bool:
         """Whether a checkpoint has all weights, under the names that `save_pretrained` gives."""
         shared_out = self.is_deepspeed_enabled or self.is_fsdp_enabled
         return not (shared_out or is_peft_model(self.model))

@@ -14,7 +14,7 @@ from cot_reward.pairing import shortcut
 from cot_reward.pairing.forms import digest, is_key, text_of
 from cot_reward.pairing.settings import ReportSettings
 from cot_reward.reading import Row, read_rows
-from cot_reward.records import whole
+from cot_reward.records import valid_unicode
 from cot_reward.tasks import TASKS, Task
 
 # Pairs that the classifiers see of a large file, drawn over all of it.
@@ -162,7 +162,7 @@ def report(settings: ReportSettings) -> int:
     if settings.json:
         print(json.dumps(found.to_json()))
     else:
-        print(_told(found, whole(str(settings.report))))
+        print(_told(found, valid_unicode(str(settings.report))))
     return 0
 
 
@@ -173,7 +173,7 @@ def _told(found: Audit, path: str) -> str:
         return f"{count:>9,}  {count / good:6.1%}" if good else f"{count:>9,}"
 
     lines = [f"{path}: {found.rows:,} rows, {found.bad_rows:,} of them no pairs"]
-    lines += [f"  {whole(line)}" for line in found.bad]
+    lines += [f"  {valid_unicode(line)}" for line in found.bad]
     columns = found.to_json()
     lines.append(f"{'':24}{'chosen':>17}{'rejected':>19}")
     for name in columns["chosen"]:

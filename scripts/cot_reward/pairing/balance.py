@@ -9,9 +9,9 @@ orders them, a row of several pairs being in the first.
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
+from cot_reward.errors import UserError, nearest
 from cot_reward.pairing.engine import Engine
 from cot_reward.pairing.quotas import Cell, plan, quotas
-from cot_reward.settings import UserError, nearest
 
 Stratum = tuple[str, str, str]  # split, source, task
 

@@ -15,8 +15,8 @@ import duckdb
 import pyarrow as pa
 from pyarrow import parquet
 
+from cot_reward.errors import UserError
 from cot_reward.pairing import match, scan
-from cot_reward.settings import UserError
 from cot_reward.tasks import TASKS, candidates_are_media
 
 # What a row is told of before texts are compared; the first that holds counts.

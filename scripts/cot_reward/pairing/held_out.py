@@ -8,11 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from cot_reward.errors import UserError
 from cot_reward.pairing.engine import Engine
 from cot_reward.pairing.forms import digest, has_our_fields, is_key, published, text_of
 from cot_reward.reading import read_rows
-from cot_reward.records import Comparison, whole
-from cot_reward.settings import UserError
+from cot_reward.records import Comparison, valid_unicode
 from cot_reward.sources import adapter_for, media_path, plain_comparison
 from cot_reward.tasks import CAPTION_MARKER, TASKS
 
@@ -116,7 +116,7 @@ def exclude(engine: Engine, files: Sequence[Path], media_root: Path, prefix: str
 
     flush("")
     for path in files:
-        name, count = whole(str(path)), -1
+        name, count = valid_unicode(str(path)), -1
         shown: set[bool | None] = set()
         for count, (number, row) in enumerate(read_rows(path, may_be_empty=True)):
             try:
@@ -144,7 +144,7 @@ def exclude(engine: Engine, files: Sequence[Path], media_root: Path, prefix: str
 
 def met(engine: Engine, files: Sequence[Path]) -> dict[str, int]:
     """How many comparisons of each held-out file are among the responses, and were left out."""
-    return {whole(str(path)): 0 for path in files} | dict(
+    return {valid_unicode(str(path)): 0 for path in files} | dict(
         engine.run(
             "SELECT file, count(seen.comparison) FROM (SELECT DISTINCT file, comparison FROM given)"
             " LEFT JOIN (SELECT DISTINCT comparison FROM facts) AS seen USING (comparison) "

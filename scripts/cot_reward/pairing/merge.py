@@ -17,6 +17,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from cot_reward import judge
+from cot_reward.errors import UserError
 from cot_reward.pairing import figures, held_out, shortcut
 from cot_reward.pairing.audit import audit_rows
 from cot_reward.pairing.balance import balance, take
@@ -27,12 +28,11 @@ from cot_reward.pairing.plots import PLOTS, draw
 from cot_reward.pairing.scan import Places, Seen, parts_of, scan
 from cot_reward.pairing.settings import MergeSettings
 from cot_reward.pairing.workers import Workers, cores
+from cot_reward.provenance import jsonable, versions
 from cot_reward.reading import Row, read_rows
-from cot_reward.settings import UserError, plain
 from cot_reward.sources import prefix_of
 from cot_reward.store import write_json, write_jsonl
 from cot_reward.tasks import mixed_templates
-from cot_reward.versions import versions
 
 # Below this many bytes of input further processes take longer to start than they save.
 _WORTH_PROCESSES = 2**25
@@ -302,7 +302,7 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
             "template_hashes": hashes,
             "judge_version": judge.VERSION,
             "versions": versions(*_PACKAGES),
-            "settings": plain(asdict(settings)),
+            "settings": jsonable(asdict(settings)),
             "command": sys.argv,
             "seconds": round(time.monotonic() - started, 2),
         }

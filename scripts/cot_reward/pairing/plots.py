@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_reward.pairing.engine import Engine
+from cot_reward.plotting import new_figure, save_figure
 
 # Odd, so that no difference at all is in the middle of one.
 _BINS = 41
@@ -18,27 +19,14 @@ def draw(engine: Engine, folder: Path) -> None:
 
     "Before" is every comparison with its best pairs, "after" what train.jsonl and eval.jsonl hold.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot, ticker
-
-    folder.mkdir(parents=True, exist_ok=True)
+    from matplotlib import ticker
 
     def save(name: str, title: str, figure: Any, axes: Any) -> None:
-        axes.set_title(title)
-        axes.grid(alpha=0.25)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-        figure.savefig(folder / name)
-        pyplot.close(figure)
-
-    def new() -> Any:
-        return pyplot.subplots(figsize=(7, 4.2), dpi=130, layout="constrained")
+        save_figure(figure, axes, folder / name, title)
 
     before, after = (_answers(engine, column) for column in ("before", "after"))
-    figure, axes = new()
+    figure, axes = new_figure()
     for offset, label, counts in ((-0.2, "before", before), (0.2, "after", after)):
         bars = axes.bar([1 + offset, 2 + offset], [counts.get(1, 0), counts.get(2, 0)], 0.38)
         bars.set_label(label)
@@ -50,7 +38,7 @@ def draw(engine: Engine, folder: Path) -> None:
          figure, axes)  # fmt: skip
 
     edges, histograms = _histograms(engine)
-    figure, axes = new()
+    figure, axes = new_figure()
     for label in ("before", "after"):
         axes.stairs(histograms[label], edges, label=label, fill=label == "before",
                     alpha=0.35 if label == "before" else 1, linewidth=1.8)  # fmt: skip
@@ -60,7 +48,7 @@ def draw(engine: Engine, folder: Path) -> None:
     axes.legend(frameon=False)
     save("length_difference.png", "Length difference, before and after balancing", figure, axes)
 
-    figure, axes = new()
+    figure, axes = new_figure()
     width = 1 / 20
     rates = engine.run(
         "SELECT least(floor(rate * 20 + 1e-9), 19)::INT AS bin, count(*), count(used.comparison) "

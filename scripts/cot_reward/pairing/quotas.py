@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cot_reward.settings import UserError
+from cot_reward.errors import UserError
 
 # Seconds for one programme; those that were seen took milliseconds.
 _PATIENCE = 300

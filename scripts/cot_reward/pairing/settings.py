@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from cot_reward.errors import nearest
 from cot_reward.judge import FINDINGS, TRUSTED
-from cot_reward.settings import nearest
 
 # What a rejected text may be: a wrong answer; no readable answer; a right answer whose own totals
 # speak against it.

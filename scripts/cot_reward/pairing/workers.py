@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import Self, TypeVar
 
-from cot_reward.settings import UserError
+from cot_reward.errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -1,12 +1,36 @@
-"""Curves of a training run, from the log history that transformers' trainers keep."""
+"""The look of every plot, and curves from the log history that transformers' trainers keep."""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Below this many points the raw line is clear enough by itself.
-_SMOOTH_FROM = 30
+# With fewer points the raw line is clear enough by itself.
+_LEAST_POINTS_TO_SMOOTH = 30
+
+
+def new_figure() -> tuple[Any, Any]:
+    """An empty figure and its axes, in the size and look of all plots; drawn without a screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.2), dpi=130, layout="constrained")
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def save_figure(figure: Any, axes: Any, path: Path, title: str) -> None:
+    """Write the figure as a PNG, and free its memory."""
+    from matplotlib import pyplot
+
+    axes.set_title(title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    pyplot.close(figure)
 
 
 def series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
@@ -38,34 +62,26 @@ def plot_history(
     history: Sequence[Mapping[str, Any]], keys: Sequence[str], path: Path, title: str
 ) -> bool:
     """Draw the keys that occur in the history into one PNG; False, and no file, if none does."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot, ticker
+    from matplotlib import ticker
 
     drawn = [(key, *series(history, key)) for key in keys]
     drawn = [line for line in drawn if line[1]]
     if not drawn:
         return False
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), dpi=130, layout="constrained")
+    figure, axes = new_figure()
     for number, (key, steps, values) in enumerate(drawn):
         colour = f"C{number}"
         marker = "o" if len(steps) <= 12 else None
-        if len(steps) < _SMOOTH_FROM or key.startswith("eval"):
+        if len(steps) < _LEAST_POINTS_TO_SMOOTH or key.startswith("eval"):
             axes.plot(steps, values, color=colour, marker=marker, markersize=4, label=key)
         else:
             axes.plot(steps, values, color=colour, alpha=0.3, linewidth=1)
             axes.plot(steps, smoothed(values), color=colour, linewidth=2, label=f"{key}, smoothed")
-    axes.set_title(title)
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
     if len(drawn) == 1:
         axes.set_ylabel(drawn[0][0])
-    if len(drawn) > 1 or len(drawn[0][1]) >= _SMOOTH_FROM:
+    if len(drawn) > 1 or len(drawn[0][1]) >= _LEAST_POINTS_TO_SMOOTH:
         axes.legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    pyplot.close(figure)
+    save_figure(figure, axes, path, title)
     return True
