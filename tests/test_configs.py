@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import yaml
 from cot_reward import errors, settings
-from cot_reward.tasks import TASKS, check_template
+from cot_reward.tasks import TASKS
+from cot_reward.tasks.prompts import check_template
 
 REPO = Path(__file__).parent.parent
 SFT_PYTHON = REPO / ".envs/sft/bin/python"

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import run_in, save_untrained_base
-from cot_reward import demo_model, tasks
+from cot_reward import demo_model
 from cot_reward import demo_world as world
+from cot_reward.tasks import prompts
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = world.Settings(template=ROOT / "configs/demo/template.txt", heldout=4)
@@ -92,7 +93,7 @@ def request_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "Image 1's better\r\n",
         "",
     ]
-    prompt = tasks.fill(SETTINGS.read_template(), {"caption": scene.caption})
+    prompt = prompts.fill(SETTINGS.read_template(), {"caption": scene.caption})
     path = folder / "request.json"
     path.write_text(json.dumps({"texts": texts, "prompt": prompt, "images": images}))
     return path

@@ -20,7 +20,8 @@ from cot_reward.dpo import data, run
 from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
 from cot_reward.inference import _url_of
 from cot_reward.records import Comparison
-from cot_reward.tasks import TASKS, prompt, shown
+from cot_reward.tasks import TASKS
+from cot_reward.tasks.prompts import render, shown
 from pairs import row, save_pictures, trainer_for, write
 from peft import PeftModel
 from PIL import Image
@@ -47,7 +48,7 @@ def comparisons() -> list[dict[str, Any]]:
     def asked(comparison: Comparison, order: Any = "given", template: str = "") -> dict[str, Any]:
         template = template or TASKS[comparison.task].template
         images = list(shown(comparison, order))
-        return row(images, problem=prompt(comparison, order, template), task=comparison.task)
+        return row(images, problem=render(comparison, order, template), task=comparison.task)
 
     two_texts = Comparison(
         "image_understanding", "What is it?", ("A circle.", "Red, I think"), 1, context=("2.png",)

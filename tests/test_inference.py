@@ -14,7 +14,8 @@ from cot_reward.errors import UserError
 from cot_reward.judge import destination, judge
 from cot_reward.records import ORDERS, ROW_FIELDS
 from cot_reward.stage import request_seed
-from cot_reward.tasks import TASKS, template_hash
+from cot_reward.tasks import TASKS
+from cot_reward.tasks.prompts import template_hash
 from server import MockServer
 from world import SCRIPT, World, unit
 

@@ -22,7 +22,8 @@ from cot_reward.client.outage import Outage
 from cot_reward.client.server import Server
 from cot_reward.errors import UserError
 from cot_reward.records import Comparison
-from cot_reward.tasks import TASKS, template_hash
+from cot_reward.tasks import TASKS
+from cot_reward.tasks.prompts import template_hash
 
 # --- inputs ---------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from cot_reward.ledger import Ledger
 from cot_reward.pool import read_pool
 from cot_reward.records import Comparison
 from cot_reward.sources import adapter_for, prefix_of, upstream_pairwise
-from cot_reward.tasks import shown
+from cot_reward.tasks.prompts import shown
 
 
 def test_an_upstream_row():

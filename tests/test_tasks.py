@@ -1,14 +1,9 @@
 """Templates: filling, checking, and finding the caption again."""
 
 import pytest
-from cot_reward.tasks import (
-    TASKS,
-    caption_in,
-    check_template,
-    fill,
-    mixed_templates,
-    template_hash,
-)
+from cot_reward.tasks import TASKS
+from cot_reward.tasks.generation import caption_in
+from cot_reward.tasks.prompts import check_template, fill, mixed_templates, template_hash
 from hypothesis import given
 from hypothesis import strategies as st
 

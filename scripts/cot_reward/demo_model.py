@@ -37,8 +37,10 @@ from transformers import (
 )
 
 from cot_reward import demo_world as world
-from cot_reward import store, tasks
+from cot_reward import store
 from cot_reward.provenance import versions
+from cot_reward.tasks import prompts
+from cot_reward.tasks.generation import CAPTION_MARKER
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -122,7 +124,7 @@ def build_tokenizer(template: str, vocab: int) -> Qwen2Tokenizer:
     rng = random.Random(0)
     texts = [f"system\n{SYSTEM}", "user\n", "assistant\n"] * 200
     for scene in world.scenes("cold_start", world.Settings(cold_start=400)):
-        texts.append(tasks.fill(template, {"caption": scene.caption}))
+        texts.append(prompts.fill(template, {"caption": scene.caption}))
         texts.append(world.teacher_cot(scene))
         for row in (pretraining_row(rng, noise=0.0), sum_row(rng)):
             texts += [row.prompt.replace("<image>", ""), row.target]
@@ -261,7 +263,7 @@ def sum_row(rng: random.Random) -> Row:
 
 
 def _check(noun: str, wanted: world.Thing) -> str:
-    return f"Check the {noun}. {tasks.CAPTION_MARKER} [{world.caption(wanted)}]"
+    return f"Check the {noun}. {CAPTION_MARKER} [{world.caption(wanted)}]"
 
 
 def _shown(wanted: world.Thing, rng: random.Random) -> world.Thing:

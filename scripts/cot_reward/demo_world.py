@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from cot_reward import store, tasks
+from cot_reward import store
 from cot_reward.errors import UserError
 from cot_reward.provenance import versions
 from cot_reward.records import conversation
+from cot_reward.tasks import TASKS, prompts
+from cot_reward.tasks.generation import CAPTION_MARKER
 
 COLOURS = {
     "red": (220, 40, 40),
@@ -103,13 +105,13 @@ class Settings:
     def signature(self, names: tuple[str, ...]) -> dict[str, Any]:
         """The settings that decide a result, for its summary: `names` and the template's hash."""
         chosen = {name: getattr(self, name) for name in names}
-        return chosen | {"template_hash": tasks.template_hash(self.read_template())}
+        return chosen | {"template_hash": prompts.template_hash(self.read_template())}
 
     def read_template(self) -> str:
         """The prompt template's text. Raises UserError when it is missing or has no {caption}."""
         try:
             text = self.template.read_text(encoding="utf-8")
-            tasks.check_template(text, tasks.TASKS["image_generation"])
+            prompts.check_template(text, TASKS["image_generation"])
         except OSError as error:
             raise UserError(f"{self.template}: cannot be read: {error.strerror}") from None
         except ValueError as error:
@@ -301,7 +303,7 @@ def pictures(scene: Scene, settings: Settings) -> Iterator[tuple[str, Image.Imag
 
 def cold_start_row(scene: Scene, template: str, folder: str) -> dict[str, Any]:
     """A ShareGPT row; `folder` leads from the media root to the pictures."""
-    prompt = "<image><image>" + tasks.fill(template, {"caption": scene.caption})
+    prompt = "<image><image>" + prompts.fill(template, {"caption": scene.caption})
     images = [f"{folder}/{scene.name}_{letter}.png" for letter in "ab"]
     return {"conversations": conversation(prompt, teacher_cot(scene)), "images": images}
 
@@ -310,7 +312,7 @@ def raw_row(scene: Scene) -> dict[str, Any]:
     """A row of the raw preference format, as published data sets have it."""
     question = (
         "<image><image>Which image fits the caption better? Answer with one sentence.\n"
-        f"{tasks.CAPTION_MARKER} [{scene.caption}]"
+        f"{CAPTION_MARKER} [{scene.caption}]"
     )
     answer = f"Image {scene.label} is better than Image {3 - scene.label}."
     return {

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 
-from cot_reward.records import Verdict
-from cot_reward.tasks import Task
+from cot_reward.records import Task, Verdict
 
 # Raised when a finding changes for some text, so that stored findings can be judged again.
 VERSION = 2

@@ -42,6 +42,37 @@ def comparison_key(task: str, text: str, context: Sequence[str], pair: Sequence[
 
 
 @dataclass(frozen=True)
+class Task:
+    """One kind of comparison.
+
+    `noun` names a candidate in texts ("Image 1"). `medium` is what the model is shown: the two
+    candidates, or, where candidates are answer texts, what the question is about. `fields` are what
+    a template may name in braces.
+    """
+
+    name: str
+    noun: str
+    medium: Literal["image", "video"]
+    fields: tuple[str, ...]
+    template: str
+
+    @property
+    def compares_media(self) -> bool:
+        """Whether the candidates are media, and not answers about a medium."""
+        return self.fields == ("caption",)
+
+    @property
+    def placeholder(self) -> str:
+        """The token that stands for one medium in a written prompt."""
+        return f"<{self.medium}>"
+
+    @property
+    def answers(self) -> tuple[str, str]:
+        """The two strings of which the answer block must hold exactly one."""
+        return f"{self.noun} 1 is better", f"{self.noun} 2 is better"
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Two candidates for one text, with the one that people prefer.
 

@@ -12,7 +12,8 @@ from cot_reward.ledger import Ledger, Listed
 from cot_reward.records import Order, Verdict, conversation, placeholder_in
 from cot_reward.stats import Tally
 from cot_reward.store import atomic_file, dump, entry_at, write_jsonl
-from cot_reward.tasks import TASKS, prompt, shown, template_hash
+from cot_reward.tasks import TASKS
+from cot_reward.tasks.prompts import render, shown, template_hash
 
 FILES = ("correct", "incorrect", "unusable", "failed")
 
@@ -41,7 +42,7 @@ def judged_row(
     verdict = judge(entry["text"], task, label, entry["finish_reason"])
     media = list(shown(comparison, order))
     row = {
-        "conversations": conversation(prompt(comparison, order, template), entry["text"]),
+        "conversations": conversation(render(comparison, order, template), entry["text"]),
         "images": media if task.medium == "image" else [],
         "videos": media if task.medium == "video" else [],
         "id": listed.key,

@@ -7,7 +7,7 @@ from typing import Any
 
 from cot_reward.errors import UserError
 from cot_reward.records import Comparison, turns
-from cot_reward.tasks import TASKS, candidates_are_media
+from cot_reward.tasks import TASKS
 
 Adapter = Callable[[dict[str, Any], str], Comparison]
 
@@ -84,7 +84,7 @@ def plain_comparison(row: dict[str, Any], prefix: str) -> Comparison:
         raise ValueError("'context' must be a list of media paths")
     if not isinstance(row.get("text"), str):
         raise ValueError("'text' must be the caption or question, a string")
-    if candidates_are_media(task.name):
+    if task.compares_media:
         candidates = [media_path(path, prefix) for path in candidates]
     elif not all(isinstance(answer, str) and answer.strip() for answer in candidates):
         raise ValueError("'candidates' must be two answers, strings that are not empty")

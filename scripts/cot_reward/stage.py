@@ -7,14 +7,14 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cot_reward import tasks
 from cot_reward.client.wire import Ask, Outcome
 from cot_reward.errors import UserError
 from cot_reward.inference_settings import InferenceSettings
 from cot_reward.ledger import Ledger, ascending
 from cot_reward.pool import read_pool
 from cot_reward.store import journal_entries
-from cot_reward.tasks import TASKS, check_template, template_hash
+from cot_reward.tasks import TASKS, prompts
+from cot_reward.tasks.prompts import check_template, template_hash
 
 
 def request_seed(seed: int, key: str, order: str) -> int:
@@ -37,7 +37,7 @@ class Stage:
             ledger, settings.data, settings.media_root, settings.image_root,
             settings.source, settings.task, settings.limit,
             # A template with placeholders of its own fits so many media.
-            lambda comparison: tasks.prompt(comparison, "given", templates[comparison.task]),
+            lambda comparison: prompts.render(comparison, "given", templates[comparison.task]),
         )  # fmt: skip
         self.templates = {name: templates[name] for name in ledger.tasks()}
         for name, template in self.templates.items():
@@ -112,9 +112,9 @@ class Stage:
                     yield Ask(
                         comparison, listed.key, order, first, count,
                         seed=request_seed(settings.seed, listed.key, order) + first,
-                        prompt=tasks.prompt(comparison, order, template),
+                        prompt=prompts.render(comparison, order, template),
                         placeholder=TASKS[comparison.task].placeholder,
-                        media=tasks.shown(comparison, order),
+                        media=prompts.shown(comparison, order),
                     )  # fmt: skip
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 from cot_reward.errors import UserError, nearest
 from cot_reward.reading import read_rows
-from cot_reward.records import PLACEHOLDERS, placeholder_in
+from cot_reward.records import PLACEHOLDERS, Task, placeholder_in
 from cot_reward.store import write_text_file
-from cot_reward.tasks import CAPTION_MARKER, TASKS, Task, check_template, fill, template_hash
+from cot_reward.tasks import TASKS
+from cot_reward.tasks.generation import CAPTION_MARKER
+from cot_reward.tasks.prompts import check_template, fill, template_hash
 
 # The share of rows that may have another wording, or none.
 TOLERATED = 0.01

@@ -44,7 +44,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from cot_reward.judge import destination, judge
 from cot_reward.provenance import versions
 from cot_reward.records import PAIR_FIELDS, ROW_FIELDS, comparison_key, turns
-from cot_reward.tasks import TASKS, caption_in, fill, template_hash
+from cot_reward.tasks import TASKS
+from cot_reward.tasks.generation import caption_in
+from cot_reward.tasks.prompts import fill, template_hash
 
 REPO = Path(__file__).parents[2]
 SEED = b"0"

@@ -20,7 +20,8 @@ from cot_reward.judge import judge
 from cot_reward.reading import read_rows
 from cot_reward.records import PAIR_FIELDS, RESERVED, placeholder_in
 from cot_reward.store import dump
-from cot_reward.tasks import TASKS, mixed_templates
+from cot_reward.tasks import TASKS
+from cot_reward.tasks.prompts import mixed_templates
 
 PLACEHOLDER = "<image>"
 _SHOWN = 10

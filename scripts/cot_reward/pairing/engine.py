@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from cot_reward.errors import UserError
 from cot_reward.pairing import match, scan
-from cot_reward.tasks import TASKS, candidates_are_media
+from cot_reward.tasks import TASKS
 
 # What a row is told of before texts are compared; the first that holds counts.
 _STATE = """
@@ -39,7 +39,7 @@ _STATE = """
 # or 2, and says the same in one presentation only. Between two presentations the names of their
 # orders tell, where each has one of the two names for itself.
 _OF_TEXTS = "task IN ({})".format(
-    ", ".join(f"'{task}'" for task in TASKS if not candidates_are_media(task))
+    ", ".join(f"'{task}'" for task in TASKS if not TASKS[task].compares_media)
 )
 _CONTRADICTORY = f"""
     CREATE TABLE contradictory AS

@@ -19,7 +19,8 @@ from cot_reward.records import (
     turns,
 )
 from cot_reward.sources import media_path
-from cot_reward.tasks import TASKS, candidates_are_media, caption_in
+from cot_reward.tasks import TASKS
+from cot_reward.tasks.generation import caption_in
 
 # What a row of ours always has, and one from elsewhere may lack. No label: its file tells.
 _ABSENT: dict[str, Any] = {
@@ -218,7 +219,7 @@ def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
         if not placeholder_in(prompt):
             # In front, as where a template has none.
             prompt = TASKS[task].placeholder * 2 + prompt
-    compared = candidates_are_media(task)
+    compared = TASKS[task].compares_media
     _check(prompt, images, videos, compared)
     order, label = values["order"], values["label"]
     if label not in (0, 1, 2) or (not label and row.get("label") == 0):

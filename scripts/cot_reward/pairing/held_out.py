@@ -14,7 +14,8 @@ from cot_reward.pairing.forms import digest, has_our_fields, is_key, published, 
 from cot_reward.reading import read_rows
 from cot_reward.records import Comparison, valid_unicode
 from cot_reward.sources import adapter_for, media_path, plain_comparison
-from cot_reward.tasks import CAPTION_MARKER, TASKS
+from cot_reward.tasks import TASKS
+from cot_reward.tasks.generation import CAPTION_MARKER
 
 _TOGETHER = 10_000
 # Rows of a file whose media are looked for.

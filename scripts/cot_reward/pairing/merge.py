@@ -32,7 +32,7 @@ from cot_reward.provenance import jsonable, versions
 from cot_reward.reading import Row, read_rows
 from cot_reward.sources import prefix_of
 from cot_reward.store import write_json, write_jsonl
-from cot_reward.tasks import mixed_templates
+from cot_reward.tasks.prompts import mixed_templates
 
 # Below this many bytes of input further processes take longer to start than they save.
 _WORTH_PROCESSES = 2**25
