@@ -48,10 +48,10 @@ def main() -> int:
     if arguments.workers < 1:
         raise errors.UserError(f"--workers must be 1 or more, is {arguments.workers}")
 
-    from cot_reward import checks  # Pillow, which --help does not need
+    from cot_reward.rows import checking  # Pillow, which --help does not need
 
     try:
-        report = checks.check_files(arguments.files, arguments.media_root, arguments.workers)
+        report = checking.check_files(arguments.files, arguments.media_root, arguments.workers)
     except OSError as error:
         raise errors.UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
     print(f"{report.rows:,} rows, {report.images:,} images, {report.videos:,} videos: ", end="")

@@ -8,7 +8,8 @@ Without --out it becomes configs/template.txt.
 
 from pathlib import Path
 
-from cot_reward import errors, settings, templates
+from cot_reward import errors, settings
+from cot_reward.rows import templates
 
 DESCRIPTION = """\
 Find what the prompts of all rows have in common, and write it as a template with the field

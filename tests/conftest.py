@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cot_reward import media
+from cot_reward.media.sent import MediaReader
 from cot_reward.records import comparison_key, conversation
 from PIL import Image
 
@@ -106,7 +106,7 @@ def picture(path: Path, colour: tuple[int, int, int] = (200, 30, 30), size: int 
 
 def encoded(path: Path, max_pixels: int, cache_dir: Path | None) -> tuple[bytes, str]:
     """What a new reader would send of a file: bytes and MIME type."""
-    with media.Reader(max_pixels, cache_dir) as reader:
+    with MediaReader(max_pixels, cache_dir) as reader:
         return reader.read(path)[1:]
 
 

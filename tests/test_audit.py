@@ -11,8 +11,8 @@ from conftest import REPO, cot, write_lines, write_rows
 from cot_reward.errors import UserError
 from cot_reward.pairing import shortcut
 from cot_reward.pairing.audit import audit
-from cot_reward.pairing.forms import text_of
 from cot_reward.pairing.shortcut import Texts, accuracies, warning
+from cot_reward.rows.responses import text_of
 
 PROMPT = "<image><image>Judge. Text Caption: [a cat]"
 PUBLISHED = REPO.parent / "shared/data/evalmuse_pairs_200.jsonl"

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from conftest import write_rows
-from cot_reward import checks, media
+from cot_reward.media.images import inspect_image
 from cot_reward.records import conversation
+from cot_reward.rows import checking
 from PIL import Image
 
 REPO = Path(__file__).parent.parent
@@ -39,7 +40,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def found(path: Path, root: Path) -> list[tuple[str, str]]:
-    report = checks.check_files([path], root, workers=2)
+    report = checking.check_files([path], root, workers=2)
     return [(problem.where, problem.reason) for problem in report.problems]
 
 
@@ -47,7 +48,7 @@ def found(path: Path, root: Path) -> list[tuple[str, str]]:
 def test_clean(tmp_path: Path, root: Path, name: str) -> None:
     video = dpo([], videos=["clip.mp4"]) | {"problem": "<video>Which?"}
     rows = [sft(["a.png", "b.png"]), sft([]), dpo(["b.png", "./a.png"]), video]
-    report = checks.check_files([write_rows(tmp_path / name, rows)], root, workers=2)
+    report = checking.check_files([write_rows(tmp_path / name, rows)], root, workers=2)
     assert report.problems == []
     assert (report.rows, report.images, report.videos) == (4, 2, 1)
 
@@ -144,13 +145,13 @@ def test_each_image_is_decoded_once(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[str] = []
-    inspect = media.inspect
+    inspect = inspect_image
 
     def counted(path: Path) -> tuple[str, tuple[int, int]]:
         decoded.append(path.name)
         return inspect(path)
 
-    monkeypatch.setattr(media, "inspect", counted)
+    monkeypatch.setattr(checking, "inspect_image", counted)
     break_media(root)
     rows = [sft(["a.png", "./a.png", "cut.jpg"]), dpo(["cut.jpg", "a.png"])]
     path = write_rows(tmp_path / "rows.jsonl", rows)
@@ -190,7 +191,7 @@ def test_every_problem_of_a_medium_names_its_file(tmp_path: Path, root: Path) ->
     break_media(root)
     names = ["gone.png", "out.png", "zero.png", "text.png", "cut.jpg", "thin.png"]
     path = write_rows(tmp_path / "rows.jsonl", [sft([name]) for name in names])
-    report = checks.check_files([path], root, workers=2)
+    report = checking.check_files([path], root, workers=2)
     assert len(report.problems) == len(names)
     for name, problem in zip(names, report.problems, strict=True):
         assert name in problem.message
@@ -222,5 +223,5 @@ def test_users_mistakes(tmp_path: Path, root: Path) -> None:
 
 def test_help_is_there_and_nothing_imports_torch() -> None:
     assert "videos are not decoded" in script("--help").stdout
-    code = "import cot_reward.checks, sys; sys.exit('torch' in sys.modules)"
+    code = "import cot_reward.rows.checking, sys; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=REPO / "scripts", check=True)

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import REPO
-from cot_reward import media, plotting
+from cot_reward import plotting
 from cot_reward.dpo import arguments, data, run
+from cot_reward.dpo import collator as collator_module
 from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
 from cot_reward.dpo.rows import read_rows
 from cot_reward.errors import UserError
+from cot_reward.media.images import load_image
 from pairs import CAPTION, FORM, row, trainer_for, varied, write
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -157,13 +159,13 @@ def test_images_are_opened_by_the_collator_and_each_once(
     base: Path, folder: Path, pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    load = media.load
+    load = load_image
 
     def counting(path: Path) -> Image.Image:
         opened.append(path.name)
         return load(path)
 
-    monkeypatch.setattr(media, "load", counting)
+    monkeypatch.setattr(collator_module, "load_image", counting)
     rows = data.load(pairs, str(folder)).dataset()
     assert not opened
     batch = collator(base, folder)([rows[0], rows[1]])

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import REPO, save_untrained_base
-from cot_reward import media
 from cot_reward.client import wire
 from cot_reward.client.server import Server
 from cot_reward.dpo import data, run
 from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
 from cot_reward.inference import _url_of
+from cot_reward.media.images import EXIF_ORIENTATION
+from cot_reward.media.sent import MediaReader
 from cot_reward.records import Comparison
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import render, shown
@@ -76,7 +77,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     # An orientation, and transparency, that readers disagree about.
     turned = Image.open(folder / "2.png").convert("RGB")
     exif = Image.Exif()
-    exif[media.EXIF_ORIENTATION] = 6
+    exif[EXIF_ORIENTATION] = 6
     turned.save(folder / "turned.jpg", exif=exif)
     clear = Image.open(folder / "1.png").convert("RGB")
     clear.putalpha(60)
@@ -153,7 +154,7 @@ async def ask(url: str, made: SimpleNamespace, how: str) -> list[dict[str, Any]]
     """The server's answers to the client's requests about all rows."""
     settings: Any = SimpleNamespace(media_root=made.media, image_root=None, media=how)
     answers = []
-    with media.Reader(PIXELS, made.media / ".cache/media") as reader:
+    with MediaReader(PIXELS, made.media / ".cache/media") as reader:
         read = _url_of(settings, reader)
         async with Server(url, "EMPTY") as server:
             sampling = wire.Sampling(await server.model(None), 0.0, 1.0, 1, 300, 300, 1)

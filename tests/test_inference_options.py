@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import REPO, picture, raw_row, write_lines
-from cot_reward.checks import check_files
 from cot_reward.client import wire
 from cot_reward.client.capacity import Capacity
 from cot_reward.client.flow import _AHEAD, sample
@@ -22,6 +21,7 @@ from cot_reward.client.outage import Outage
 from cot_reward.client.server import Server
 from cot_reward.errors import UserError
 from cot_reward.records import Comparison
+from cot_reward.rows.checking import check_files
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import template_hash
 

@@ -18,8 +18,18 @@ from typing import Any
 
 import pytest
 from conftest import encoded
-from cot_reward import media
-from cot_reward.media import MediaError
+from cot_reward.media import sent
+from cot_reward.media.images import (
+    EXIF_ORIENTATION,
+    MAX_BYTES,
+    MAX_PIXELS,
+    bound,
+    inspect_image,
+    load_image,
+    needs_bound,
+)
+from cot_reward.media.paths import MediaError, resolve
+from cot_reward.media.sent import MediaReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
@@ -139,7 +149,7 @@ def llama_factory() -> Iterator[LlamaFactory]:
 def ours(kind: str, args: tuple[Any, ...], max_pixels: int) -> list[Any] | None:
     image: Any = Outline(*args) if kind == "outline" else noise(*args)
     try:
-        image = media.bound(image, max_pixels)
+        image = bound(image, max_pixels)
     except MediaError as error:
         return None if error.reason == "too_large" else [str(error)]
     return [image.mode, *image.size] if kind == "outline" else digest(image)
@@ -151,7 +161,7 @@ def test_sizes_are_those_of_llama_factory(llama_factory: LlamaFactory) -> None:
     def side() -> int:
         return int(2 ** dice.uniform(0, 14))
 
-    questions = [("outline", (side(), side()), media.MAX_PIXELS) for _ in range(5000)]
+    questions = [("outline", (side(), side()), MAX_PIXELS) for _ in range(5000)]
     questions += [("outline", (side(), side()), dice.randint(2048, 10**6)) for _ in range(2000)]
     expected = llama_factory.ask(questions)
     assert [ours(*question) for question in questions] == expected
@@ -182,7 +192,7 @@ def test_pixels_are_those_of_llama_factory(llama_factory: LlamaFactory, mode: st
 def test_bound_leaves_the_source_alone_and_drops_metadata() -> None:
     image = noise("RGB", 60, 60, 0)
     image.info = {"transparency": (0, 0, 0), "icc_profile": b"x"}
-    result = media.bound(image)
+    result = bound(image)
     assert result is not image
     assert result.info == {}
     assert image.info["transparency"] == (0, 0, 0)
@@ -212,7 +222,7 @@ def test_resolve(tmp_path: Path) -> None:
     (root / "loop").symlink_to(root / "loop")
 
     for path in ("sub/a.png", "sub/../sub/a.png", "in.png", "./sub//a.png"):
-        assert media.resolve(path, root) == inside
+        assert resolve(path, root) == inside
     for path in (
         str(inside),
         "/etc/passwd",
@@ -222,16 +232,16 @@ def test_resolve(tmp_path: Path) -> None:
         "folder/b.png",
         "../rootless/x.png",
     ):
-        assert reason(media.resolve, path, root) == "escapes"
+        assert reason(resolve, path, root) == "escapes"
     for path in ("nothing.png", "sub", "", "a\0b", "x" * 5000, "loop", "https://a.b/c.png"):
-        assert reason(media.resolve, path, root) == "missing"
+        assert reason(resolve, path, root) == "missing"
 
 
 def test_root_may_itself_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     image = saved(tmp_path / "real/a.png", noise("RGB", 30, 30, 0))
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert media.resolve("a.png", tmp_path / "link") == image
+    assert resolve("a.png", tmp_path / "link") == image
 
 
 @given(parts=st.lists(st.sampled_from(["..", ".", "a", "out", "b.png", "", "/"]), max_size=6))
@@ -244,16 +254,16 @@ def test_resolve_never_leaves_the_root(tmp_path_factory: Any, parts: list[str]) 
         (root / "a/b.png").write_bytes(b"x")
         (root / "a/out").symlink_to(base)
     with contextlib.suppress(MediaError):
-        assert media.resolve("/".join(parts), root).is_relative_to(root.resolve())
+        assert resolve("/".join(parts), root).is_relative_to(root.resolve())
 
 
 # --- broken files ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_load_takes_whole_files_and_refuses_cut_ones(tmp_path: Path, format_: str) -> None:
     path = saved(tmp_path / "a.img", noise("RGB", 64, 48, 0), format=format_)
-    assert media.load(path).size == (64, 48)
+    assert load_image(path).size == (64, 48)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert reason(media.load, path) == "corrupt"
+    assert reason(load_image, path) == "corrupt"
 
 
 def test_a_library_that_allows_truncated_images_changes_nothing(
@@ -263,21 +273,21 @@ def test_a_library_that_allows_truncated_images_changes_nothing(
     path.write_bytes(path.read_bytes()[:9000])
     Image.open(path).verify()  # Pillow's own check lets it pass
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    assert reason(media.load, path) == "corrupt"
+    assert reason(load_image, path) == "corrupt"
 
 
 def test_load_reasons(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    assert reason(media.load, path) == "missing"
-    assert reason(media.load, tmp_path) == "missing"
+    assert reason(load_image, path) == "missing"
+    assert reason(load_image, tmp_path) == "missing"
     path.write_bytes(b"")
-    assert reason(media.load, path) == "empty"
+    assert reason(load_image, path) == "empty"
     path.write_text("not an image")
-    assert reason(media.load, path) == "not_an_image"
+    assert reason(load_image, path) == "not_an_image"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
-    assert reason(media.load, path) == "not_an_image"
+    assert reason(load_image, path) == "not_an_image"
     with pytest.raises(MediaError, match=r"a\.png"):
-        media.load(path)
+        load_image(path)
 
 
 @settings(max_examples=200, deadline=None)
@@ -300,15 +310,15 @@ def test_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A few kilobytes that would decode to 200 million pixels.
     path = saved(tmp_path / "bomb.png", Image.new("1", (20_000, 10_000)))
     assert path.stat().st_size < 50_000
-    assert reason(media.load, path) == "too_large"
+    assert reason(load_image, path) == "too_large"
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # our limit holds without Pillow's
-    assert reason(media.load, path) == "too_large"
+    assert reason(load_image, path) == "too_large"
 
 
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     path = saved(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
-    assert media.bound(media.load(path)).getpixel((5, 5)) == (255, 0, 0)
+    assert bound(load_image(path)).getpixel((5, 5)) == (255, 0, 0)
 
 
 # --- what travels ---------------------------------------------------------------------------------
@@ -323,7 +333,7 @@ def test_bytes_within_the_bound_travel_as_they_are(tmp_path: Path, suffix: str, 
 
 def rotated() -> Image.Exif:
     exif = Image.Exif()
-    exif[media.EXIF_ORIENTATION] = 6
+    exif[EXIF_ORIENTATION] = 6
     return exif
 
 
@@ -358,11 +368,11 @@ def test_other_images_travel_bounded_and_without_loss(tmp_path: Path, name: str)
     sent, mime = encoded(path, 262144, None)
     assert mime == "image/png"
     seen = Image.open(io.BytesIO(sent))
-    expected = media.bound(media.load(path))
+    expected = bound(load_image(path))
     assert (seen.mode, seen.size, seen.info) == ("RGB", expected.size, {})
     assert seen.tobytes() == expected.tobytes()
     assert not seen.getexif()
-    assert not media.needs_bound(seen, 262144)
+    assert not needs_bound(seen, 262144)
 
 
 VLLM = """
@@ -393,18 +403,18 @@ def test_vllm_and_llama_factory_see_the_same_pixels(
     command = [str(part) for part in (python, "-c", script, answers, *sent)]
     subprocess.run(command, check=True, env=os.environ | {"VLLM_LOGGING_LEVEL": "ERROR"})
 
-    bounded = [digest(media.bound(media.load(path))) for path in sources]
+    bounded = [digest(bound(load_image(path))) for path in sources]
     assert llama_factory.ask([("file", [str(path)], 262144) for path in sources]) == bounded
     assert json.loads(answers.read_text()) == bounded
 
 
 def test_needs_bound() -> None:
-    assert not media.needs_bound(Image.new("RGB", (512, 512)), 262144)
-    assert not media.needs_bound(Image.new("L", (28, 5600)), 262144)
-    assert media.needs_bound(Image.new("RGB", (513, 512)), 262144)
-    assert media.needs_bound(Image.new("RGB", (27, 100)), 262144)
-    assert media.needs_bound(Image.new("RGB", (28, 5601)), 262144)
-    assert media.needs_bound(Image.new("RGBA", (100, 100)), 262144)
+    assert not needs_bound(Image.new("RGB", (512, 512)), 262144)
+    assert not needs_bound(Image.new("L", (28, 5600)), 262144)
+    assert needs_bound(Image.new("RGB", (513, 512)), 262144)
+    assert needs_bound(Image.new("RGB", (27, 100)), 262144)
+    assert needs_bound(Image.new("RGB", (28, 5601)), 262144)
+    assert needs_bound(Image.new("RGBA", (100, 100)), 262144)
 
 
 def test_too_thin_names_the_file(tmp_path: Path) -> None:
@@ -428,7 +438,7 @@ def test_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(list(cache.glob("*.png"))) == 2
     assert len(smaller) < len(first[0])
 
-    monkeypatch.setattr(media, "bound", None)  # a second call does not bound again
+    monkeypatch.setattr(sent, "bound", None)  # a second call does not bound again
     assert encoded(path, 262144, cache) == first
     monkeypatch.undo()
 
@@ -443,8 +453,8 @@ def test_what_travels_as_it_is_is_decoded_once(
     cache = tmp_path / "cache"
     first = encoded(path, 262144, cache)
     decoded = []
-    decode = media._decode
-    monkeypatch.setattr(media, "_decode", lambda *a: decoded.append(a) or decode(*a))
+    decode = sent.decode_checked
+    monkeypatch.setattr(sent, "decode_checked", lambda *a: decoded.append(a) or decode(*a))
     assert encoded(path, 262144, cache) == first
     assert decoded == []
     # Another bound is another question, and so is another content.
@@ -467,7 +477,7 @@ def test_a_jpeg_that_only_needs_a_check_shows_the_faults_of_a_full_decode(tmp_pa
         path = tmp_path / f"{number}.jpg"
         path.write_bytes(data)
         reasons = []
-        for read in (media.load, lambda path: encoded(path, 262144, None)):
+        for read in (load_image, lambda path: encoded(path, 262144, None)):
             try:
                 read(path)
                 reasons.append("")
@@ -482,7 +492,7 @@ def test_a_jpeg_that_only_needs_a_check_shows_the_faults_of_a_full_decode(tmp_pa
 def test_a_file_too_large_to_be_an_image_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "huge.png"
     with path.open("wb") as file:
-        file.truncate(media.MAX_BYTES + 1)
+        file.truncate(MAX_BYTES + 1)
     with pytest.raises(MediaError, match="268,435,457 bytes") as caught:
         encoded(path, 262144, None)
     assert caught.value.reason == "too_large"
@@ -505,8 +515,8 @@ def test_many_threads_and_readers_share_their_notes(tmp_path: Path) -> None:
     paths = [saved(tmp_path / f"{n}.png", noise("RGB", 40, 40, n)) for n in range(600)]
     cache = tmp_path / "cache"
     with (
-        media.Reader(262144, cache) as one,
-        media.Reader(262144, cache) as other,
+        MediaReader(262144, cache) as one,
+        MediaReader(262144, cache) as other,
         ThreadPoolExecutor(8) as pool,
     ):
         sent = list(pool.map(lambda n: (one, other)[n % 2].read(paths[n]), range(600)))
@@ -534,9 +544,9 @@ def test_inspect_tells_the_size_that_bound_gives(
 ) -> None:
     path = tmp_path / name
     Image.new("RGB", size, (9, 80, 200)).save(path)
-    digest, shown = media.inspect(path, 100_000)
-    assert shown == media.bound(media.load(path), 100_000).size
+    digest, shown = inspect_image(path, 100_000)
+    assert shown == bound(load_image(path), 100_000).size
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     path.write_bytes(path.read_bytes()[:-60])
-    with pytest.raises(media.MediaError, match="broken or cut"):
-        media.inspect(path, 100_000)
+    with pytest.raises(MediaError, match="broken or cut"):
+        inspect_image(path, 100_000)

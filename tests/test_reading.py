@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cot_reward import reading
 from cot_reward.errors import UserError
-from cot_reward.reading import read_rows
+from cot_reward.rows import reading
+from cot_reward.rows.reading import read_rows
 from cot_reward.store import write_jsonl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

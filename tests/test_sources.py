@@ -4,14 +4,15 @@ import pytest
 from conftest import REPO, raw_row
 from cot_reward.errors import UserError
 from cot_reward.ledger import Ledger
+from cot_reward.media.paths import prefix_of
 from cot_reward.pool import read_pool
 from cot_reward.records import Comparison
-from cot_reward.sources import adapter_for, prefix_of, upstream_pairwise
+from cot_reward.rows.adapters import adapter_for, upstream
 from cot_reward.tasks.prompts import shown
 
 
 def test_an_upstream_row():
-    found = upstream_pairwise(raw_row("a cat", ["1.png", "x/2.png"], label=2), "evalmuse/images")
+    found = upstream.adapt(raw_row("a cat", ["1.png", "x/2.png"], label=2), "evalmuse/images")
     assert found == Comparison(
         "image_generation",
         "a cat",
@@ -21,9 +22,9 @@ def test_an_upstream_row():
 
 
 def test_the_same_images_have_the_same_key_below_any_image_root():
-    far = upstream_pairwise(raw_row("a cat", ["1.png", "./2.png"]), "a/b")
-    near = upstream_pairwise(raw_row("a cat", ["b/1.png", "b//2.png"]), "a")
-    none = upstream_pairwise(raw_row("a cat", ["a/b/1.png", "a/c/../b/2.png"]), "")
+    far = upstream.adapt(raw_row("a cat", ["1.png", "./2.png"]), "a/b")
+    near = upstream.adapt(raw_row("a cat", ["b/1.png", "b//2.png"]), "a")
+    none = upstream.adapt(raw_row("a cat", ["a/b/1.png", "a/c/../b/2.png"]), "")
     assert far.key == near.key == none.key
 
 
@@ -33,7 +34,7 @@ def test_the_same_images_have_the_same_key_below_any_image_root():
 @pytest.mark.parametrize("prefix", ["", "images", "a/b"])
 def test_a_path_out_of_the_image_root_is_refused(path, prefix):
     with pytest.raises(ValueError, match="leads out of the image root"):
-        upstream_pairwise(raw_row("a cat", ["1.png", path]), prefix)
+        upstream.adapt(raw_row("a cat", ["1.png", path]), prefix)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_a_path_out_of_the_image_root_is_refused(path, prefix):
 )
 def test_a_bad_row_says_what_is_wrong(change, message):
     with pytest.raises(ValueError, match=message):
-        upstream_pairwise(raw_row("a cat", ["1.png", "2.png"]) | change, "")
+        upstream.adapt(raw_row("a cat", ["1.png", "2.png"]) | change, "")
 
 
 @pytest.mark.parametrize("said", ["", "Image 1", "Image 3 is better than Image 2.", "a tie"])
@@ -61,12 +62,12 @@ def test_a_label_is_never_guessed(said):
     row = raw_row("a cat", ["1.png", "2.png"])
     row["conversations"][1]["value"] = said
     with pytest.raises(ValueError, match="the label"):
-        upstream_pairwise(row, "")
+        upstream.adapt(row, "")
 
 
 def test_the_adapter_is_found_from_the_row_or_by_name():
-    assert adapter_for(raw_row("a cat", ["1.png", "2.png"]), None) is upstream_pairwise
-    assert adapter_for({}, "upstream") is upstream_pairwise
+    assert adapter_for(raw_row("a cat", ["1.png", "2.png"]), None) is upstream.adapt
+    assert adapter_for({}, "upstream") is upstream.adapt
     with pytest.raises(UserError, match="no adapter knows rows with the keys \\['x'\\]"):
         adapter_for({"x": 1}, None)
     with pytest.raises(UserError, match="unknown --source 'hpd'"):

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cot_reward import media, results
+from cot_reward import results
 from cot_reward.client import wire
 from cot_reward.client.capacity import Capacity
 from cot_reward.client.flow import ReadMedium, sample
@@ -24,6 +24,8 @@ from cot_reward.errors import UserError
 from cot_reward.inference_settings import InferenceSettings
 from cot_reward.judge import judge
 from cot_reward.ledger import Ledger
+from cot_reward.media.paths import MediaError, resolve
+from cot_reward.media.sent import MediaReader
 from cot_reward.provenance import jsonable, versions
 from cot_reward.stage import Stage, journal_lines, run_key, run_there, same_run
 from cot_reward.store import Journal, write_json
@@ -34,12 +36,12 @@ def _file_url(path: Path) -> list[bytes]:
     return [json.dumps(path.resolve().as_uri()).encode()]
 
 
-def _url_of(settings: InferenceSettings, reader: media.Reader) -> ReadMedium:
+def _url_of(settings: InferenceSettings, reader: MediaReader) -> ReadMedium:
     """What turns a path below the media root into the URL that is sent."""
     within = settings.image_root or settings.media_root
 
     def url(path: str) -> Iterable[bytes]:
-        file = media.resolve(path, settings.media_root, within)
+        file = resolve(path, settings.media_root, within)
         sent, data, mime = reader.read(file)
         if settings.media == "inline":
             return wire.inline(data, mime)
@@ -126,7 +128,7 @@ async def _collect(
     began = time.monotonic()
     try:
         cache = settings.media_root / ".cache" / "media"
-        with media.Reader(settings.image_max_pixels, cache) as reader:
+        with MediaReader(settings.image_max_pixels, cache) as reader:
             url_of = _url_of(settings, reader)
             batches = sample(stage.asks(), server, how, url_of, capacity, outage, stop)
             async with aclosing(batches):
@@ -308,14 +310,14 @@ def _dry_run(settings: InferenceSettings) -> int:
         if first is None:
             return 0
         how = _sampling(settings, settings.model or "(the one that the server lists)")
-        reader = media.Reader(settings.image_max_pixels, cache_dir=None)
+        reader = MediaReader(settings.image_max_pixels, cache_dir=None)
         urls = []
         for path in first.media:
             try:
-                file = media.resolve(path, settings.media_root, settings.image_root)
+                file = resolve(path, settings.media_root, settings.image_root)
                 _, data, mime = reader.read(file)
                 told = f"data:{mime};base64,({len(data):,} bytes of {path})"
-            except media.MediaError as error:
+            except MediaError as error:
                 told = f"({error})"
             urls.append([json.dumps(told).encode()])
         content = wire.content(first.prompt, first.placeholder, urls)

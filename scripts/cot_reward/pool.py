@@ -6,9 +6,10 @@ from pathlib import Path
 
 from cot_reward.errors import UserError
 from cot_reward.ledger import Ledger
-from cot_reward.reading import STDIN, read_rows
+from cot_reward.media.paths import prefix_of
 from cot_reward.records import Comparison, valid_unicode
-from cot_reward.sources import adapter_for, prefix_of
+from cot_reward.rows.adapters import adapter_for
+from cot_reward.rows.reading import STDIN, read_rows
 from cot_reward.tasks import TASKS
 
 

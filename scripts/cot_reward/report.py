@@ -8,7 +8,7 @@ from typing import Any
 
 from cot_reward.errors import UserError
 from cot_reward.plotting import new_figure, plot_history, save_figure
-from cot_reward.reading import read_rows
+from cot_reward.rows.reading import read_rows
 from cot_reward.stats import bootstrap_mean, paired_difference, tally
 from cot_reward.store import write_json, write_text_file
 

@@ -121,12 +121,12 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
 def preparing(paths: list[Path]) -> float:
     """CPU seconds for opening, decoding, checking and, where needed, resizing these pictures."""
     sys.path.insert(0, str(REPO / "scripts"))
-    from cot_reward import media
+    from cot_reward.media.images import bound, load_image, needs_bound
 
     def one(path: Path) -> None:
-        image = media.load(path)
-        if media.needs_bound(image):
-            media.bound(image)
+        image = load_image(path)
+        if needs_bound(image):
+            bound(image)
 
     one(paths[0])  # decoders are loaded at the first picture
     started = time.process_time()

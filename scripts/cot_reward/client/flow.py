@@ -12,7 +12,7 @@ from cot_reward.client.capacity import Capacity
 from cot_reward.client.outage import Outage
 from cot_reward.client.server import AttemptError, Server
 from cot_reward.client.wire import Ask, Outcome, Sampling
-from cot_reward.media import MediaError
+from cot_reward.media.paths import MediaError
 from cot_reward.records import valid_unicode
 
 # (path below the media root) -> its URL as a JSON string in pieces; blocking, run in a thread.

@@ -12,8 +12,9 @@ from trl import prepare_multimodal_messages
 from trl.data_utils import apply_chat_template
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
-from cot_reward import media
 from cot_reward.errors import UserError
+from cot_reward.media.images import MAX_PIXELS, bound, load_image
+from cot_reward.media.paths import MediaError, resolve
 
 # What the trainer wants to know of each pair, beside TRL's batch; both stand in the rows.
 FACTS = ("answer", "same_model")
@@ -33,7 +34,7 @@ class PairCollator(DataCollatorForVisionPreference):
     """
 
     image_folder: Path = field(default_factory=Path)
-    image_max_pixels: int = media.MAX_PIXELS
+    image_max_pixels: int = MAX_PIXELS
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         return dict(super().torch_call(self.opened(examples))) | beside(examples)
@@ -58,9 +59,9 @@ class PairCollator(DataCollatorForVisionPreference):
 
     def _open(self, path: str) -> Image.Image:
         try:
-            image = media.load(media.resolve(path, self.image_folder))
-            return media.bound(image, self.image_max_pixels)
-        except media.MediaError as error:
+            image = load_image(resolve(path, self.image_folder))
+            return bound(image, self.image_max_pixels)
+        except MediaError as error:
             raise UserError(str(error)) from None
 
 

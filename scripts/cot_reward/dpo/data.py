@@ -14,11 +14,12 @@ from typing import Any
 
 from datasets import Dataset
 
-from cot_reward import media
 from cot_reward.errors import UserError
 from cot_reward.judge import judge
-from cot_reward.reading import read_rows
+from cot_reward.media.images import MAX_PIXELS, inspect_image
+from cot_reward.media.paths import MediaError, resolve
 from cot_reward.records import PAIR_FIELDS, RESERVED, placeholder_in
+from cot_reward.rows.reading import read_rows
 from cot_reward.store import dump
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import mixed_templates
@@ -51,7 +52,7 @@ def load(
     path: str,
     image_folder: str,
     *,
-    max_pixels: int = media.MAX_PIXELS,
+    max_pixels: int = MAX_PIXELS,
     max_length: int | None = None,
     count_tokens: TokenCount | None = None,
     skip_bad_rows: bool = False,
@@ -170,8 +171,8 @@ def find_problem(row: Mapping[str, Any]) -> str:
 def _inspect(image: str, folder: Path, max_pixels: int) -> tuple[str, tuple[int, int]] | str:
     """An image's digest and size as shown, or what is wrong with it."""
     try:
-        return media.inspect(media.resolve(image, folder), max_pixels)
-    except media.MediaError as error:
+        return inspect_image(resolve(image, folder), max_pixels)
+    except MediaError as error:
         # Its own message names the client's flag for the root.
         missing = error.reason == "missing"
         return f"{image}: no such file below {folder}" if missing else str(error)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cot_reward.errors import UserError
-from cot_reward.reading import read_rows
+from cot_reward.rows.reading import read_rows
 from cot_reward.store import Journal, write_text_file
 
 # What a model's log-probs depend on, beside its weights; of the processor, too.

@@ -11,10 +11,10 @@ from typing import Any
 
 from cot_reward.judge import FINDINGS, judge
 from cot_reward.pairing import shortcut
-from cot_reward.pairing.forms import digest, is_key, text_of
 from cot_reward.pairing.settings import ReportSettings
-from cot_reward.reading import Row, read_rows
 from cot_reward.records import Task, valid_unicode
+from cot_reward.rows.reading import Row, read_rows
+from cot_reward.rows.responses import digest, is_key, text_of
 from cot_reward.tasks import TASKS
 
 # Pairs that the classifiers see of a large file, drawn over all of it.

@@ -9,11 +9,12 @@ from typing import Any
 import pyarrow as pa
 
 from cot_reward.errors import UserError
+from cot_reward.media.paths import media_path
 from cot_reward.pairing.engine import Engine
-from cot_reward.pairing.forms import digest, has_our_fields, is_key, published, text_of
-from cot_reward.reading import read_rows
 from cot_reward.records import Comparison, valid_unicode
-from cot_reward.sources import adapter_for, media_path, plain_comparison
+from cot_reward.rows.adapters import adapter_for, comparison
+from cot_reward.rows.reading import read_rows
+from cot_reward.rows.responses import digest, has_our_fields, is_key, published, text_of
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.generation import CAPTION_MARKER
 
@@ -58,7 +59,7 @@ def keys_of(row: dict[str, Any], prefix: str) -> set[str]:
         return Comparison(f"{kind}_generation", row["prompt"], (first, second), 1).key
 
     def of_plain(task: str, root: str) -> str:
-        return plain_comparison({**row, "task": task, "label": 1}, root).key
+        return comparison.adapt({**row, "task": task, "label": 1}, root).key
 
     ways = [of_caption, lambda root: adapter_for(row, None)(row, root).key]
     if "candidates" in row:

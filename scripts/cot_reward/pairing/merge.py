@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from cot_reward import judge
 from cot_reward.errors import UserError
+from cot_reward.media.paths import prefix_of
 from cot_reward.pairing import figures, held_out, shortcut
 from cot_reward.pairing.audit import audit_rows
 from cot_reward.pairing.balance import balance, take
@@ -29,8 +30,7 @@ from cot_reward.pairing.scan import Places, Seen, parts_of, scan
 from cot_reward.pairing.settings import MergeSettings
 from cot_reward.pairing.workers import Workers, cores
 from cot_reward.provenance import jsonable, versions
-from cot_reward.reading import Row, read_rows
-from cot_reward.sources import prefix_of
+from cot_reward.rows.reading import Row, read_rows
 from cot_reward.store import write_json, write_jsonl
 from cot_reward.tasks.prompts import mixed_templates
 

@@ -13,11 +13,11 @@ from typing import IO, Any
 import pyarrow as pa
 from pyarrow.parquet import ParquetWriter
 
-from cot_reward import reading
 from cot_reward.errors import UserError
 from cot_reward.judge import TRUSTED
-from cot_reward.pairing.forms import Judged, read, unfit
 from cot_reward.pairing.settings import MergeSettings
+from cot_reward.rows import reading
+from cot_reward.rows.responses import Judged, read, unfit
 from cot_reward.store import dump
 
 # `row` is the part's number, then the number of the line in it; `fate` is why no pair may use the

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from cot_reward.judge import judge
+from cot_reward.media.paths import media_path
 from cot_reward.records import (
     FOREIGN_PLACEHOLDER,
     PLACEHOLDERS,
@@ -18,7 +19,6 @@ from cot_reward.records import (
     placeholder_in,
     turns,
 )
-from cot_reward.sources import media_path
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.generation import caption_in
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cot_reward.errors import UserError, nearest
-from cot_reward.reading import read_rows
 from cot_reward.records import PLACEHOLDERS, Task, placeholder_in
+from cot_reward.rows.reading import read_rows
 from cot_reward.store import write_text_file
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.generation import CAPTION_MARKER

@@ -1,4 +1,4 @@
-"""Images: keep paths inside their root, open, bound to the one pixel limit, and encode.
+"""Images: open, check, and bound to the one pixel limit.
 
 The same pixels must reach the model in all three stages. LLaMA-Factory drops an alpha channel and
 ignores EXIF orientation, while vLLM and recent transformers lay alpha on white and rotate by EXIF.
@@ -11,19 +11,15 @@ import hashlib
 import io
 import math
 import os
-import sqlite3
-import threading
-import uuid
-from collections.abc import Callable, Iterator
-from functools import lru_cache
-from pathlib import Path, PurePath
-from typing import IO, Literal, TypeVar
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TypeVar
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-T = TypeVar("T")
+from cot_reward.media.paths import MediaError
 
-Reason = Literal["missing", "escapes", "corrupt", "empty", "too_large", "not_an_image"]
+T = TypeVar("T")
 
 # image_max_pixels of the training configurations: 512 x 512.
 MAX_PIXELS = 262_144
@@ -43,53 +39,6 @@ WEB_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 PLAIN_MODES = ("RGB", "L")
 
 EXIF_ORIENTATION = 0x0112
-
-
-class MediaError(Exception):
-    """A medium that cannot be used. `reason` says why in a word, the message how to mend it."""
-
-    def __init__(self, message: str, reason: Reason) -> None:
-        super().__init__(message, reason)
-        self.message = message
-        self.reason: Reason = reason
-
-    def __str__(self) -> str:
-        return self.message
-
-
-# A run's roots stay what they were at its start.
-_real = lru_cache(maxsize=64)(os.path.realpath)
-
-
-def resolve(path: str, root: Path, within: Path | None = None) -> Path:
-    """The real file that `path`, relative to `root`, names; it must lie below `within`, too.
-
-    Raises MediaError: "escapes" for an absolute path, and for one that leaves the root by `..` or
-    by a link; "missing" when there is no such file.
-    """
-    if PurePath(path).is_absolute():
-        raise MediaError(
-            f"{path}: an absolute path; media paths are relative to the media root {root}",
-            "escapes",
-        )
-    try:
-        roots = {_real(os.path.abspath(folder)) for folder in (root, within or root)}
-        # A third of the time of `Path.resolve`.
-        real = os.path.realpath(os.path.join(root, path))
-        inside = all(f"{real}/".startswith(f"{folder.rstrip('/')}/") for folder in roots)
-        found = os.path.isfile(real)
-    except (OSError, ValueError, RuntimeError) as error:  # name too long, NUL byte, loop of links
-        raise MediaError(f"{path!r}: not a usable file name: {error}", "missing") from None
-    if not inside:
-        place = f"image root {within}" if within else f"media root {root}"
-        raise MediaError(f"{path}: leads out of the {place}; move the file below it", "escapes")
-    if not found:
-        raise MediaError(
-            f"{path}: no such file below the media root {root}; "
-            "put it there, or name another root with --media-root",
-            "missing",
-        )
-    return Path(real)
 
 
 def _decode(
@@ -132,7 +81,7 @@ def _decode(
     return image
 
 
-def _read(path: Path, read: Callable[[IO[bytes]], T]) -> T:
+def read_file(path: Path, read: Callable[[IO[bytes]], T]) -> T:
     """`read` of the open file; a file that is not there, unreadable or empty is a MediaError."""
     try:
         with path.open("rb") as stream:
@@ -155,12 +104,12 @@ def _read(path: Path, read: Callable[[IO[bytes]], T]) -> T:
         ) from None
 
 
-def load(path: Path) -> Image.Image:
+def load_image(path: Path) -> Image.Image:
     """The image in a file, fully decoded (`verify()` would pass a truncated JPEG).
 
     Of an animation it is the first frame. Raises MediaError.
     """
-    return _read(path, lambda stream: _decode(stream, path))
+    return read_file(path, lambda stream: _decode(stream, path))
 
 
 def _scaled(width: int, height: int, pixels: int) -> tuple[int, int]:
@@ -248,7 +197,7 @@ def needs_bound(image: Image.Image, max_pixels: int = MAX_PIXELS) -> bool:
     return False
 
 
-def _checked(
+def decode_checked(
     source: bytes, path: Path, max_pixels: int
 ) -> tuple[Image.Image, tuple[int, int], bool]:
     """A file's image, decoded whole, its real size, and whether it was decoded smaller than that.
@@ -269,147 +218,16 @@ def _checked(
     return _decode(io.BytesIO(source), path, prepare), size, smaller
 
 
-def inspect(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[str, tuple[int, int]]:
+def inspect_image(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[str, tuple[int, int]]:
     """The sha256 of an image file's bytes, and the width and height that `bound` gives the image.
 
-    Raises MediaError for a file that `load` or `bound` would refuse.
+    Raises MediaError for a file that `load_image` or `bound` would refuse.
     """
-    source = _read(path, lambda stream: stream.read())
-    _, size, _ = _checked(source, path, max_pixels)
+    source = read_file(path, lambda stream: stream.read())
+    _, size, _ = decode_checked(source, path, max_pixels)
     try:
         size = [size, *_area_sizes(*size, max_pixels)][-1]
         size = [size, *_side_sizes(*size)][-1]
     except MediaError as error:
         raise MediaError(f"{path}: {error}", error.reason) from None
     return hashlib.sha256(source).hexdigest(), size
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Write so that `path` never holds a part, whoever else writes it at the same time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-class _Seen:
-    """Which contents travel as they are: sha256 and bound -> MIME type, in a database on disk.
-
-    It only saves time, so that whatever is wrong with it is passed over, and what a kill loses of
-    it is found again. Safe to use from several threads and processes.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._lock = threading.Lock()
-        self._new: dict[bytes, str] = {}
-        self._database: sqlite3.Connection | None = None
-        with contextlib.suppress(OSError), self._use():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(
-                folder / "seen.sqlite", timeout=1, check_same_thread=False, isolation_level=None
-            )
-            self._database.executescript(
-                "PRAGMA synchronous = OFF; PRAGMA cache_size = -4000; CREATE TABLE IF NOT EXISTS "
-                "seen (key BLOB PRIMARY KEY, mime TEXT) WITHOUT ROWID"
-            )
-
-    @contextlib.contextmanager
-    def _use(self) -> Iterator[None]:
-        """One thread at a time; after an error the database is left alone, and free for others."""
-        with self._lock:
-            try:
-                yield
-            except sqlite3.Error:
-                with contextlib.suppress(sqlite3.Error):
-                    if self._database is not None:
-                        self._database.close()
-                self._database = None
-
-    def get(self, key: bytes) -> str:
-        """The MIME type; "" when the content is not known."""
-        mime = ""
-        with self._use():
-            if key in self._new:
-                mime = self._new[key]
-            elif self._database is not None:
-                found = self._database.execute("SELECT mime FROM seen WHERE key = ?", (key,))
-                (mime,) = found.fetchone() or ("",)
-        return mime if mime in WEB_FORMATS.values() else ""
-
-    def add(self, key: bytes, mime: str) -> None:
-        with self._use():
-            self._new[key] = mime
-            if len(self._new) >= 256:
-                self._write()
-
-    def _write(self) -> None:
-        new, self._new = self._new, {}
-        if self._database is not None:
-            # At once: a transaction each would cost more than decoding.
-            self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?)", new.items())
-            self._database.execute("COMMIT")
-
-    def close(self) -> None:
-        with self._use():
-            self._write()
-            if self._database is not None:
-                self._database.close()
-                self._database = None
-
-
-class Reader:
-    """Media as they are sent, each fully decoded once: what was found is kept by content.
-
-    A JPEG, PNG or WebP that needs no bound travels as it is. Otherwise the bounded image travels as
-    PNG, without loss. `cache_dir` has that PNG, or the note that the source travels as it is, under
-    the source's sha256 and `max_pixels`; None: no cache. Safe to use from several threads and
-    processes. Use as `with Reader(...) as reader`.
-    """
-
-    def __init__(self, max_pixels: int, cache_dir: Path | None) -> None:
-        self.max_pixels, self.cache_dir = max_pixels, cache_dir
-        self._seen = _Seen(cache_dir) if cache_dir is not None else None
-
-    def read(self, path: Path) -> tuple[Path | None, bytes, str]:
-        """The file that holds what is sent (None without a cache), its bytes and MIME type.
-
-        Raises MediaError, and OSError when the cache cannot be written.
-        """
-        source = _read(path, lambda stream: stream.read())
-        kept, key = None, b""
-        if self.cache_dir is not None and self._seen is not None:
-            digest = hashlib.sha256(source)
-            key = digest.digest() + self.max_pixels.to_bytes(8, "big")
-            if mime := self._seen.get(key):
-                return path, source, mime
-            kept = self.cache_dir / f"{digest.hexdigest()}-{self.max_pixels}.png"
-            with contextlib.suppress(FileNotFoundError):
-                return kept, kept.read_bytes(), "image/png"
-        image, _, smaller = _checked(source, path, self.max_pixels)
-        try:
-            if smaller or (image.format in WEB_FORMATS and not needs_bound(image, self.max_pixels)):
-                mime = WEB_FORMATS[str(image.format)]
-                if self._seen is not None:
-                    self._seen.add(key, mime)
-                return path, source, mime
-            image = bound(image, self.max_pixels)
-        except MediaError as error:
-            raise MediaError(f"{path}: {error}", error.reason) from None
-        buffer = io.BytesIO()
-        # Level 2 takes a quarter of the time of the default level and gives 5% more bytes.
-        image.save(buffer, "PNG", compress_level=2)
-        data = buffer.getvalue()
-        if kept is not None:
-            _write_atomically(kept, data)
-        return kept, data, "image/png"
-
-    def __enter__(self) -> "Reader":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._seen is not None:
-            self._seen.close()

@@ -13,7 +13,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cot_reward import media, records
+from cot_reward import records
+from cot_reward.media.images import inspect_image
+from cot_reward.media.paths import MediaError, resolve
 from cot_reward.records import FOREIGN_PLACEHOLDER, PLACEHOLDERS
 
 
@@ -137,21 +139,21 @@ def check_row(row: Any) -> dict[str, list[str]]:
     return found
 
 
-def _check_image(path: Path) -> media.MediaError | None:
+def _check_image(path: Path) -> MediaError | None:
     try:
-        media.inspect(path)
-    except media.MediaError as error:
+        inspect_image(path)
+    except MediaError as error:
         return error
     return None
 
 
-def _check_video(path: Path) -> media.MediaError | None:
+def _check_video(path: Path) -> MediaError | None:
     try:
         empty = not path.stat().st_size
     except OSError as error:
-        return media.MediaError(f"{path}: cannot be read ({error.strerror})", "missing")
+        return MediaError(f"{path}: cannot be read ({error.strerror})", "missing")
     if empty:
-        return media.MediaError(f"{path}: empty (0 bytes); fetch the file again", "empty")
+        return MediaError(f"{path}: empty (0 bytes); fetch the file again", "empty")
     return None
 
 
@@ -180,15 +182,15 @@ def check_files(files: Sequence[Path], root: Path, workers: int) -> Report:
             message = "no rows; run the stage that writes it"
             report.problems.append(Problem(index, 0, str(path), "empty_file", message))
 
-    def note(places: list[tuple[int, int, str]], error: media.MediaError) -> None:
+    def note(places: list[tuple[int, int, str]], error: MediaError) -> None:
         report.problems += [Problem(*place, error.reason, str(error)) for place in places]
 
     # Two spellings of one path are one file, and are decoded once.
     real: dict[tuple[str, Path], list[tuple[int, int, str]]] = {}
     for (name, medium), places in used.items():
         try:
-            real.setdefault((name, media.resolve(medium, root)), []).extend(places)
-        except media.MediaError as error:
+            real.setdefault((name, resolve(medium, root)), []).extend(places)
+        except MediaError as error:
             note(places, error)
     images = [path for name, path in real if name == "images"]
     videos = [path for name, path in real if name == "videos"]

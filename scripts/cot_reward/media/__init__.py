@@ -1,0 +1,1 @@
+"""Media: paths inside their roots, images as the model sees them, and what is sent of them."""

@@ -1,0 +1,1 @@
+"""Rows of files: read, adapted, checked, and judged."""

@@ -1,0 +1,40 @@
+"""Our own plain rows, for any task: what data are converted to when no adapter reads them."""
+
+from typing import Any
+
+from cot_reward.media.paths import media_path
+from cot_reward.records import Comparison
+from cot_reward.tasks import TASKS
+
+
+def recognises(row: dict[str, Any]) -> bool:
+    return {"text", "candidates", "label"} <= row.keys()
+
+
+def adapt(row: dict[str, Any], prefix: str) -> Comparison:
+    """Rows of our own, for any task: what other data are converted to when no adapter reads them.
+
+    `task` (or --task), `text` (caption or question), `candidates` (two media paths or two answer
+    texts), `label` (1 or 2), and for questions `context` (the media that they are about).
+    """
+    task = TASKS.get(row.get("task", ""))
+    if task is None:
+        raise ValueError(f"'task' is {row.get('task')!r:.60}; known: {', '.join(TASKS)}")
+    candidates, context = row["candidates"], row.get("context") or []
+    if not isinstance(candidates, list) or len(candidates) != 2:
+        raise ValueError("'candidates' must be a list of two")
+    if not isinstance(context, list):
+        raise ValueError("'context' must be a list of media paths")
+    if not isinstance(row.get("text"), str):
+        raise ValueError("'text' must be the caption or question, a string")
+    if task.compares_media:
+        candidates = [media_path(path, prefix) for path in candidates]
+    elif not all(isinstance(answer, str) and answer.strip() for answer in candidates):
+        raise ValueError("'candidates' must be two answers, strings that are not empty")
+    elif not context:
+        raise ValueError(f"'context' must name the {task.medium} that the question is about")
+    first, second = candidates
+    return Comparison(
+        task.name, row["text"], (first, second), row["label"],
+        context=tuple(media_path(path, prefix) for path in context),
+    )  # fmt: skip

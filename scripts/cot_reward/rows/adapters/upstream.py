@@ -1,0 +1,33 @@
+"""Rows as UnifiedReward publishes them (EvalMuse, HPD, OIP, ...)."""
+
+from typing import Any
+
+from cot_reward.media.paths import media_path
+from cot_reward.records import Comparison, turns
+
+
+def recognises(row: dict[str, Any]) -> bool:
+    return {"prompt", "images", "conversations"} <= row.keys()
+
+
+def adapt(row: dict[str, Any], prefix: str) -> Comparison:
+    """Rows as UnifiedReward publishes them: `prompt`, two `images`, and the label in the gpt turn.
+
+    The human turn there is a direct-answer prompt and is not used.
+    """
+    images = row.get("images")
+    if not isinstance(images, list) or len(images) != 2:
+        raise ValueError("'images' must be a list of two paths")
+    caption = row.get("prompt")
+    if not isinstance(caption, str):
+        raise ValueError("'prompt' must be the caption, a string")
+    _, preference = turns(row)
+    labels = {
+        "Image 1 is better than Image 2.": 1,
+        "Image 2 is better than Image 1.": 2,
+    }
+    if preference.strip() not in labels:
+        raise ValueError(f"the label {preference[:60]!r} is neither of {list(labels)}")
+    first, second = (media_path(path, prefix) for path in images)
+    label = labels[preference.strip()]
+    return Comparison("image_generation", caption, (first, second), label)
