@@ -20,11 +20,11 @@ from cot_reward import errors
 
 
 def main() -> int:
-    from cot_reward.dpo import arguments, build, run
-    from cot_reward.dpo.rows import read_rows
+    from cot_reward.dpo import build, run, settings
+    from cot_reward.dpo.load import load_train_and_eval
 
-    script, training, model = arguments.parse()
-    train_rows, eval_rows = read_rows(script, training, model)
+    script, training, model = settings.parse()
+    train_rows, eval_rows = load_train_and_eval(script, training, model)
     trainer = build.build_trainer(
         script, training, model, train_rows.dataset(), eval_rows and eval_rows.dataset()
     )

@@ -1,72 +1,43 @@
 """Check training rows and their media before a training step.
 
-python scripts/check_rows.py dataset/ImageGen-CoT-Reward-5K/train_data.json
-python scripts/check_rows.py runs/stage2_infer/correct.jsonl --media-root dataset
+    python scripts/check_rows.py dataset/ImageGen-CoT-Reward-5K/train_data.json
+    python scripts/check_rows.py runs/stage1_infer/correct.jsonl --media-root dataset
+
+Reads SFT rows (conversations, images, videos) and DPO rows (problem, chosen, rejected, images), as
+JSON, JSONL or Parquet: fields and their types, one placeholder per medium, and the media. Every
+image must lie below the media root and decode fully. Every video must lie below the media root and
+not be empty; videos are not decoded. Exit status: 0 clean, 1 problems, 2 cannot check.
 """
 
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from cot_reward import errors, settings
+from cot_reward.errors import run_script
+from cot_reward.settings import parse
 
-DESCRIPTION = """\
-Check SFT rows (conversations, images, videos) and DPO rows (problem, chosen, rejected, images,
-videos) in JSON or JSONL files: fields and their types, one placeholder per medium, and the media.
-Every image must lie below the media root and decode fully. Every video must lie below the media
-root and not be empty; videos are not decoded. Exit status: 0 clean, 1 problems, 2 cannot check.
-"""
+
+@dataclass(frozen=True)
+class CheckSettings:
+    files: list[Path] = field(metadata={"help": "JSON, JSONL or Parquet file", "positional": True})
+    media_root: Path = field(
+        default=Path("dataset"),
+        metadata={"help": "folder that media paths are relative to", "aliases": ["image_folder"]},
+    )
+    show: int = field(default=10, metadata={"help": "problems to print"})
+    workers: int = field(default=os.cpu_count() or 1, metadata={"help": "decoding threads"})
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"--workers must be 1 or more, is {self.workers}")
 
 
 def main() -> int:
-    parser = settings.Parser(description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="JSON or JSONL file")
-    parser.add_argument(
-        *("--media-root", "--media_root", "--image-folder", "--image_folder"),
-        type=Path,
-        default=Path("dataset"),
-        metavar="DIR",
-        help="folder that media paths are relative to (default: dataset)",
-    )
-    parser.add_argument(
-        "--show", type=int, default=10, metavar="N", help="problems to print (default: 10)"
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="decoding threads (default: %(default)s)",
-    )
-    arguments = parser.parse_args()
-    for path in arguments.files:
-        if not path.is_file():
-            raise errors.UserError(f"{path}: no such file")
-    if not arguments.media_root.is_dir():
-        raise errors.UserError(
-            f"{arguments.media_root}: no such folder; name the media root with --media-root"
-        )
-    if arguments.workers < 1:
-        raise errors.UserError(f"--workers must be 1 or more, is {arguments.workers}")
+    settings = parse(CheckSettings, __doc__ or "")
+    from cot_reward.rows.checking import report_problems  # Pillow, which --help does not need
 
-    from cot_reward.rows import checking  # Pillow, which --help does not need
-
-    try:
-        report = checking.check_files(arguments.files, arguments.media_root, arguments.workers)
-    except OSError as error:
-        raise errors.UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
-    print(f"{report.rows:,} rows, {report.images:,} images, {report.videos:,} videos: ", end="")
-    if not report.problems:
-        print("clean")
-        return 0
-    print(f"{len(report.problems):,} problems")
-    for reason, count in report.counts.items():
-        print(f"{count:>8,}  {reason}")
-    shown = report.problems[: max(arguments.show, 0)]
-    print(f"The first {len(shown)}:" if len(shown) < len(report.problems) else "They are:")
-    for problem in shown:
-        print(f"  {problem.where}: {problem.reason}: {problem.message}")
-    return 1
+    return report_problems(settings.files, settings.media_root, settings.workers, settings.show)
 
 
 if __name__ == "__main__":
-    errors.run_script(main)
+    run_script(main)

@@ -3,41 +3,34 @@
     python scripts/derive_template.py dataset/ImageGen-CoT-Reward-5K/train_data.json
     python scripts/derive_template.py rows.jsonl more.json --task video_generation --out -
 
-Without --out it becomes configs/template.txt.
+Finds what the prompts of all rows have in common, and writes it as a template with the field
+{caption} where the caption stands; the client takes it with --template. The prompt of a row is the
+first human turn of `conversations`, else `problem` or `prompt`. When more than 1% of the rows
+deviate, nothing is written. Exit status: 0 written, 2 not written.
 """
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from cot_reward import errors, settings
-from cot_reward.rows import templates
+from cot_reward.errors import run_script
+from cot_reward.rows.templates import write_template
+from cot_reward.settings import parse
 
-DESCRIPTION = """\
-Find what the prompts of all rows have in common, and write it as a template with the field
-{caption} where the caption stands; the client takes it with --template. Rows are in JSON or JSONL
-files; their prompt is the first human turn of `conversations`, else `problem` or `prompt`. When
-more than 1% of the rows deviate, nothing is written. Exit status: 0 written, 2 not written.
-"""
+
+@dataclass(frozen=True)
+class TemplateSettings:
+    data: list[Path] = field(metadata={"help": "JSON or JSONL file", "positional": True})
+    out: str = field(
+        default="configs/template.txt",
+        metadata={"help": "the template's file; -: the template to stdout, the rest to stderr"},
+    )
+    task: str = field(default="image_generation", metadata={"help": "what the rows are about"})
 
 
 def main() -> int:
-    parser = settings.Parser(description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("data", metavar="DATA", nargs="+", type=Path, help="JSON or JSONL file")
-    parser.add_argument(
-        "--out",
-        default="configs/template.txt",
-        metavar="FILE",
-        help="the template's file; -: the template to stdout, the rest to stderr "
-        "(default: %(default)s)",
-    )
-    parser.add_argument(
-        "--task",
-        default="image_generation",
-        metavar="NAME",
-        help="what the rows are about (default: %(default)s)",
-    )
-    arguments = parser.parse_args()
-    return templates.write_template(arguments.data, arguments.task, arguments.out)
+    settings = parse(TemplateSettings, __doc__ or "")
+    return write_template(settings.data, settings.task, settings.out)
 
 
 if __name__ == "__main__":
-    errors.run_script(main)
+    run_script(main)

@@ -1,7 +1,7 @@
 """Ask a running server for chains of thought about labelled comparisons, judge and save them.
 
     python scripts/image_stream_gpt.py                               # configs/inference.yaml
-    python scripts/image_stream_gpt.py --data dataset/EvalMuse/pairwise/train_data.json \
+    python scripts/image_stream_gpt.py --data dataset/EvalMuse/pairwise/train_data.json \\
         --image-root dataset/EvalMuse/images --num-samples 4 --out runs/stage2_infer
 """
 
@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 
 from cot_reward import errors, settings
-from cot_reward.inference import infer
-from cot_reward.inference_settings import InferenceSettings
+from cot_reward.inference.run import infer
+from cot_reward.inference.settings import InferenceSettings
 
 
 def main() -> int:

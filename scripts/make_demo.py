@@ -7,21 +7,17 @@ python scripts/make_demo.py --config configs/demo/smoke/world.yaml --seed 1 --ou
 import sys
 from pathlib import Path
 
-from cot_reward import demo_world
+from cot_reward.demo.run import make_demo
+from cot_reward.demo.settings import BaseSettings, WorldSettings
 from cot_reward.errors import run_script
-from cot_reward.settings import parse
+from cot_reward.settings import parse_several
 
 
 def main() -> int:
-    assert __doc__ is not None
-    config = Path("configs/demo/world.yaml")
-    settings = parse(demo_world.Settings, __doc__, config=config)
-    demo_world.write_data(settings, sys.argv)
-    # Imported late, so that --help does not wait for torch.
-    from cot_reward import demo_model
-
-    demo_model.write_base(settings, sys.argv)
-    return 0
+    world, base = parse_several(
+        (WorldSettings, BaseSettings), __doc__ or "", config=Path("configs/demo/world.yaml")
+    )
+    return make_demo(world, base, sys.argv)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cot_reward import errors, settings
-from cot_reward.report import report
+from cot_reward.evaluation.page import write_report
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class ReportSettings:
 
 def main() -> int:
     chosen = settings.parse(ReportSettings, __doc__ or "")
-    print(report(chosen.runs, chosen.seeds))
+    print(write_report(chosen.runs, chosen.seeds))
     return 0
 
 

@@ -128,13 +128,15 @@ def run_in(environment: str, code: str, *arguments: Path) -> dict[str, Any]:
 def save_untrained_base(folder: Path) -> Path:
     """The demo's base with random weights, saved as the trained one is."""
     import torch
-    from cot_reward import demo_model, demo_world
+    from cot_reward.demo import tiny_qwen
+    from cot_reward.demo.settings import ModelSizes, WorldSettings
 
-    settings = demo_world.Settings(template=REPO / "configs/demo/template.txt")
+    template = WorldSettings(template=REPO / "configs/demo/template.txt").read_template()
+    sizes = ModelSizes()
     torch.manual_seed(0)
-    tokenizer = demo_model.build_tokenizer(settings.read_template(), settings.vocab)
-    demo_model.build_model(tokenizer, settings).save_pretrained(folder)
-    demo_model.build_processor(tokenizer).save_pretrained(folder)
+    tokenizer = tiny_qwen.build_tokenizer(template, sizes.vocab)
+    tiny_qwen.build_model(tokenizer, sizes).save_pretrained(folder)
+    tiny_qwen.build_processor(tokenizer).save_pretrained(folder)
     return folder
 
 

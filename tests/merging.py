@@ -5,7 +5,7 @@ from pathlib import Path
 
 from conftest import cot, read_lines, write_lines
 from cot_reward import settings
-from cot_reward.pairing.merge import merge
+from cot_reward.pairing.run import merge
 from cot_reward.pairing.settings import MergeSettings
 from cot_reward.records import conversation
 

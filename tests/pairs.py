@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from conftest import REPO, write_lines
-from cot_reward import demo_model
-from cot_reward import demo_world as world
-from cot_reward.dpo import arguments, build
-from cot_reward.dpo.rows import read_rows
+from cot_reward.demo import tiny_qwen, world
+from cot_reward.demo.settings import ModelSizes
+from cot_reward.dpo import build
+from cot_reward.dpo import settings as dpo_settings
+from cot_reward.dpo.load import load_train_and_eval
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 CAPTION = "Which fits better?\nText Caption: [a red circle]"
@@ -20,9 +21,9 @@ SIZES = [(56, 56), (90, 61), (200, 150), (30, 300)]
 def save_model(folder: Path, kind: str = "qwen2_5_vl") -> Path:
     """A random model of some 0.1 M parameters with tokenizer and processor."""
     torch.manual_seed(0)
-    small = world.Settings(hidden=32, mlp=64, layers=2, heads=2, kv_heads=1, vision_hidden=32)
-    tokenizer = demo_model.build_tokenizer("Judge. Text Caption: [{caption}]", 400)
-    model: Any = demo_model.build_model(tokenizer, small)
+    small = ModelSizes(hidden=32, mlp=64, layers=2, heads=2, kv_heads=1, vision_hidden=32)
+    tokenizer = tiny_qwen.build_tokenizer("Judge. Text Caption: [{caption}]", 400)
+    model: Any = tiny_qwen.build_model(tokenizer, small)
     if kind == "qwen2_vl":
         config = Qwen2VLConfig(
             text_config=model.config.text_config.to_dict() | {"model_type": "qwen2_vl_text"},
@@ -42,7 +43,7 @@ def save_model(folder: Path, kind: str = "qwen2_5_vl") -> Path:
         made = Qwen2VLForConditionalGeneration(config)
         made.generation_config, model = model.generation_config, made
     model.save_pretrained(folder)
-    demo_model.build_processor(tokenizer).save_pretrained(folder)
+    tiny_qwen.build_processor(tokenizer).save_pretrained(folder)
     return folder
 
 
@@ -121,6 +122,6 @@ def trainer_for(base: Path, folder: Path, pairs: str, out: Path, *flags: str) ->
         f"--image_folder {folder} --output_dir {out} --report_to none "
         "--per_device_train_batch_size 2 --max_steps 1"
     )
-    parsed = arguments.parse([*settings.split(), *flags])
-    rows = [part.dataset() for part in read_rows(*parsed) if part]
+    parsed = dpo_settings.parse([*settings.split(), *flags])
+    rows = [part.dataset() for part in load_train_and_eval(*parsed) if part]
     return build.build_trainer(*parsed, *rows), parsed

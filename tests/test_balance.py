@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from cot_reward.errors import UserError
 from cot_reward.pairing.balance import balance, take
-from cot_reward.pairing.engine import Engine
-from cot_reward.pairing.match import PAIRS
+from cot_reward.pairing.engine.database import Engine
+from cot_reward.pairing.engine.match import PAIRS
 from cot_reward.pairing.quotas import quotas
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -113,7 +113,7 @@ def read_accelerate(path: str) -> None:
 
 
 def read_inference(path: str) -> None:
-    from cot_reward.inference_settings import InferenceSettings
+    from cot_reward.inference.settings import InferenceSettings
 
     settings.parse(InferenceSettings, "", argv=["--config", path, *flags_for(path, "data", "out")])
 
@@ -126,19 +126,19 @@ def read_merging(path: str) -> None:
 
 
 def read_dpo(path: str) -> None:
-    from cot_reward.dpo import arguments
+    from cot_reward.dpo import settings as dpo_settings
 
     flags = flags_for(path, "model_name_or_path", "data_path", "output_dir")
-    script, training, model = arguments.parse(["--config", path, "--use_cpu", "true", *flags])
+    script, training, model = dpo_settings.parse(["--config", path, "--use_cpu", "true", *flags])
     read = {**vars(script), **vars(training), **vars(model)}
     assert read["learning_rate"] == values(path)["learning_rate"]
     assert read["max_length"] is None  # no chain of thought is cut
 
 
 def read_world(path: str) -> None:
-    from cot_reward import demo_world
+    from cot_reward.demo.settings import BaseSettings, WorldSettings
 
-    settings.parse(demo_world.Settings, "", argv=["--config", path])
+    settings.parse_several((WorldSettings, BaseSettings), "", argv=["--config", path])
 
 
 def read_template(path: str) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import run_in, save_untrained_base
-from cot_reward import demo_model
-from cot_reward import demo_world as world
+from cot_reward.demo import pretrain, tiny_qwen, world
+from cot_reward.demo.settings import BaseSettings, ModelSizes, WorldSettings
 from cot_reward.tasks import prompts
 
 ROOT = Path(__file__).resolve().parents[1]
-SETTINGS = world.Settings(template=ROOT / "configs/demo/template.txt", heldout=4)
+SETTINGS = WorldSettings(template=ROOT / "configs/demo/template.txt", heldout=4)
 
 # Runs in each environment: argv is the checkpoint and a JSON file of texts and pictures.
 READ = """
@@ -114,9 +114,9 @@ def test_all_environments_read_the_same(checkpoint: Path, request_file: Path) ->
     texts = json.loads(request_file.read_text())["texts"]
     assert main["decoded"] == texts
     # The tokenizer that the base is trained with, before it is saved and loaded.
-    fresh = demo_model.build_tokenizer(SETTINGS.read_template(), SETTINGS.vocab)
+    fresh = tiny_qwen.build_tokenizer(SETTINGS.read_template(), ModelSizes().vocab)
     assert [fresh(text)["input_ids"] for text in texts] == main["texts"]
-    encoder = demo_model.Encoder(demo_model.build_processor(fresh))
+    encoder = pretrain.Encoder(tiny_qwen.build_processor(fresh))
     prompt = encoder.prompt("<image><image>" + json.loads(request_file.read_text())["prompt"])
     assert encoder.ids(prompt) == main["prompt"]
 
@@ -136,15 +136,15 @@ def test_llamafactory_sees_the_same_tokens_and_pictures(
 
 
 def test_a_cot_is_short(checkpoint: Path) -> None:
-    tokenizer = demo_model.build_tokenizer(SETTINGS.read_template(), SETTINGS.vocab)
+    tokenizer = tiny_qwen.build_tokenizer(SETTINGS.read_template(), ModelSizes().vocab)
     for scene in world.scenes("heldout", SETTINGS):
         assert len(tokenizer(world.teacher_cot(scene))["input_ids"]) <= 110
 
 
 def test_one_call_for_all_pictures_gives_the_same_features(checkpoint: Path) -> None:
     torch.manual_seed(0)
-    tokenizer = demo_model.build_tokenizer(SETTINGS.read_template(), SETTINGS.vocab)
-    visual = demo_model.build_model(tokenizer, SETTINGS).model.visual.eval()
+    tokenizer = tiny_qwen.build_tokenizer(SETTINGS.read_template(), ModelSizes().vocab)
+    visual = tiny_qwen.build_model(tokenizer, ModelSizes()).model.visual.eval()
     patches, grid = torch.randn(3 * 16, 3 * 2 * 14 * 14), torch.tensor([[1, 4, 4]] * 3)
     with torch.no_grad():
         one_by_one = visual(patches, grid).pooler_output
@@ -155,16 +155,16 @@ def test_one_call_for_all_pictures_gives_the_same_features(checkpoint: Path) -> 
 
 @pytest.mark.slow
 def test_training_is_repeatable_and_leaves_a_summary(tmp_path: Path) -> None:
-    small = dataclasses.replace(SETTINGS, warmup_steps=4, base_steps=4, batch=8)
+    small = BaseSettings(warmup_steps=4, base_steps=4, batch=8)
     summaries = []
     for name in ("one", "two"):
         settings = dataclasses.replace(small, model_out=tmp_path / name)
-        summaries.append(demo_model.write_base(settings, ["test"]))
+        summaries.append(pretrain.write_base(SETTINGS, settings, ["test"]))
         assert json.loads((tmp_path / name / "summary.json").read_text()) == summaries[-1]
     assert summaries[0]["loss"] == summaries[1]["loss"]
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
     assert weights[0] == weights[1]
     changed = (tmp_path / "two" / "model.safetensors").stat().st_mtime_ns
     again = dataclasses.replace(small, model_out=tmp_path / "two")
-    assert demo_model.write_base(again, ["test"]) == summaries[1]
+    assert pretrain.write_base(SETTINGS, again, ["test"]) == summaries[1]
     assert (tmp_path / "two" / "model.safetensors").stat().st_mtime_ns == changed

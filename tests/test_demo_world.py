@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cot_reward import demo_world as world
 from cot_reward import settings as settings_module
+from cot_reward.demo import world
+from cot_reward.demo.settings import POOLS, BaseSettings, WorldSettings
 from cot_reward.judge import judge
 from cot_reward.records import Verdict
 from cot_reward.tasks import TASKS
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = world.Settings(
+SMALL = WorldSettings(
     template=ROOT / "configs/demo/template.txt",
     cold_start=12,
     rejection=20,
@@ -36,7 +37,7 @@ COT = re.compile(
 
 
 def test_every_cot_adds_up_and_answers_by_its_totals() -> None:
-    for scene in world.scenes("heldout", world.Settings(heldout=400)):
+    for scene in world.scenes("heldout", WorldSettings(heldout=400)):
         found = COT.fullmatch(world.teacher_cot(scene))
         assert found
         # (word, verdict, score): colour of both images, then shape of both.
@@ -58,8 +59,8 @@ def test_every_cot_adds_up_and_answers_by_its_totals() -> None:
 
 
 def test_labels_and_kinds_are_balanced() -> None:
-    settings = world.Settings()
-    for pool in world.POOLS:
+    settings = WorldSettings()
+    for pool in POOLS:
         members = world.scenes(pool, settings)
         assert sum(scene.label == 1 for scene in members) == len(members) // 2
         for kind, share in zip(world.KINDS, settings.mix, strict=True):
@@ -76,7 +77,7 @@ def test_labels_and_kinds_are_balanced() -> None:
 
 def test_the_better_picture_is_flawed_as_often_as_asked() -> None:
     for share in (0.0, 0.4, 1.0):
-        members = world.scenes("dpo", world.Settings(flawed=share))
+        members = world.scenes("dpo", WorldSettings(flawed=share))
         flawed = sum(scene.things[scene.label - 1] != scene.wanted for scene in members)
         assert abs(flawed / len(members) - share) < 0.05
 
@@ -87,7 +88,7 @@ def test_the_seed_decides_everything() -> None:
     assert scenes == world.scenes("dpo", SMALL)
     assert scenes != world.scenes("dpo", other)
 
-    def pixels(settings: world.Settings) -> list[bytes]:
+    def pixels(settings: WorldSettings) -> list[bytes]:
         return [image.tobytes() for _, image in world.pictures(scenes[0], settings)]
 
     assert pixels(SMALL) == pixels(SMALL)
@@ -118,7 +119,7 @@ def test_pools_have_no_picture_in_common(written: Path) -> None:
     assert len({hashlib.sha256(file.read_bytes()).digest() for file in files}) == len(files)
     named = [
         Path(name).name
-        for pool in world.POOLS
+        for pool in POOLS
         for row in json.loads((written / f"{pool}.json").read_text())
         for name in row["images"]
     ]
@@ -137,7 +138,7 @@ def test_rows_have_the_contracts_forms(written: Path) -> None:
         for name in row["images"]:
             with Image.open(written.parent / name) as image:
                 image.load()
-    for pool in world.POOLS[1:]:
+    for pool in POOLS[1:]:
         rows = json.loads((written / f"{pool}.json").read_text())
         for row, scene in zip(rows, world.scenes(pool, SMALL), strict=True):
             assert list(row) == ["prompt", "images", "conversations"]
@@ -156,7 +157,7 @@ def test_a_second_run_does_nothing_and_other_settings_do(written: Path) -> None:
     before = (written / "dpo.json").stat().st_mtime_ns
     assert world.write_data(settings, ["again"]) == summary
     assert (written / "dpo.json").stat().st_mtime_ns == before
-    signature = dataclasses.replace(settings, dpo=22).signature(world.DATA_SETTINGS)
+    signature = dataclasses.replace(settings, dpo=22).signature
     assert world.read_summary(written, signature) is None
 
 
@@ -172,19 +173,27 @@ def test_the_template_asks_for_what_the_judge_reads() -> None:
     [
         ({"mix_shape": 0.9}, "not 1"),
         ({"dpo": -1}, "negative"),
-        ({"heads": 3}, "heads"),
-        ({"batch": 63}, "processes"),
     ],
 )
-def test_bad_settings_are_refused(changes: dict[str, float], message: str) -> None:
+def test_bad_settings_of_the_world_are_refused(changes: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SMALL, **changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"heads": 3}, "heads"), ({"batch": 63}, "processes"), ({"batch": -2}, "negative")],
+)
+def test_bad_settings_of_the_base_are_refused(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BaseSettings(**changes)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("config", ["configs/demo/world.yaml", "configs/demo/smoke/world.yaml"])
 def test_shipped_configs_load(config: str) -> None:
-    settings = settings_module.parse(world.Settings, "", config=ROOT / config, argv=[])
-    names = {field.name for field in dataclasses.fields(world.Settings)}
+    both = (WorldSettings, BaseSettings)
+    settings, _ = settings_module.parse_several(both, "", config=ROOT / config, argv=[])
+    names = {field.name for cls in both for field in dataclasses.fields(cls)}
     assert set(settings_module.read_yaml(ROOT / config, names)) == names
     assert settings.heldout >= (500 if "smoke" not in config else 1)
 

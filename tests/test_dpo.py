@@ -11,10 +11,12 @@ import pytest
 import torch
 from conftest import REPO
 from cot_reward import plotting
-from cot_reward.dpo import arguments, data, run
 from cot_reward.dpo import collator as collator_module
+from cot_reward.dpo import run
+from cot_reward.dpo import settings as dpo_settings
 from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
-from cot_reward.dpo.rows import read_rows
+from cot_reward.dpo.load import load_train_and_eval
+from cot_reward.dpo.rows import conversational, load_pairs
 from cot_reward.errors import UserError
 from cot_reward.media.images import load_image
 from pairs import CAPTION, FORM, row, trainer_for, varied, write
@@ -37,7 +39,7 @@ def collator(base: Path, folder: Path, pixels: int = 262144) -> PairCollator:
 
 # --- rows -----------------------------------------------------------------------------------------
 def test_prompt_stands_once_and_images_where_their_placeholders_were() -> None:
-    got = data.conversational(row(["a.png", "b.png"], problem="One: <image>\ntwo: <image>. Judge."))
+    got = conversational(row(["a.png", "b.png"], problem="One: <image>\ntwo: <image>. Judge."))
     assert got["prompt"] == [
         {
             "role": "user",
@@ -80,10 +82,10 @@ def test_a_bad_row_is_named_by_its_line(
     good = row(["0.png", "1.png"])
     path = write(tmp_path / "rows.jsonl", [good, good | changes, good])
     with pytest.raises(UserError) as caught:
-        data.load(path, str(folder))
+        load_pairs(path, str(folder))
     head, line, way_out = str(caught.value).split("\n")
     assert "--skip_bad_rows" in way_out
-    kept = data.load(path, str(folder), skip_bad_rows=True)
+    kept = load_pairs(path, str(folder), skip_bad_rows=True)
     assert len(kept.rows) == 2
     assert problem in kept.problems[0]
     assert head == f"{path}: 1 of 3 rows cannot be used:"
@@ -97,7 +99,7 @@ def test_the_first_ten_of_many_bad_rows_are_shown(folder: Path, tmp_path: Path) 
     write(path, [row(["gone.png", "1.png"])] * 30)
     path.write_text("not json\n[1]\n\n" + path.read_text())
     with pytest.raises(UserError, match="32 of 32 rows") as caught:
-        data.load(str(path), str(folder))
+        load_pairs(str(path), str(folder))
     lines = str(caught.value).splitlines()
     assert len(lines) == 13
     assert lines[1].startswith("  line 1: not valid JSON")
@@ -108,7 +110,7 @@ def test_the_first_ten_of_many_bad_rows_are_shown(folder: Path, tmp_path: Path) 
 
 def test_a_json_list_is_read_too(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(json.dumps([row(["0.png", "1.png"])] * 3, indent=1))
-    assert len(data.load(str(tmp_path / "rows.json"), str(folder)).rows) == 3
+    assert len(load_pairs(str(tmp_path / "rows.json"), str(folder)).rows) == 3
 
 
 def test_a_row_that_max_length_would_cut_is_a_bad_one(
@@ -119,19 +121,19 @@ def test_a_row_that_max_length_would_cut_is_a_bad_one(
     path = write(tmp_path / "rows.jsonl", rows)
     flags = f"--data_path {path} --image_folder {folder} --model_name_or_path {base} --use_cpu "
     flags += "--bf16 false --image_max_pixels 6000 --max_length"
-    made = collator(base, folder, 6000)(data.load(path, str(folder)).rows)
+    made = collator(base, folder, 6000)(load_pairs(path, str(folder)).rows)
     lengths = made["attention_mask"].sum(dim=1).view(2, -1).amax(dim=0).tolist()
     longest = max(lengths)
-    parsed = arguments.parse([*flags.split(), str(longest)])
-    assert not read_rows(*parsed)[0].problems
-    parsed = arguments.parse([*flags.split(), str(longest - 1), "--skip_bad_rows"])
-    (problem,) = read_rows(*parsed)[0].problems
+    parsed = dpo_settings.parse([*flags.split(), str(longest)])
+    assert not load_train_and_eval(*parsed)[0].problems
+    parsed = dpo_settings.parse([*flags.split(), str(longest - 1), "--skip_bad_rows"])
+    (problem,) = load_train_and_eval(*parsed)[0].problems
     line = lengths.index(longest) + 1
     assert problem == (
         f"{path}:{line}: has {longest} tokens and would be cut by --max_length {longest - 1}"
     )
     with pytest.raises(UserError, match=f"line {line}: has {longest} tokens"):
-        read_rows(*arguments.parse([*flags.split(), str(longest - 1)]))
+        load_train_and_eval(*dpo_settings.parse([*flags.split(), str(longest - 1)]))
 
 
 @pytest.mark.parametrize("kind", ["cut", "text", "empty", "thin"])
@@ -150,8 +152,8 @@ def test_a_picture_that_cannot_be_shown_is_found_before_a_model_loads(
     (tmp_path / "good.png").write_bytes((folder / "0.png").read_bytes())
     path = write(tmp_path / "rows.jsonl", [row(["good.png"]), row(["good.png", "bad.png"])])
     with pytest.raises(UserError, match=r"1 of 2 rows.*\n  line 2: .*bad\.png: "):
-        data.load(path, str(tmp_path))
-    assert len(data.load(path, str(tmp_path), skip_bad_rows=True).rows) == 1
+        load_pairs(path, str(tmp_path))
+    assert len(load_pairs(path, str(tmp_path), skip_bad_rows=True).rows) == 1
 
 
 # --- collator -------------------------------------------------------------------------------------
@@ -166,7 +168,7 @@ def test_images_are_opened_by_the_collator_and_each_once(
         return load(path)
 
     monkeypatch.setattr(collator_module, "load_image", counting)
-    rows = data.load(pairs, str(folder)).dataset()
+    rows = load_pairs(pairs, str(folder)).dataset()
     assert not opened
     batch = collator(base, folder)([rows[0], rows[1]])
     assert sorted(opened) == sorted({*rows[0]["image_paths"], *rows[1]["image_paths"]})
@@ -179,7 +181,7 @@ def test_images_are_opened_by_the_collator_and_each_once(
 
 def test_both_layouts_have_the_same_tokens(base: Path, folder: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", varied(5, images=(2, 1, 3), form=FORM))
-    rows = data.load(path, str(folder)).rows
+    rows = load_pairs(path, str(folder)).rows
     stock = collator(base, folder, 6000)(rows)
     shared = SharedPrefixCollator(
         AutoProcessor.from_pretrained(base), image_folder=folder, image_max_pixels=6000
@@ -214,7 +216,7 @@ def test_token_ids_are_those_of_llama_factory(base: Path, folder: Path, tmp_path
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"},
     )
     theirs = json.loads(ids.read_text())
-    dataset = data.load(str(tmp_path / "rows.jsonl"), str(folder)).dataset()
+    dataset = load_pairs(str(tmp_path / "rows.jsonl"), str(folder)).dataset()
     batch = collator(base, folder, pixels)(list(dataset))
     grids = [tuple(grid) for grid in batch["image_grid_thw"].tolist()]
     assert len(theirs) == 2 * len(rows)
@@ -285,7 +287,7 @@ REQUIRED = ["--data_path", "x.jsonl", "--model_name_or_path", "x", "--use_cpu", 
 )
 def test_bad_flags_are_one_message(flags: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        arguments.parse(REQUIRED + flags)
+        dpo_settings.parse(REQUIRED + flags)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -294,7 +296,7 @@ def test_yaml_then_flags(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("beta: 0.5\nloss_type: sft\nlearning_rate: 1e-6\nfreeze_vision_tower: false\n")
     flags = ["--config", str(path), "--beta", "0.2", "--freeze-multi-modal-projector", "false"]
-    script, training, model = arguments.parse(REQUIRED + flags)
+    script, training, model = dpo_settings.parse(REQUIRED + flags)
     assert (training.beta, training.loss_type, training.learning_rate) == (0.2, ["sft"], 1e-6)
     assert (script.freeze_vision_tower, script.freeze_multi_modal_projector) == (False, False)
     assert training.max_length is None
@@ -303,14 +305,14 @@ def test_yaml_then_flags(tmp_path: Path) -> None:
     assert model.dtype == "float32"
     path.write_text("beta: 0.5\nlearning_rte: 1\n")
     with pytest.raises(UserError, match=r"unknown key 'learning_rte'.*'learning_rate'"):
-        arguments.parse([*REQUIRED, "--config", str(path)])
+        dpo_settings.parse([*REQUIRED, "--config", str(path)])
 
 
 @pytest.mark.parametrize("name", ["dpo.yaml", "demo/dpo.yaml", "demo/control_sft.yaml"])
 def test_shipped_configs_parse(name: str) -> None:
     flags = ["--config", str(REPO / "configs" / name), "--use_cpu", "true"]
     needed = REQUIRED[:4] if name.startswith("demo") else []
-    _, training, _ = arguments.parse(flags + needed)
+    _, training, _ = dpo_settings.parse(flags + needed)
     assert training.max_length is None
     assert "sft" in training.loss_type
 
@@ -321,7 +323,7 @@ def test_the_sft_term_is_the_mean_over_the_chosen_tokens(
 ) -> None:
     control = str(REPO / "configs/demo/control_sft.yaml")
     trainer, _ = trainer_for(base, folder, pairs, tmp_path / "o", "--config", control)
-    rows = data.load(pairs, str(folder)).dataset()
+    rows = load_pairs(pairs, str(folder)).dataset()
     batch = trainer.data_collator([rows[0], rows[3], rows[5]])
     loss = trainer.compute_loss(trainer.model, dict(batch))
     inputs = {key: value for key, value in batch.items() if key != "completion_mask"}

@@ -17,7 +17,7 @@ import torch
 from conftest import REPO
 from cot_reward.dpo import run
 from cot_reward.dpo.collator import first_pairs
-from cot_reward.dpo.figures import figures, sequence_logps
+from cot_reward.dpo.metrics import figures, sequence_logps
 from pairs import FORM, trainer_for, varied, write
 from safetensors.torch import load_file
 from transformers import TrainerCallback

@@ -15,9 +15,10 @@ import torch
 from conftest import REPO, save_untrained_base
 from cot_reward.client import wire
 from cot_reward.client.server import Server
-from cot_reward.dpo import data, run
+from cot_reward.dpo import run
 from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
-from cot_reward.inference import _url_of
+from cot_reward.dpo.rows import load_pairs
+from cot_reward.inference.run import _url_of
 from cot_reward.media.images import EXIF_ORIENTATION
 from cot_reward.media.sent import MediaReader
 from cot_reward.records import Comparison
@@ -92,7 +93,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     )
     trainer, parsed = trainer_for(base, folder, pairs, out, *flags.split())
     run.train(trainer, *parsed)
-    dataset = data.load(pairs, str(folder)).dataset()
+    dataset = load_pairs(pairs, str(folder)).dataset()
     return SimpleNamespace(
         home=home, base=base, out=out, media=folder, rows=rows, examples=list(dataset)
     )

@@ -13,8 +13,8 @@ import pytest
 from conftest import REPO
 from cot_reward.client.server import retry_after
 from cot_reward.errors import UserError
+from cot_reward.inference.plan import request_seed
 from cot_reward.records import ORDERS
-from cot_reward.stage import request_seed
 from cot_reward.store import Journal
 from server import MockServer
 from world import World, unit

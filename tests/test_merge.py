@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO, cot, judged_row, raw_row, read_lines, thought, write_lines
-from cot_reward.dpo.data import template_warning
+from cot_reward.dpo.rows import template_warning
 from cot_reward.errors import UserError
 from cot_reward.judge import judge
 from cot_reward.records import PAIR_FIELDS, comparison_key, conversation

@@ -11,10 +11,10 @@ import pytest
 from conftest import REPO, cot, judged_row, read_lines, write_lines
 from cot_reward import settings
 from cot_reward.errors import UserError
-from cot_reward.pairing import match as matching
-from cot_reward.pairing import scan
-from cot_reward.pairing.engine import workspace
-from cot_reward.pairing.merge import merge
+from cot_reward.pairing.engine import match as matching
+from cot_reward.pairing.engine import scan
+from cot_reward.pairing.engine.database import workspace
+from cot_reward.pairing.run import merge
 from cot_reward.pairing.settings import MergeSettings
 from merging import RIGHT, WRONG, run
 
@@ -48,7 +48,7 @@ def many(folder: Path, number: int) -> list[str]:
 
 def test_one_process_and_several_write_the_same(tmp_path, monkeypatch):
     flags = many(tmp_path, 4000)
-    merge_module = importlib.import_module("cot_reward.pairing.merge")
+    merge_module = importlib.import_module("cot_reward.pairing.run")
     monkeypatch.setattr(merge_module, "_WORTH_PROCESSES", 1)
     monkeypatch.setattr(scan, "_PART", 2**19)
     monkeypatch.setattr(matching, "_ROWS", 500)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from cot_reward.dpo import shared_prefix
+from cot_reward.dpo import selfcheck, shared_prefix
 from cot_reward.dpo.trainer import _Recorder
 from cot_reward.errors import UserError
 from datasets import Dataset, Image, Sequence
@@ -228,7 +228,7 @@ def test_a_seam_that_moved_is_an_error_at_start(
     bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: str, fault: str
 ) -> None:
     config = AutoConfig.from_pretrained(bases[kind])
-    shared_prefix.check(config)
+    selfcheck.check(config)
     if fault == "positions":
         own = shared_prefix._positions
         monkeypatch.setattr(
@@ -240,7 +240,7 @@ def test_a_seam_that_moved_is_an_error_at_start(
             shared_prefix, "response_mask", lambda *a: torch.ones_like(own_mask(*a)).bool()
         )
     elif fault == "head":
-        monkeypatch.setattr(shared_prefix, "add_fused_lm_head", lambda *_, **__: None)
+        monkeypatch.setattr(selfcheck, "add_fused_lm_head", lambda *_, **__: None)
     elif fault == "weights":
         # A TRL whose loss no longer reads the weights that a step is shared out by.
         monkeypatch.setattr(DPOTrainer, "_compute_loss", lambda self, *_: self.args.loss_weights)
@@ -251,14 +251,14 @@ def test_a_seam_that_moved_is_an_error_at_start(
 
         monkeypatch.setattr(shared_prefix, "_positions", without)
     with pytest.raises(UserError, match=r"TRL 1\.\S+ and transformers .*--shared_prefix false"):
-        shared_prefix.check(config)
+        selfcheck.check(config)
 
 
 def test_the_check_leaves_the_random_numbers_alone(bases: dict[str, Path]) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    shared_prefix.check(AutoConfig.from_pretrained(bases["qwen2_vl"]))
+    selfcheck.check(AutoConfig.from_pretrained(bases["qwen2_vl"]))
     assert torch.equal(torch.rand(3), expected)
 
 

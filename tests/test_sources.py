@@ -3,9 +3,9 @@
 import pytest
 from conftest import REPO, raw_row
 from cot_reward.errors import UserError
-from cot_reward.ledger import Ledger
+from cot_reward.inference.inputs import read_pool
+from cot_reward.inference.ledger import Ledger
 from cot_reward.media.paths import prefix_of
-from cot_reward.pool import read_pool
 from cot_reward.records import Comparison
 from cot_reward.rows.adapters import adapter_for, upstream
 from cot_reward.tasks.prompts import shown

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from conftest import REPO, picture, raw_row, read_lines
 from cot_reward import settings
-from cot_reward.inference import infer
-from cot_reward.inference_settings import InferenceSettings
+from cot_reward.inference.run import infer
+from cot_reward.inference.settings import InferenceSettings
 from cot_reward.records import comparison_key
 from server import MockServer
 

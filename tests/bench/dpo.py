@@ -59,16 +59,16 @@ QUICK = {"hidden": 64, "mlp": 128, "layers": 2, "vision_hidden": 32}, 4, (60, 50
 def prepare(folder: Path, sizes: Any, prompts: list[int]) -> str:
     """Write `folder`/base, and P.jsonl with its pictures for every P; describes the model."""
     import torch
-    from cot_reward import demo_model
-    from cot_reward import demo_world as world
+    from cot_reward.demo import tiny_qwen
+    from cot_reward.demo.settings import ModelSizes
     from cot_reward.dpo.collator import SharedPrefixCollator
 
     model_sizes, count, completions, _ = sizes
     torch.manual_seed(0)
-    settings = world.Settings(vocab=1000, heads=4, kv_heads=2, **model_sizes)
-    tokenizer = demo_model.build_tokenizer("Judge. Text Caption: [{caption}]", settings.vocab)
-    processor = demo_model.build_processor(tokenizer)
-    model = demo_model.build_model(tokenizer, settings)
+    sizes_of_model = ModelSizes(vocab=1000, heads=4, kv_heads=2, **model_sizes)
+    tokenizer = tiny_qwen.build_tokenizer("Judge. Text Caption: [{caption}]", sizes_of_model.vocab)
+    processor = tiny_qwen.build_processor(tokenizer)
+    model = tiny_qwen.build_model(tokenizer, sizes_of_model)
     model.save_pretrained(folder / "base")
     processor.save_pretrained(folder / "base")
     # Of one token each, so that texts can be filled up to a number of tokens.
@@ -89,8 +89,7 @@ def make_row(
     folder: Path, name: str, wanted: list[int], words: list[str], collator: Any
 ) -> dict[str, Any]:
     """A DPO row of exactly `wanted` tokens: prompt with images, chosen, rejected."""
-    from cot_reward.demo_model import MERGE, PATCH
-    from cot_reward.dpo import data
+    from cot_reward.demo.tiny_qwen import MERGE, PATCH
 
     rng = random.Random(name)
     images = [f"{name}_0.png", f"{name}_1.jpg"]
@@ -109,7 +108,7 @@ def make_row(
             "rejected": COMPLETION.format(texts[2], 2),
             "images": images,
         }
-        batch = collator([data.conversational(row) | data.facts(row)])
+        batch = collator([conversational(row) | facts(row)])
         lengths = batch["completion_mask"].sum(dim=1).tolist()
         return row, [batch["prompt_ids"].shape[1] + 1, *lengths]
 
@@ -153,7 +152,7 @@ def memory(field: str) -> float:
 
 
 def stock(base: str, rows: Path, settings: dict[str, Any]) -> Any:
-    from cot_reward.dpo.data import conversational
+    from cot_reward.dpo.rows import conversational
     from datasets import Dataset, Image, Sequence
     from transformers import AutoProcessor
     from trl import DPOConfig, DPOTrainer
@@ -173,7 +172,9 @@ def stock(base: str, rows: Path, settings: dict[str, Any]) -> Any:
 
 
 def ours(base: str, rows: Path, settings: dict[str, Any], cache: str | None) -> Any:
-    from cot_reward.dpo import arguments, build, data
+    from cot_reward.dpo import build
+    from cot_reward.dpo import settings as dpo_settings
+    from cot_reward.dpo.rows import conversational, facts
 
     flags: dict[str, Any] = {
         "model_name_or_path": base,
@@ -183,8 +184,8 @@ def ours(base: str, rows: Path, settings: dict[str, Any], cache: str | None) -> 
         "reference_cache": cache is not None,
     }
     flags |= settings | ({"reference_cache_dir": cache} if cache else {})
-    parsed = arguments.parse([f"--{name}={value}" for name, value in flags.items()])
-    return build.build_trainer(*parsed, data.load(str(rows), str(rows.parent)).dataset())
+    parsed = dpo_settings.parse([f"--{name}={value}" for name, value in flags.items()])
+    return build.build_trainer(*parsed, load_pairs(str(rows), str(rows.parent)).dataset())
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:

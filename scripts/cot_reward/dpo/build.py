@@ -15,11 +15,11 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.integrations import deepspeed as hf_deepspeed
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from cot_reward.dpo import shared_prefix
-from cot_reward.dpo.arguments import PairConfig, ScriptArguments
+from cot_reward.dpo import selfcheck, shared_prefix
 from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
+from cot_reward.dpo.load import by_main, load_processor
 from cot_reward.dpo.reference import Cache, model_digest
-from cot_reward.dpo.rows import by_main, load_processor
+from cot_reward.dpo.settings import PairConfig, ScriptArguments
 from cot_reward.dpo.trainer import PairTrainer
 from cot_reward.errors import UserError
 
@@ -37,7 +37,7 @@ def build_trainer(
     train_rows: Dataset,
     eval_rows: Dataset | None = None,
 ) -> PairTrainer:
-    """The trainer with model, reference log-probs, processor and the rows of `data.load`."""
+    """The trainer with model, reference log-probs and processor, for rows of `dpo.load`."""
     name = str(model.model_name_or_path)
     given = training.model_init_kwargs
     training.model_init_kwargs = {
@@ -58,7 +58,7 @@ def build_trainer(
                 print(f"stock TRL runs every prompt four times a step: {why}", file=sys.stderr)
         else:
             with unsharded_models():
-                shared_prefix.check(config)
+                selfcheck.check(config)
     _check_engine(script, training, model)
     frozen = [_TOWER] * script.freeze_vision_tower
     frozen += [_PROJECTOR] * script.freeze_multi_modal_projector

@@ -1,98 +1,214 @@
-"""The rows of stage 3, read and checked by one process for all, before a model is loaded."""
+"""DPO rows: read, check, and turn into TRL's conversational form."""
 
-import sys
-from collections.abc import Callable
-from functools import cache
-from typing import Any, TypeVar
+import json
+import os
+import reprlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-from transformers import AutoProcessor, ProcessorMixin
-from trl import ModelConfig
+from datasets import Dataset
 
-from cot_reward.dpo import data
-from cot_reward.dpo.arguments import PairConfig, ScriptArguments
-from cot_reward.dpo.collator import text_of
 from cot_reward.errors import UserError
+from cot_reward.judge import judge
+from cot_reward.media.images import MAX_PIXELS, inspect_image
+from cot_reward.media.paths import MediaError, resolve
+from cot_reward.records import PAIR_FIELDS, RESERVED, placeholder_in
+from cot_reward.rows.reading import read_rows
+from cot_reward.store import dump
+from cot_reward.tasks import TASKS
+from cot_reward.tasks.prompts import mixed_templates
 
-T = TypeVar("T")
+PLACEHOLDER = "<image>"
+_SHOWN = 10
+
+# Tokens of the longer text of a row (of `conversational`), given the sizes (width, height) of its
+# images as they are shown to the model.
+TokenCount = Callable[[dict[str, Any], list[tuple[int, int]]], int]
 
 
-def read_rows(
-    script: ScriptArguments, training: PairConfig, model: ModelConfig
-) -> tuple[data.Pairs, data.Pairs | None]:
-    """The rows to train on and those to evaluate on, checked by one process for all."""
+@dataclass
+class Pairs:
+    """The rows of a file that can be trained on, and what is wrong with the others.
 
-    @cache
-    def processor() -> Any:
-        return load_processor(training, model)
+    Columns of `rows`: `prompt`, `chosen`, `rejected` (messages), `image_paths` (below the image
+    folder; no picture is held), `digest` (of all that the model is shown), `answer` (1, 2; 0:
+    unknown) and `same_model` (1, 0; -1: unknown).
+    """
 
-    def count(row: dict[str, Any], sizes: list[tuple[int, int]]) -> int:
-        # A picture is here a mark without content: only the placeholders are counted.
-        text = text_of(row | {"images": [None] * len(sizes)}, processor())
-        if not hasattr(processor(), "_get_num_multimodal_tokens"):
-            raise UserError("--max_length: this processor does not tell how long images are")
-        patches = processor()._get_num_multimodal_tokens(
-            image_sizes=[(height, width) for width, height in sizes]
+    rows: list[dict[str, Any]]
+    problems: list[str]
+
+    def dataset(self) -> Dataset:
+        return Dataset.from_list(self.rows)
+
+
+def load_pairs(
+    path: str,
+    image_folder: str,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_length: int | None = None,
+    count_tokens: TokenCount | None = None,
+    skip_bad_rows: bool = False,
+) -> Pairs:
+    """The pairs of a JSON list, JSONL or Parquet file, every one of them checked.
+
+    Every image is read and decoded once. With `max_length` a row whose longer text has more tokens
+    is a bad one: it would be cut, and with it the answer. Raises UserError with the number of bad
+    rows and the first ten, unless `skip_bad_rows`, and when none are left.
+    """
+    folder = Path(image_folder)
+    if not folder.is_dir():
+        raise UserError(f"--image_folder {folder}: no such folder")
+    rows: list[tuple[int, dict[str, Any]]] = []
+    problems: dict[int, str] = {}
+    for number, row in read_rows(Path(path)):
+        problem = str(row) if isinstance(row, ValueError) else find_problem(row)
+        if problem:
+            problems[number] = problem
+        elif not isinstance(row, ValueError):
+            rows.append((number, row))
+    total = len(rows) + len(problems)
+
+    images = sorted({image for _, row in rows for image in row["images"]})
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        seen = threads.map(lambda image: _inspect(image, folder, max_pixels), images)
+        found = dict(zip(images, seen, strict=True))
+
+    good = []
+    for number, row in rows:
+        shown = [found[image] for image in row["images"]]
+        bad = next((what for what in shown if isinstance(what, str)), "")
+        sizes = [what[1] for what in shown if not isinstance(what, str)]
+        ready = conversational(row)
+        if not bad and max_length and count_tokens:
+            tokens = count_tokens(ready, sizes)
+            if tokens > max_length:
+                bad = f"has {tokens} tokens and would be cut by --max_length {max_length}"
+        if bad:
+            problems[number] = bad
+            continue
+        digests = [what[0] for what in shown]
+        good.append(ready | facts(row) | {"digest": digest(row, digests)})
+
+    problems = {number: _printable(what) for number, what in problems.items()}
+    if problems and not skip_bad_rows:
+        raise UserError(described(path, problems, total))
+    if not good:
+        nothing = f"{path}: there are no rows"
+        raise UserError(described(path, problems, total) if problems else nothing)
+    return Pairs(good, [f"{path}:{number}: {what}" for number, what in sorted(problems.items())])
+
+
+def described(path: str, problems: Mapping[int, str], total: int) -> str:
+    """How many rows are bad, and the first ten with their places."""
+    first = sorted(problems.items())[:_SHOWN]
+    place = "line" if path.endswith(".jsonl") else "row"
+    shown = "".join(f"\n  {place} {number}: {what}" for number, what in first)
+    more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return (
+        f"{path}: {len(problems)} of {total} rows cannot be used:{shown}{more}\n"
+        "mend them, or leave them out with --skip_bad_rows"
+    )
+
+
+def _printable(text: str) -> str:
+    """Paths come from data: a terminal's control characters are not to reach it."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def template_warning(*paths: str | None) -> str:
+    """A warning when the merger's summaries beside these files name several templates; else ""."""
+    hashes: dict[str, set[str]] = defaultdict(set)
+    for path in filter(None, paths):
+        beside = Path(path).parent / "summary.json"
+        with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
+            for task, of in json.loads(beside.read_text("utf-8"))["template_hashes"].items():
+                hashes[task].update(of)
+    return mixed_templates(hashes)
+
+
+def find_problem(row: Mapping[str, Any]) -> str:
+    """What keeps a row from being trained on, or ""; images are not looked at."""
+    for name in ("problem", "chosen", "rejected", "images"):
+        if name not in row:
+            return f"has no '{name}'"
+        if not isinstance(row[name], PAIR_FIELDS[name]):
+            found = reprlib.repr(row[name])
+            return f"'{name}' is {found}, not of type {PAIR_FIELDS[name].__name__}"
+    problem, chosen, rejected = row["problem"], row["chosen"], row["rejected"]
+    for name in ("problem", "chosen", "rejected"):
+        if not row[name].replace(PLACEHOLDER, "").strip():
+            return f"'{name}' is empty"
+        for token in RESERVED:
+            if token in row[name]:
+                return f"'{name}' holds {token}, which only the processor may write"
+        if name != "problem" and (token := placeholder_in(row[name])):
+            return f"'{name}' holds {token}, which stands for a medium"
+    if chosen == rejected:
+        return "'chosen' and 'rejected' are the same text"
+    if row.get("videos") or "<video>" in problem:
+        return "has videos; stage 3 trains on images only"
+    images = row["images"]
+    if problem.count(PLACEHOLDER) != len(images):
+        return (
+            f"has {problem.count(PLACEHOLDER)} {PLACEHOLDER} in 'problem' and {len(images)} images"
         )
-        prompt, *responses = (
-            len(processor().tokenizer(text[part], add_special_tokens=False)["input_ids"])
-            for part in ("prompt", "chosen", "rejected")
-        )
-        # The template writes one token for each image, the processor as many as it has.
-        return sum(patches.num_image_tokens) - len(sizes) + prompt + max(responses)
-
-    def read(path: str) -> data.Pairs:
-        return data.load(
-            path,
-            script.image_folder,
-            max_pixels=script.image_max_pixels,
-            max_length=training.max_length,
-            count_tokens=count,
-            skip_bad_rows=script.skip_bad_rows,
-        )
-
-    def both() -> tuple[data.Pairs, data.Pairs | None]:
-        train = read(script.data_path)
-        held_out = read(script.eval_data_path) if script.eval_data_path else None
-        for pairs, path in ((train, script.data_path), (held_out, script.eval_data_path)):
-            if pairs and pairs.problems:
-                print(f"{path}: goes on without {len(pairs.problems)} bad rows", file=sys.stderr)
-        if warning := data.template_warning(script.data_path, script.eval_data_path):
-            print(warning, file=sys.stderr)
-        return train, held_out
-
-    return by_main(both)
+    if not images:
+        return "has no images"
+    for image in images:
+        if not isinstance(image, str):
+            return f"the image path {reprlib.repr(image)} is not a string"
+    return ""
 
 
-def load_processor(training: PairConfig, model: ModelConfig) -> Any:
-    """The model's processor. Raises UserError when there is none."""
-    name = str(model.model_name_or_path)
+def _inspect(image: str, folder: Path, max_pixels: int) -> tuple[str, tuple[int, int]] | str:
+    """An image's digest and size as shown, or what is wrong with it."""
     try:
-        processor = AutoProcessor.from_pretrained(
-            name, revision=model.model_revision, trust_remote_code=training.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--model_name_or_path {name}: cannot be loaded: {reason}") from None
-    if not isinstance(processor, ProcessorMixin):
-        raise UserError(
-            f"--model_name_or_path {name}: is no vision-language model with a processor"
-        )
-    return processor
+        return inspect_image(resolve(image, folder), max_pixels)
+    except MediaError as error:
+        # Its own message names the client's flag for the root.
+        missing = error.reason == "missing"
+        return f"{image}: no such file below {folder}" if missing else str(error)
 
 
-def by_main(work: Callable[[], T]) -> T:
-    """What `work` gives the main process, in every process; its UserError is told once."""
-    state = PartialState()
-    box: list[Any] = [None]
-    if state.is_main_process:
-        try:
-            box = [work()]
-        except UserError as error:
-            box = [error]
-    broadcast_object_list(box)
-    if isinstance(box[0], UserError):
-        raise box[0] if state.is_main_process else SystemExit(2)
-    result: T = box[0]
-    return result
+def conversational(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A DPO row as TRL's conversational preference row.
+
+    The prompt stands once: its text, with an image part for each placeholder, in place. Each
+    completion holds only the assistant's text. In a column `images` TRL would expect pictures.
+    """
+    content: list[dict[str, str]] = []
+    for number, text in enumerate(row["problem"].split(PLACEHOLDER)):
+        if number:
+            content.append({"type": "image"})
+        if text:
+            content.append({"type": "text", "text": text})
+    return {
+        "prompt": [{"role": "user", "content": content}],
+        "chosen": [{"role": "assistant", "content": row["chosen"]}],
+        "rejected": [{"role": "assistant", "content": row["rejected"]}],
+        "image_paths": list(row["images"]),
+    }
+
+
+def facts(row: Mapping[str, Any]) -> dict[str, int]:
+    """The chosen answer, 1 or 2 (0: not to be read), and whether one model wrote both texts."""
+    task = TASKS.get(str(row.get("task")), TASKS["image_generation"])
+    models = [row.get(name) for name in ("chosen_model", "rejected_model")]
+    return {
+        "answer": judge(row["chosen"], task, 1).answer,
+        "same_model": int(models[0] == models[1]) if all(models) else -1,
+    }
+
+
+def digest(row: Mapping[str, Any], images: list[Any]) -> str:
+    """The sha256 of a row's texts and of the bytes of its images, wherever they lie."""
+    shown = [row["problem"], row["chosen"], row["rejected"], images]
+    return sha256(dump(shown).encode()).hexdigest()

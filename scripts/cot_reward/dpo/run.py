@@ -12,8 +12,8 @@ import torch
 from trl import ModelConfig
 from trl.trainer.utils import create_model_from_path
 
-from cot_reward.dpo.arguments import PairConfig, ScriptArguments
 from cot_reward.dpo.build import unsharded_models
+from cot_reward.dpo.settings import PairConfig, ScriptArguments
 from cot_reward.dpo.trainer import PairTrainer
 from cot_reward.plotting import plot_history
 from cot_reward.provenance import versions

@@ -23,7 +23,7 @@ from trl.trainer import dpo_trainer
 
 from cot_reward.dpo import shared_prefix
 from cot_reward.dpo.collator import REFERENCES, first_pairs
-from cot_reward.dpo.figures import PairFigures
+from cot_reward.dpo.metrics import PairFigures
 from cot_reward.dpo.reference import Cache, Logps
 from cot_reward.errors import UserError
 

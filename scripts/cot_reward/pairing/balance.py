@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from cot_reward.errors import UserError, nearest
-from cot_reward.pairing.engine import Engine
+from cot_reward.pairing.engine.database import Engine
 from cot_reward.pairing.quotas import Cell, plan, quotas
 
 Stratum = tuple[str, str, str]  # split, source, task

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cot_reward.errors import UserError
 from cot_reward.media.paths import media_path
-from cot_reward.pairing.engine import Engine
+from cot_reward.pairing.engine.database import Engine
 from cot_reward.records import Comparison, valid_unicode
 from cot_reward.rows.adapters import adapter_for, comparison
 from cot_reward.rows.reading import read_rows

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cot_reward.pairing.engine import Engine
+from cot_reward.pairing.engine.database import Engine
 from cot_reward.plotting import new_figure, save_figure
 
 # Odd, so that no difference at all is in the middle of one.

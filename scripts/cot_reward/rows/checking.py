@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cot_reward import records
+from cot_reward.errors import UserError
 from cot_reward.media.images import inspect_image
 from cot_reward.media.paths import MediaError, resolve
 from cot_reward.records import FOREIGN_PLACEHOLDER, PLACEHOLDERS
@@ -206,3 +207,31 @@ def check_files(files: Sequence[Path], root: Path, workers: int) -> Report:
             note(real["videos", path], problem)
     report.problems.sort()
     return report
+
+
+def report_problems(files: Sequence[Path], root: Path, workers: int, show: int) -> int:
+    """Check the files and print what is wrong, the first `show` one by one; returns the exit code.
+
+    Raises UserError when a file or the root is not there.
+    """
+    for path in files:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; name the media root with --media-root")
+    try:
+        found = check_files(files, root, workers)
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    print(f"{found.rows:,} rows, {found.images:,} images, {found.videos:,} videos: ", end="")
+    if not found.problems:
+        print("clean")
+        return 0
+    print(f"{len(found.problems):,} problems")
+    for reason, count in found.counts.items():
+        print(f"{count:>8,}  {reason}")
+    shown = found.problems[: max(show, 0)]
+    print(f"The first {len(shown)}:" if len(shown) < len(found.problems) else "They are:")
+    for problem in shown:
+        print(f"  {problem.where}: {problem.reason}: {problem.message}")
+    return 1

@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cot_reward import results
 from cot_reward.client import wire
 from cot_reward.client.capacity import Capacity
 from cot_reward.client.flow import ReadMedium, sample
@@ -21,13 +20,14 @@ from cot_reward.client.outage import Outage
 from cot_reward.client.server import AttemptError, Server, ServerError
 from cot_reward.client.wire import Outcome, Sampling
 from cot_reward.errors import UserError
-from cot_reward.inference_settings import InferenceSettings
+from cot_reward.inference import results
+from cot_reward.inference.ledger import Ledger
+from cot_reward.inference.plan import Stage, journal_lines, run_key, run_there, same_run
+from cot_reward.inference.settings import InferenceSettings
 from cot_reward.judge import judge
-from cot_reward.ledger import Ledger
 from cot_reward.media.paths import MediaError, resolve
 from cot_reward.media.sent import MediaReader
 from cot_reward.provenance import jsonable, versions
-from cot_reward.stage import Stage, journal_lines, run_key, run_there, same_run
 from cot_reward.store import Journal, write_json
 from cot_reward.tasks import TASKS
 

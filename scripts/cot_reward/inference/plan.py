@@ -9,9 +9,9 @@ from typing import Any
 
 from cot_reward.client.wire import Ask, Outcome
 from cot_reward.errors import UserError
-from cot_reward.inference_settings import InferenceSettings
-from cot_reward.ledger import Ledger, ascending
-from cot_reward.pool import read_pool
+from cot_reward.inference.inputs import read_pool
+from cot_reward.inference.ledger import Ledger, ascending
+from cot_reward.inference.settings import InferenceSettings
 from cot_reward.store import journal_entries
 from cot_reward.tasks import TASKS, prompts
 from cot_reward.tasks.prompts import check_template, template_hash

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from cot_reward.errors import UserError
-from cot_reward.pairing import match, scan
+from cot_reward.pairing.engine import match, scan
 from cot_reward.tasks import TASKS
 
 # What a row is told of before texts are compared; the first that holds counts.

@@ -1,11 +1,5 @@
-"""The demo's base model: a tiny Qwen2.5-VL, its tokenizer and processor, and what stands in for
-pre-training.
+"""The base's training on the lessons, which stands in for pre-training; minutes on two CPUs."""
 
-A model must see before it can judge. The base learns to name what pictures show and to check each
-attribute against a caption, and to add up points; it never sees a chain of thought of the task.
-"""
-
-import json
 import math
 import multiprocessing
 import os
@@ -13,264 +7,42 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import distributed
 from torch.nn import functional
 from tqdm import tqdm
 from transformers import (
-    AddedToken,
     AttentionInterface,
-    GenerationConfig,
-    Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
-    Qwen2Tokenizer,
-    Qwen2VLImageProcessor,
-    Qwen2VLVideoProcessor,
 )
 
-from cot_reward import demo_world as world
 from cot_reward import store
+from cot_reward.demo import world
+from cot_reward.demo.lessons import (
+    Row,
+    check_prompt,
+    pretraining_row,
+    shown_thing,
+    sum_row,
+    verdict_row,
+)
+from cot_reward.demo.settings import BaseSettings, WorldSettings
+from cot_reward.demo.tiny_qwen import (
+    IMAGE_TOKENS,
+    SYSTEM,
+    build_model,
+    build_processor,
+    build_tokenizer,
+)
 from cot_reward.provenance import versions
-from cot_reward.tasks import prompts
-from cot_reward.tasks.generation import CAPTION_MARKER
 
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|object_ref_start|>",
-    "<|object_ref_end|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
-# Qwen2's own split. AutoTokenizer rebuilds a Qwen2 tokenizer with it whatever the saved file says,
-# so a vocabulary trained on another split would get other ids after loading than in training.
-QWEN_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-SYSTEM = "You are a helpful assistant."
-# Renders as LLaMA-Factory's template qwen2_vl does, which training uses.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if loop.first and message['role'] != 'system' %}"
-    "<|im_start|>system\n" + SYSTEM + "<|im_end|>\n"
-    "{% endif %}"
-    "<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}"
-    "{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' or 'image' in part or 'image_url' in part %}"
-    "<|vision_start|><|image_pad|><|vision_end|>"
-    "{% elif part['type'] == 'video' or 'video' in part %}"
-    "<|vision_start|><|video_pad|><|vision_end|>"
-    "{% elif 'text' in part %}{{ part['text'] }}"
-    "{% endif %}{% endfor %}{% endif %}"
-    "<|im_end|>\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-PATCH, MERGE = 14, 2
-IMAGE_TOKENS = (world.SIDE // (PATCH * MERGE)) ** 2
 SUM_EVERY = 6  # steps
 NOISES = (10.0, 50.0, 100.0)  # sd of pixel noise at which perception is measured
-MODEL_SETTINGS = (
-    "seed",
-    "base_noise",
-    "warmup_steps",
-    "warmup_lr",
-    "base_steps",
-    "lr",
-    "batch",
-    "processes",
-    "hidden",
-    "mlp",
-    "layers",
-    "heads",
-    "kv_heads",
-    "vision_hidden",
-    "vision_mlp",
-    "vision_layers",
-    "vision_heads",
-    "vocab",
-)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One text with `<image>` marks, the answer to learn, and what its pictures show."""
-
-    prompt: str
-    target: str
-    images: tuple[Image.Image, ...]
-
-
-def build_tokenizer(template: str, vocab: int) -> Qwen2Tokenizer:
-    """A byte-level BPE of at most `vocab` tokens, trained on the demo's texts, as Qwen2's own."""
-    rng = random.Random(0)
-    texts = [f"system\n{SYSTEM}", "user\n", "assistant\n"] * 200
-    for scene in world.scenes("cold_start", world.Settings(cold_start=400)):
-        texts.append(prompts.fill(template, {"caption": scene.caption}))
-        texts.append(world.teacher_cot(scene))
-        for row in (pretraining_row(rng, noise=0.0), sum_row(rng)):
-            texts += [row.prompt.replace("<image>", ""), row.target]
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts, trainer)
-    learned = json.loads(bpe.to_str())["model"]
-    merges: Any = [tuple(merge) for merge in learned["merges"]]
-    tokenizer = Qwen2Tokenizer(
-        vocab=learned["vocab"],
-        merges=merges,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        model_max_length=32768,
-    )
-    tokenizer.add_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
-
-
-def build_processor(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLProcessor:
-    """Qwen2-VL's processor. The demo's pictures pass it at their own size, SIDE x SIDE.
-
-    The bounds are wide, so that the one pixel bound of the project (media.bound, as
-    LLaMA-Factory's) decides, and nothing here resizes once more.
-    """
-    bounds = {"shortest_edge": (PATCH * MERGE) ** 2, "longest_edge": 28 * 28 * 1280}
-    shape: dict[str, Any] = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2}
-    return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size=dict(bounds), **shape),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(size=dict(bounds), **shape),
-        chat_template=CHAT_TEMPLATE,
-    )
-
-
-def build_model(
-    tokenizer: Qwen2Tokenizer, settings: world.Settings
-) -> Qwen2_5_VLForConditionalGeneration:
-    """A Qwen2.5-VL of the settings' sizes with random weights, float32."""
-    ids: dict[str, Any] = {
-        token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS
-    }
-    half = settings.hidden // settings.heads // 2
-    # Time, height and width share the rotary frequencies 1 : 1.5 : 1.5, as in the released models.
-    time_part = half // 4
-    height_part = (half - time_part) // 2
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": settings.hidden,
-            "intermediate_size": settings.mlp,
-            "num_hidden_layers": settings.layers,
-            "num_attention_heads": settings.heads,
-            "num_key_value_heads": settings.kv_heads,
-            "max_position_embeddings": 32768,
-            "max_window_layers": settings.layers,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1_000_000.0,
-                "mrope_section": [time_part, height_part, half - time_part - height_part],
-            },
-            "tie_word_embeddings": True,
-            "bos_token_id": ids["<|endoftext|>"],
-            "eos_token_id": ids["<|im_end|>"],
-            "pad_token_id": ids["<|endoftext|>"],
-            # With the usual 0.02 a model this narrow starts too flat to learn in 600 steps.
-            "initializer_range": 0.05,
-        },
-        vision_config={
-            "depth": settings.vision_layers,
-            "hidden_size": settings.vision_hidden,
-            "intermediate_size": settings.vision_mlp,
-            "num_heads": settings.vision_heads,
-            "out_hidden_size": settings.hidden,
-            "patch_size": PATCH,
-            "spatial_merge_size": MERGE,
-            "temporal_patch_size": 2,
-            "window_size": 112,
-            "fullatt_block_indexes": [settings.vision_layers - 1],
-            "initializer_range": 0.05,
-        },
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=True,
-    )
-    model = Qwen2_5_VLForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(
-        bos_token_id=ids["<|endoftext|>"],
-        eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]],
-        pad_token_id=ids["<|endoftext|>"],
-    )
-    return model
-
-
-def pretraining_row(rng: random.Random, noise: float) -> Row:
-    """A caption or an attribute check over one or two fresh pictures."""
-    number = 2 if rng.random() < 0.7 else 1
-    noun = "images" if number == 2 else "image"
-    wanted = world.any_thing(rng)
-    things = tuple(_shown(wanted, rng) for _ in range(number))
-    images = tuple(world.draw(thing, rng, noise) for thing in things)
-    if rng.random() < 0.3:
-        target = " ".join(
-            f"Image {i} shows {colour} {shape}."
-            for i, (colour, shape) in enumerate(things, start=1)
-        )
-        return Row("<image>" * number + f"Describe the {noun}.", target, images)
-    return Row(
-        "<image>" * number + _check(noun, wanted), world.observations(wanted, things), images
-    )
-
-
-def sum_row(rng: random.Random) -> Row:
-    """Points to copy and add up, without pictures."""
-    digits = sorted(point for scale in world.POINTS.values() for point in scale)
-    first, second = (
-        (rng.choice(digits), rng.choice(digits)),
-        (rng.choice(digits), rng.choice(digits)),
-    )
-    prompt = f"Add up.\n{world.score_lines(first, second)}"
-    return Row(prompt, world.total_lines(first, second), ())
-
-
-def _check(noun: str, wanted: world.Thing) -> str:
-    return f"Check the {noun}. {CAPTION_MARKER} [{world.caption(wanted)}]"
-
-
-def _shown(wanted: world.Thing, rng: random.Random) -> world.Thing:
-    """What a picture for this caption shows: the wanted thing in a third of cases."""
-    if rng.random() < 1 / 3:
-        return wanted
-    return world.near_miss(wanted, rng.choice(("colour", "shape", "shape", "both")), rng)
 
 
 class Encoder:
@@ -435,14 +207,9 @@ def _train(
 
 
 def _verdict_batch(encoder: Encoder, rng: random.Random, size: int) -> dict[str, torch.Tensor]:
-    """Checks without pictures; only the verdicts are learned, since nothing shows the rest."""
-    rows = []
+    """Rows of which only the verdicts are learned."""
     yes_no = {encoder.ids(" yes")[0], encoder.ids(" no")[0]}
-    for _ in range(size):
-        wanted = world.any_thing(rng)
-        things = (_shown(wanted, rng), _shown(wanted, rng))
-        rows.append(Row(_check("images", wanted), world.observations(wanted, things), ()))
-    batch = encoder.batch(rows)
+    batch = encoder.batch([verdict_row(rng) for _ in range(size)])
     verdicts = torch.isin(batch["labels"], torch.tensor(sorted(yes_no)))
     batch["labels"] = batch["labels"].masked_fill(~verdicts, -100)
     return batch
@@ -465,10 +232,10 @@ def perception(
         checks = []
         for _ in range(min(100, rows - start)):
             wanted = world.any_thing(rng)
-            thing = _shown(wanted, rng)
+            thing = shown_thing(wanted, rng)
             image = world.draw(thing, rng, noise)
             target = world.observations(wanted, (thing,))
-            checks.append(Row("<image>" + _check("image", wanted), target, (image,)))
+            checks.append(Row("<image>" + check_prompt("image", wanted), target, (image,)))
         logits, labels = _forward(model, encoder.batch(checks))
         hits = (logits.argmax(-1) == labels).float().reshape(len(checks), -1)
         # "Image", " ", "1", " shows", then colour, verdict, shape, verdict.
@@ -482,13 +249,13 @@ def perception(
 
 
 def _pretrain(
-    settings: world.Settings, rank: int, meeting: Path
+    of_world: WorldSettings, settings: BaseSettings, rank: int, meeting: Path
 ) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, dict[str, Any]]:
     """One process's part of the training: the same model in each, and its figures."""
     torch.set_num_threads(1)
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(of_world.seed)
     team = Team(rank, settings.processes, meeting)
-    processor = build_processor(build_tokenizer(settings.read_template(), settings.vocab))
+    processor = build_processor(build_tokenizer(of_world.read_template(), settings.vocab))
     encoder = Encoder(processor)
     model = build_model(processor.tokenizer, settings)
     model.model.visual.config._attn_implementation = "flash_equal_lengths"
@@ -496,11 +263,11 @@ def _pretrain(
 
     def texts(step: int) -> dict[str, torch.Tensor]:
         return _verdict_batch(
-            encoder, random.Random(f"{settings.seed}/warmup/{step}/{rank}"), share
+            encoder, random.Random(f"{of_world.seed}/warmup/{step}/{rank}"), share
         )
 
     def checks(step: int) -> dict[str, torch.Tensor]:
-        rng = random.Random(f"{settings.seed}/base/{step}/{rank}")
+        rng = random.Random(f"{of_world.seed}/base/{step}/{rank}")
         # Sums come in steps of their own: as longer rows among the others they would only pad.
         if step % SUM_EVERY == SUM_EVERY - 1:
             return encoder.batch([sum_row(rng) for _ in range(share)])
@@ -524,14 +291,16 @@ def _pretrain(
     return model, processor, figures
 
 
-def write_base(settings: world.Settings, command: list[str]) -> dict[str, Any]:
+def write_base(
+    of_world: WorldSettings, settings: BaseSettings, command: list[str]
+) -> dict[str, Any]:
     """Train the base, save it below `settings.model_out`, and return its summary, written last.
 
     A folder that already has these settings' summary is left as it is.
     """
     started = time.monotonic()
     out = settings.model_out
-    signature = settings.signature(MODEL_SETTINGS)
+    signature = settings.signature(of_world)
     if done := world.read_summary(out, signature):
         print(f"{out}: already made with these settings")
         return done
@@ -541,19 +310,19 @@ def write_base(settings: world.Settings, command: list[str]) -> dict[str, Any]:
         meeting = Path(folder) / "meeting"
         others = [
             multiprocessing.get_context("spawn").Process(
-                target=_pretrain, args=(settings, rank, meeting), daemon=True
+                target=_pretrain, args=(of_world, settings, rank, meeting), daemon=True
             )
             for rank in range(1, settings.processes)
         ]
         for other in others:
             other.start()
-        model, processor, figures = _pretrain(settings, 0, meeting)
+        model, processor, figures = _pretrain(of_world, settings, 0, meeting)
         for other in others:
             other.join()
     encoder = Encoder(processor)
     seen = {}
     for noise in NOISES:
-        seen[f"noise_{noise:g}"] = perception(model, encoder, settings.seed, noise, rows=500)
+        seen[f"noise_{noise:g}"] = perception(model, encoder, of_world.seed, noise, rows=500)
         print(f"on fresh pictures, noise {noise:g}: {seen[f'noise_{noise:g}']}")
     model.save_pretrained(out)
     processor.save_pretrained(out)

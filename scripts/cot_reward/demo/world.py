@@ -5,13 +5,12 @@ misses the colour, the shape or both. Everything follows from the seed. There ar
 so the pools share captions; no picture occurs twice.
 """
 
-import dataclasses
 import json
 import random
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from cot_reward import store
-from cot_reward.errors import UserError
+from cot_reward.demo.settings import POOLS, WorldSettings
 from cot_reward.provenance import versions
 from cot_reward.records import conversation
-from cot_reward.tasks import TASKS, prompts
+from cot_reward.tasks import prompts
 from cot_reward.tasks.generation import CAPTION_MARKER
 
 COLOURS = {
@@ -39,87 +38,8 @@ KINDS = ("colour", "shape", "both")
 # Points of a right and of a wrong attribute. The four sums are all different, and none is a tie
 # between a picture that fits and one that does not.
 POINTS = {"colour": (9, 2), "shape": (8, 3)}
-POOLS = ("cold_start", "rejection", "dpo", "validation", "heldout")
 
 Thing = tuple[str, str]  # colour, shape
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What `make_demo.py` reads from YAML and flags. Raises ValueError for a bad value."""
-
-    out: Path = field(default=Path("dataset/demo"), metadata={"help": "folder of the data"})
-    model_out: Path = field(default=Path("runs/demo/base"), metadata={"help": "base checkpoint"})
-    template: Path = field(
-        default=Path("configs/demo/template.txt"), metadata={"help": "prompt with {caption}"}
-    )
-    seed: int = field(default=0, metadata={"help": "everything follows from it"})
-
-    cold_start: int = field(default=300, metadata={"help": "rows with a teacher's CoT"})
-    rejection: int = field(default=800, metadata={"help": "comparisons for stage 2"})
-    dpo: int = field(default=1200, metadata={"help": "comparisons for stage 3"})
-    validation: int = field(default=300, metadata={"help": "comparisons to choose settings on"})
-    heldout: int = field(default=500, metadata={"help": "comparisons for the table"})
-    mix_colour: float = field(default=0.2, metadata={"help": "share that colour decides"})
-    mix_shape: float = field(default=0.7, metadata={"help": "share that shape decides"})
-    mix_both: float = field(default=0.1, metadata={"help": "share that both decide"})
-    flawed: float = field(
-        default=0.4, metadata={"help": "share whose better picture misses the caption too"}
-    )
-    noise: float = field(default=100.0, metadata={"help": "sd of the pools' pixel noise, of 255"})
-
-    warmup_steps: int = field(default=300, metadata={"help": "most text-only steps of the base"})
-    base_steps: int = field(default=1000, metadata={"help": "steps with pictures and sums"})
-    base_noise: float = field(default=10.0, metadata={"help": "sd of the base's pixel noise"})
-    batch: int = field(default=64, metadata={"help": "rows in a step"})
-    warmup_lr: float = field(default=2e-3, metadata={"help": "peak learning rate, text only"})
-    lr: float = field(default=2e-3, metadata={"help": "peak learning rate with pictures"})
-    processes: int = field(default=2, metadata={"help": "to train with; one core each"})
-    hidden: int = field(default=128, metadata={"help": "width of the language model"})
-    mlp: int = field(default=384, metadata={"help": "width of its MLP"})
-    layers: int = field(default=3, metadata={"help": "its depth"})
-    heads: int = field(default=4, metadata={"help": "its attention heads"})
-    kv_heads: int = field(default=2, metadata={"help": "its key/value heads"})
-    vision_hidden: int = field(default=64, metadata={"help": "width of the vision tower"})
-    vision_mlp: int = field(default=128, metadata={"help": "width of its MLP"})
-    vision_layers: int = field(default=2, metadata={"help": "its depth"})
-    vision_heads: int = field(default=4, metadata={"help": "its attention heads"})
-    vocab: int = field(default=640, metadata={"help": "at most so many byte-pair tokens"})
-
-    def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if isinstance(value, int | float) and value < 0:
-                raise ValueError(f"{name} is {value}; it must not be negative")
-        if abs(sum(self.mix) - 1) > 1e-6:
-            raise ValueError(f"mix_colour + mix_shape + mix_both is {sum(self.mix):g}, not 1")
-        if not self.processes or self.batch % self.processes:
-            raise ValueError(f"batch {self.batch} does not divide by processes {self.processes}")
-        if self.hidden % (2 * self.heads) or self.heads % self.kv_heads:
-            raise ValueError("hidden must divide by 2 * heads, and heads by kv_heads")
-
-    @property
-    def mix(self) -> tuple[float, float, float]:
-        """Shares of KINDS."""
-        return self.mix_colour, self.mix_shape, self.mix_both
-
-    def signature(self, names: tuple[str, ...]) -> dict[str, Any]:
-        """The settings that decide a result, for its summary: `names` and the template's hash."""
-        chosen = {name: getattr(self, name) for name in names}
-        return chosen | {"template_hash": prompts.template_hash(self.read_template())}
-
-    def read_template(self) -> str:
-        """The prompt template's text. Raises UserError when it is missing or has no {caption}."""
-        try:
-            text = self.template.read_text(encoding="utf-8")
-            prompts.check_template(text, TASKS["image_generation"])
-        except OSError as error:
-            raise UserError(f"{self.template}: cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise UserError(f"{self.template}: {error}") from None
-        return text
-
-
-DATA_SETTINGS = ("seed", *POOLS, "mix_colour", "mix_shape", "mix_both", "flawed", "noise")
 
 
 @dataclass(frozen=True)
@@ -272,7 +192,7 @@ def _quota(size: int, shares: tuple[float, ...]) -> list[int]:
     return counts
 
 
-def scenes(pool: str, settings: Settings) -> list[Scene]:
+def scenes(pool: str, settings: WorldSettings) -> list[Scene]:
     """A pool's comparisons, in order; kinds and labels are balanced exactly."""
     size: int = getattr(settings, pool)
     rng = random.Random(f"{settings.seed}/{pool}")
@@ -294,7 +214,7 @@ def scenes(pool: str, settings: Settings) -> list[Scene]:
     return made
 
 
-def pictures(scene: Scene, settings: Settings) -> Iterator[tuple[str, Image.Image]]:
+def pictures(scene: Scene, settings: WorldSettings) -> Iterator[tuple[str, Image.Image]]:
     """File name and picture of Image 1, then of Image 2."""
     for letter, thing in zip("ab", scene.things, strict=True):
         rng = random.Random(f"{settings.seed}/{scene.name}/{letter}")
@@ -331,7 +251,7 @@ def read_summary(folder: Path, signature: dict[str, Any]) -> dict[str, Any] | No
     return summary if summary.get("settings") == signature else None
 
 
-def write_data(settings: Settings, command: list[str]) -> dict[str, Any]:
+def write_data(settings: WorldSettings, command: list[str]) -> dict[str, Any]:
     """Write all pools below `settings.out` and return the summary, which is written last.
 
     A folder that already has these settings' summary is left as it is. Paths in cold_start.json
@@ -340,7 +260,7 @@ def write_data(settings: Settings, command: list[str]) -> dict[str, Any]:
     from tqdm import tqdm
 
     started = time.monotonic()
-    signature = settings.signature(DATA_SETTINGS)
+    signature = settings.signature
     if done := read_summary(settings.out, signature):
         print(f"{settings.out}: already made with these settings")
         return done

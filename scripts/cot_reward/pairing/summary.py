@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from cot_reward.pairing.engine import Engine
-from cot_reward.pairing.scan import Seen
+from cot_reward.pairing.engine.database import Engine
+from cot_reward.pairing.engine.scan import Seen
 
 
-def of_file(engine: Engine, split: str) -> dict[str, Any]:
+def summarise_file(engine: Engine, split: str) -> dict[str, Any]:
     """What train.jsonl ("train") or eval.jsonl ("eval") holds."""
     keys = ("pairs", "comparisons", "one", "two", "chosen_longer", "rejected_longer", "same_model")
     (row,) = engine.run(
@@ -34,7 +34,7 @@ def of_file(engine: Engine, split: str) -> dict[str, Any]:
     }
 
 
-def account(engine: Engine, seen: list[Seen]) -> dict[str, dict[str, int]]:
+def account_for_rows(engine: Engine, seen: list[Seen]) -> dict[str, dict[str, int]]:
     """What became of every row, by side: each one is counted once, besides in `rows`."""
     fates = engine.account()
     for side, right_side in (("correct_side", True), ("incorrect_side", False)):
@@ -46,7 +46,7 @@ def account(engine: Engine, seen: list[Seen]) -> dict[str, dict[str, int]]:
     return fates
 
 
-def presentations(engine: Engine) -> dict[str, int]:
+def count_presentations(engine: Engine) -> dict[str, int]:
     """Of how many there are usable right texts, wrong ones, and both."""
     (row,) = engine.run(
         "SELECT count(*) FILTER (correct), count(*) FILTER (wrong), "
@@ -57,7 +57,7 @@ def presentations(engine: Engine) -> dict[str, int]:
     return dict(zip(("with_chosen", "with_rejected", "with_both"), row, strict=True))
 
 
-def pass_rates(engine: Engine) -> dict[str, int]:
+def pass_rate_histogram(engine: Engine) -> dict[str, int]:
     """Comparisons by the share of their samples that is right, to two decimals."""
     rows = engine.run(
         "SELECT round(rate, 2) AS share, count(*) FROM rates GROUP BY share ORDER BY share"
@@ -65,12 +65,12 @@ def pass_rates(engine: Engine) -> dict[str, int]:
     return {f"{share:.2f}": count for share, count in rows}
 
 
-def no_pair(engine: Engine, account: dict[str, dict[str, int]]) -> str:
+def no_pair_message(engine: Engine, account: dict[str, dict[str, int]]) -> str:
     usable = dict(
         engine.run("SELECT right_side, count(*) FROM state WHERE fate = '' GROUP BY right_side")
     )
     return (
         f"no pair: {usable.get(True, 0)} usable correct and {usable.get(False, 0)} usable "
-        f"incorrect responses share {presentations(engine)['with_both']} presentations; "
+        f"incorrect responses share {count_presentations(engine)['with_both']} presentations; "
         f"correct side {account['correct_side']}, incorrect side {account['incorrect_side']}"
     )

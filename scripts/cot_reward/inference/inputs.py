@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cot_reward.errors import UserError
-from cot_reward.ledger import Ledger
+from cot_reward.inference.ledger import Ledger
 from cot_reward.media.paths import prefix_of
 from cot_reward.records import Comparison, valid_unicode
 from cot_reward.rows.adapters import adapter_for

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from cot_reward.inference.ledger import Ledger, Listed
 from cot_reward.judge import destination, judge
-from cot_reward.ledger import Ledger, Listed
 from cot_reward.records import Order, Verdict, conversation, placeholder_in
 from cot_reward.stats import Tally
 from cot_reward.store import atomic_file, dump, entry_at, write_jsonl

@@ -19,16 +19,23 @@ from tqdm import tqdm
 from cot_reward import judge
 from cot_reward.errors import UserError
 from cot_reward.media.paths import prefix_of
-from cot_reward.pairing import figures, held_out, shortcut
+from cot_reward.pairing import held_out, shortcut
 from cot_reward.pairing.audit import audit_rows
 from cot_reward.pairing.balance import balance, take
-from cot_reward.pairing.engine import Engine, workspace
-from cot_reward.pairing.match import FATES, PAIRS, batches_of, match
+from cot_reward.pairing.engine.database import Engine, workspace
+from cot_reward.pairing.engine.match import FATES, PAIRS, batches_of, match
+from cot_reward.pairing.engine.scan import Places, Seen, parts_of, scan
+from cot_reward.pairing.engine.workers import Workers, cores
 from cot_reward.pairing.pairs import Rules
 from cot_reward.pairing.plots import PLOTS, draw
-from cot_reward.pairing.scan import Places, Seen, parts_of, scan
 from cot_reward.pairing.settings import MergeSettings
-from cot_reward.pairing.workers import Workers, cores
+from cot_reward.pairing.summary import (
+    account_for_rows,
+    count_presentations,
+    no_pair_message,
+    pass_rate_histogram,
+    summarise_file,
+)
 from cot_reward.provenance import jsonable, versions
 from cot_reward.rows.reading import Row, read_rows
 from cot_reward.store import write_json, write_jsonl
@@ -268,10 +275,10 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
             weights=settings.weights(),
             seed=settings.seed,
         )
-        account = figures.account(engine, seen)
-        train = figures.of_file(engine, "train")
+        account = account_for_rows(engine, seen)
+        train = summarise_file(engine, "train")
         if not train["pairs"]:
-            raise UserError(figures.no_pair(engine, account))
+            raise UserError(no_pair_message(engine, account))
         found = audit_rows(_sample(engine, folder, settings.seed), str(out), settings.seed)
         _write(settings, engine, folder)
 
@@ -291,10 +298,10 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
             "contradictory_labels": [row["id"] for row in contradictory],
             "contradictory_comparisons": engine.run("SELECT count(*) FROM contradictory")[0][0],
             "excluded_comparisons": excluded,
-            "presentations": figures.presentations(engine),
-            "pass_rates": figures.pass_rates(engine),
+            "presentations": count_presentations(engine),
+            "pass_rates": pass_rate_histogram(engine),
             **train,
-            "eval": figures.of_file(engine, "eval") if settings.eval_fraction else {},
+            "eval": summarise_file(engine, "eval") if settings.eval_fraction else {},
             "pairs_before_balancing": before,
             "balancing": balanced,
             "shortcut": found.shortcut,

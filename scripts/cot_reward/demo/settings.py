@@ -1,0 +1,116 @@
+"""The settings of the demo: its world, and the base model that is made for it."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cot_reward.errors import UserError
+from cot_reward.tasks import TASKS, prompts
+
+POOLS = ("cold_start", "rejection", "dpo", "validation", "heldout")
+DATA_SETTINGS = ("seed", *POOLS, "mix_colour", "mix_shape", "mix_both", "flawed", "noise")
+
+
+def refuse_negative(settings: Any) -> None:
+    """Raise ValueError when a number of a settings dataclass is below 0."""
+    for name, value in asdict(settings).items():
+        if isinstance(value, int | float) and value < 0:
+            raise ValueError(f"{name} is {value}; it must not be negative")
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """The pictures and comparisons that `make_demo.py` makes. Raises ValueError for a bad value."""
+
+    out: Path = field(default=Path("dataset/demo"), metadata={"help": "folder of the data"})
+    template: Path = field(
+        default=Path("configs/demo/template.txt"), metadata={"help": "prompt with {caption}"}
+    )
+    seed: int = field(default=0, metadata={"help": "everything follows from it"})
+
+    cold_start: int = field(default=300, metadata={"help": "rows with a teacher's CoT"})
+    rejection: int = field(default=800, metadata={"help": "comparisons for stage 2"})
+    dpo: int = field(default=1200, metadata={"help": "comparisons for stage 3"})
+    validation: int = field(default=300, metadata={"help": "comparisons to choose settings on"})
+    heldout: int = field(default=500, metadata={"help": "comparisons for the table"})
+    mix_colour: float = field(default=0.2, metadata={"help": "share that colour decides"})
+    mix_shape: float = field(default=0.7, metadata={"help": "share that shape decides"})
+    mix_both: float = field(default=0.1, metadata={"help": "share that both decide"})
+    flawed: float = field(
+        default=0.4, metadata={"help": "share whose better picture misses the caption too"}
+    )
+    noise: float = field(default=100.0, metadata={"help": "sd of the pools' pixel noise, of 255"})
+
+    def __post_init__(self) -> None:
+        refuse_negative(self)
+        if abs(sum(self.mix) - 1) > 1e-6:
+            raise ValueError(f"mix_colour + mix_shape + mix_both is {sum(self.mix):g}, not 1")
+
+    @property
+    def mix(self) -> tuple[float, float, float]:
+        """Shares of KINDS."""
+        return self.mix_colour, self.mix_shape, self.mix_both
+
+    @property
+    def signature(self) -> dict[str, Any]:
+        """The settings that decide the data, for their summary, with the template's hash."""
+        chosen = {name: getattr(self, name) for name in DATA_SETTINGS}
+        return chosen | {"template_hash": prompts.template_hash(self.read_template())}
+
+    def read_template(self) -> str:
+        """The prompt template's text. Raises UserError when it is missing or has no {caption}."""
+        try:
+            text = self.template.read_text(encoding="utf-8")
+            prompts.check_template(text, TASKS["image_generation"])
+        except OSError as error:
+            raise UserError(f"{self.template}: cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise UserError(f"{self.template}: {error}") from None
+        return text
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """The sizes of the tiny model. Raises ValueError for a bad value."""
+
+    hidden: int = field(default=128, metadata={"help": "width of the language model"})
+    mlp: int = field(default=384, metadata={"help": "width of its MLP"})
+    layers: int = field(default=3, metadata={"help": "its depth"})
+    heads: int = field(default=4, metadata={"help": "its attention heads"})
+    kv_heads: int = field(default=2, metadata={"help": "its key/value heads"})
+    vision_hidden: int = field(default=64, metadata={"help": "width of the vision tower"})
+    vision_mlp: int = field(default=128, metadata={"help": "width of its MLP"})
+    vision_layers: int = field(default=2, metadata={"help": "its depth"})
+    vision_heads: int = field(default=4, metadata={"help": "its attention heads"})
+    vocab: int = field(default=640, metadata={"help": "at most so many byte-pair tokens"})
+
+    def __post_init__(self) -> None:
+        refuse_negative(self)
+        if self.hidden % (2 * self.heads) or self.heads % self.kv_heads:
+            raise ValueError("hidden must divide by 2 * heads, and heads by kv_heads")
+
+
+@dataclass(frozen=True)
+class BaseSettings(ModelSizes):
+    """The base model: its sizes, and the training that stands in for its pre-training."""
+
+    model_out: Path = field(default=Path("runs/demo/base"), metadata={"help": "base checkpoint"})
+    warmup_steps: int = field(default=300, metadata={"help": "most text-only steps of the base"})
+    base_steps: int = field(default=1000, metadata={"help": "steps with pictures and sums"})
+    base_noise: float = field(default=10.0, metadata={"help": "sd of the base's pixel noise"})
+    batch: int = field(default=64, metadata={"help": "rows in a step"})
+    warmup_lr: float = field(default=2e-3, metadata={"help": "peak learning rate, text only"})
+    lr: float = field(default=2e-3, metadata={"help": "peak learning rate with pictures"})
+    processes: int = field(default=2, metadata={"help": "to train with; one core each"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.processes or self.batch % self.processes:
+            raise ValueError(f"batch {self.batch} does not divide by processes {self.processes}")
+
+    def signature(self, world: WorldSettings) -> dict[str, Any]:
+        """The settings that decide the base, for its summary, with the template's hash."""
+        own = asdict(self)
+        del own["model_out"]
+        template = prompts.template_hash(world.read_template())
+        return {"seed": world.seed} | own | {"template_hash": template}

@@ -1,0 +1,1 @@
+"""Evaluation: judged runs of several stages, collected into a table, plots and a page."""
