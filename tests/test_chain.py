@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPO
+from helpers.environments import REPO
 
 RUNS = REPO / "runs/demo-smoke"
 DATA = REPO / "dataset/demo-smoke"

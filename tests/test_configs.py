@@ -19,8 +19,8 @@ import yaml
 from cot_reward import errors, settings
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import check_template
+from helpers.environments import REPO
 
-REPO = Path(__file__).parent.parent
 SFT_PYTHON = REPO / ".envs/sft/bin/python"
 FILES = sorted(
     str(path.relative_to(REPO))

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import encoded, run_in, save_untrained_base
+from helpers.environments import run_in
+from helpers.models import save_untrained_base
+from helpers.pictures import encoded
 from PIL import Image
 
 BOUND = 262144

@@ -6,10 +6,11 @@ from collections import Counter
 from decimal import Decimal
 
 import pytest
-from conftest import REPO, cot, thought
 from cot_reward.judge import destination, judge, totals_in
 from cot_reward.records import Verdict
 from cot_reward.tasks import TASKS
+from helpers.environments import REPO
+from helpers.texts import cot, thought
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import PYTHON, REPO
+from helpers.environments import PYTHON, REPO
 
 READMES = ("README.md", "README.zh-CN.md")
 # What a run writes, or a user brings; everything else that looks like a path must be there.

@@ -12,21 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import REPO
+from helpers.environments import REPO
+from helpers.serving import free_port, needs_vllm
 
 pytestmark = pytest.mark.slow
 
 SERVE = str(REPO / "scripts/serve.sh")
-BUILT = [REPO / f".envs/{name}/bin/python" for name in ("serve", "serve-cpu")]
-needs_vllm = pytest.mark.skipif(
-    not any(python.exists() for python in BUILT), reason="no serving environment: make envs"
-)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def serve(*arguments: object, folder: Path, seconds: float = 300) -> subprocess.CompletedProcess:

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import read_lines
 from cot_reward import store
 from cot_reward.errors import UserError
 from cot_reward.store import Journal, journal_entries, write_json, write_text_file
+from helpers.rows import read_lines
 
 SCRIPTS = Path(store.__file__).parent.parent
 PRELUDE = """

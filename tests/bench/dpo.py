@@ -90,6 +90,7 @@ def make_row(
 ) -> dict[str, Any]:
     """A DPO row of exactly `wanted` tokens: prompt with images, chosen, rejected."""
     from cot_reward.demo.tiny_qwen import MERGE, PATCH
+    from cot_reward.dpo.rows import conversational, facts
 
     rng = random.Random(name)
     images = [f"{name}_0.png", f"{name}_1.jpg"]
@@ -174,7 +175,7 @@ def stock(base: str, rows: Path, settings: dict[str, Any]) -> Any:
 def ours(base: str, rows: Path, settings: dict[str, Any], cache: str | None) -> Any:
     from cot_reward.dpo import build
     from cot_reward.dpo import settings as dpo_settings
-    from cot_reward.dpo.rows import conversational, facts
+    from cot_reward.dpo.rows import load_pairs
 
     flags: dict[str, Any] = {
         "model_name_or_path": base,

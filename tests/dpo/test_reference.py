@@ -9,7 +9,7 @@ import torch
 from cot_reward.dpo.reference import Cache
 from cot_reward.dpo.trainer import spread
 from cot_reward.errors import UserError
-from pairs import save_model, save_pictures, trainer_for, varied, write
+from helpers.dpo import save_model, save_pictures, trainer_for, varied, write
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 

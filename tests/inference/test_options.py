@@ -13,7 +13,6 @@ from urllib.parse import unquote, urlparse
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPO, picture, raw_row, write_lines
 from cot_reward.client import wire
 from cot_reward.client.capacity import Capacity
 from cot_reward.client.flow import _AHEAD, sample
@@ -24,6 +23,9 @@ from cot_reward.records import Comparison
 from cot_reward.rows.checking import check_files
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import template_hash
+from helpers.environments import REPO
+from helpers.pictures import picture
+from helpers.rows import raw_row, write_lines
 
 # --- inputs ---------------------------------------------------------------------------------------
 

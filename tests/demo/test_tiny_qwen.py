@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import run_in, save_untrained_base
 from cot_reward.demo import pretrain, tiny_qwen, world
 from cot_reward.demo.settings import BaseSettings, ModelSizes, WorldSettings
 from cot_reward.tasks import prompts
+from helpers.environments import REPO, run_in
+from helpers.models import save_untrained_base
 
-ROOT = Path(__file__).resolve().parents[1]
-SETTINGS = WorldSettings(template=ROOT / "configs/demo/template.txt", heldout=4)
+SETTINGS = WorldSettings(template=REPO / "configs/demo/template.txt", heldout=4)
 
 # Runs in each environment: argv is the checkpoint and a JSON file of texts and pictures.
 READ = """

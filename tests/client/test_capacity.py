@@ -5,9 +5,9 @@ import heapq
 import random
 
 import pytest
-from conftest import read_lines
 from cot_reward.client.capacity import LEAST, MOST, START, Capacity, Climb
-from world import World, unit
+from helpers.client_world import World, unit
+from helpers.rows import read_lines
 
 TOKENS = 100
 

@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import REPO, write_lines
 from cot_reward.demo import tiny_qwen, world
 from cot_reward.demo.settings import ModelSizes
 from cot_reward.dpo import build
 from cot_reward.dpo import settings as dpo_settings
 from cot_reward.dpo.load import load_train_and_eval
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+from helpers.environments import REPO
+from helpers.rows import write_lines
 
 CAPTION = "Which fits better?\nText Caption: [a red circle]"
 FORM = "<think>\n{}.\n</think>\n<answer>Image {} is better</answer>"
@@ -125,3 +127,33 @@ def trainer_for(base: Path, folder: Path, pairs: str, out: Path, *flags: str) ->
     parsed = dpo_settings.parse([*settings.split(), *flags])
     rows = [part.dataset() for part in load_train_and_eval(*parsed) if part]
     return build.build_trainer(*parsed, *rows), parsed
+
+
+# argv: model, folder of images, folder of rows.jsonl and later ids.json, pixel bound.
+LLAMA_FACTORY = """
+import json, sys
+from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
+from llamafactory.data.template import get_template_and_fix_tokenizer
+from llamafactory.hparams import DataArguments, ModelArguments
+from llamafactory.model import load_tokenizer
+
+base, folder, work, pixels = sys.argv[1:]
+loaded = load_tokenizer(ModelArguments(model_name_or_path=base, image_max_pixels=int(pixels)))
+data = DataArguments(template="qwen2_vl", cutoff_len=13000)
+template = get_template_and_fix_tokenizer(loaded["tokenizer"], data)
+encoder = SupervisedDatasetProcessor(template, **loaded, data_args=data)
+rows = [json.loads(line) for line in open(f"{work}/rows.jsonl")]
+out = []
+for key in ("chosen", "rejected"):
+    for row in rows:
+        images = [f"{folder}/{name}" for name in row["images"]]
+        ids, labels = encoder._encode_data_example(
+            prompt=[{"role": "user", "content": row["problem"]}],
+            response=[{"role": "assistant", "content": row[key]}],
+            system="", tools="", images=images, videos=[], audios=[],
+        )
+        grid = template.mm_plugin._get_mm_inputs(images, [], [], loaded["processor"])
+        grid = grid["image_grid_thw"].tolist()
+        out.append({"input_ids": ids, "labels": labels, "grid": grid})
+json.dump(out, open(f"{work}/ids.json", "w"))
+"""

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import REPO, picture, raw_row, read_lines
 from cot_reward import settings
 from cot_reward.inference.run import infer
 from cot_reward.inference.settings import InferenceSettings
 from cot_reward.records import comparison_key
-from server import MockServer
+
+from helpers.environments import REPO
+from helpers.pictures import picture
+from helpers.rows import raw_row, read_lines
+from helpers.server import MockServer
 
 SCRIPT = [sys.executable, "scripts/image_stream_gpt.py"]
 

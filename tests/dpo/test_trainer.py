@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import REPO
 from cot_reward.dpo import run
 from cot_reward.dpo.collator import first_pairs
 from cot_reward.dpo.metrics import figures, sequence_logps
-from pairs import FORM, trainer_for, varied, write
+from helpers.dpo import FORM, trainer_for, varied, write
+from helpers.environments import REPO
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 

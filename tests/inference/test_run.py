@@ -9,15 +9,17 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
-from conftest import REPO, picture, raw_row
 from cot_reward.errors import UserError
 from cot_reward.inference.plan import request_seed
 from cot_reward.judge import destination, judge
 from cot_reward.records import ORDERS, ROW_FIELDS
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import template_hash
-from server import MockServer
-from world import SCRIPT, World, unit
+from helpers.client_world import SCRIPT, World, unit
+from helpers.environments import REPO
+from helpers.pictures import picture
+from helpers.rows import raw_row
+from helpers.server import MockServer
 
 # --- a run without faults -------------------------------------------------------------------------
 

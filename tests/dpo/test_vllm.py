@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPO, save_untrained_base
 from cot_reward.client import wire
 from cot_reward.client.server import Server
 from cot_reward.dpo import run
@@ -24,12 +23,12 @@ from cot_reward.media.sent import MediaReader
 from cot_reward.records import Comparison
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import render, shown
-from pairs import row, save_pictures, trainer_for, write
+from helpers.dpo import LLAMA_FACTORY, row, save_pictures, trainer_for, write
+from helpers.environments import REPO
+from helpers.models import save_untrained_base
+from helpers.serving import RealServer, needs_vllm
 from peft import PeftModel
 from PIL import Image
-from test_client_vllm import RealServer
-from test_dpo import LLAMA_FACTORY
-from test_serve import needs_vllm
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 pytestmark = [pytest.mark.slow, needs_vllm]

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_rows
 from cot_reward.media.images import inspect_image
 from cot_reward.records import conversation
 from cot_reward.rows import checking
+from helpers.environments import REPO
+from helpers.rows import write_rows
 from PIL import Image
-
-REPO = Path(__file__).parent.parent
 
 
 def sft(images: list[str], **extra: Any) -> dict[str, Any]:

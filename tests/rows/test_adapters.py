@@ -1,7 +1,6 @@
 """Adapters: raw rows of published data -> comparisons, or an error that costs only the row."""
 
 import pytest
-from conftest import REPO, raw_row
 from cot_reward.errors import UserError
 from cot_reward.inference.inputs import read_pool
 from cot_reward.inference.ledger import Ledger
@@ -9,6 +8,8 @@ from cot_reward.media.paths import prefix_of
 from cot_reward.records import Comparison
 from cot_reward.rows.adapters import adapter_for, upstream
 from cot_reward.tasks.prompts import shown
+from helpers.environments import REPO
+from helpers.rows import raw_row
 
 
 def test_an_upstream_row():

@@ -9,7 +9,7 @@ from cot_reward.dpo import selfcheck, shared_prefix
 from cot_reward.dpo.trainer import _Recorder
 from cot_reward.errors import UserError
 from datasets import Dataset, Image, Sequence
-from pairs import FORM, row, save_model, trainer_for, varied, write
+from helpers.dpo import FORM, row, save_model, trainer_for, varied, write
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from trl import DPOConfig, DPOTrainer
 

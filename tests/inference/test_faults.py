@@ -10,14 +10,14 @@ from collections import Counter
 from email.utils import formatdate
 
 import pytest
-from conftest import REPO
 from cot_reward.client.server import retry_after
 from cot_reward.errors import UserError
 from cot_reward.inference.plan import request_seed
 from cot_reward.records import ORDERS
 from cot_reward.store import Journal
-from server import MockServer
-from world import World, unit
+from helpers.client_world import World, unit
+from helpers.environments import REPO
+from helpers.server import MockServer
 
 # --- faults of the server -------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPO
 from cot_reward import plotting
 from cot_reward.dpo import collator as collator_module
 from cot_reward.dpo import run
@@ -19,7 +18,8 @@ from cot_reward.dpo.load import load_train_and_eval
 from cot_reward.dpo.rows import conversational, load_pairs
 from cot_reward.errors import UserError
 from cot_reward.media.images import load_image
-from pairs import CAPTION, FORM, row, trainer_for, varied, write
+from helpers.dpo import CAPTION, FORM, LLAMA_FACTORY, row, trainer_for, varied, write
+from helpers.environments import REPO
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -230,35 +230,6 @@ def test_token_ids_are_those_of_llama_factory(base: Path, folder: Path, tmp_path
         take = len(their["grid"])
         assert grids[:take] == [tuple(grid) for grid in their["grid"]]
         grids = grids[take:]
-
-
-LLAMA_FACTORY = """
-import json, sys
-from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
-from llamafactory.data.template import get_template_and_fix_tokenizer
-from llamafactory.hparams import DataArguments, ModelArguments
-from llamafactory.model import load_tokenizer
-
-base, folder, work, pixels = sys.argv[1:]
-loaded = load_tokenizer(ModelArguments(model_name_or_path=base, image_max_pixels=int(pixels)))
-data = DataArguments(template="qwen2_vl", cutoff_len=13000)
-template = get_template_and_fix_tokenizer(loaded["tokenizer"], data)
-encoder = SupervisedDatasetProcessor(template, **loaded, data_args=data)
-rows = [json.loads(line) for line in open(f"{work}/rows.jsonl")]
-out = []
-for key in ("chosen", "rejected"):
-    for row in rows:
-        images = [f"{folder}/{name}" for name in row["images"]]
-        ids, labels = encoder._encode_data_example(
-            prompt=[{"role": "user", "content": row["problem"]}],
-            response=[{"role": "assistant", "content": row[key]}],
-            system="", tools="", images=images, videos=[], audios=[],
-        )
-        grid = template.mm_plugin._get_mm_inputs(images, [], [], loaded["processor"])
-        grid = grid["image_grid_thw"].tolist()
-        out.append({"input_ids": ids, "labels": labels, "grid": grid})
-json.dump(out, open(f"{work}/ids.json", "w"))
-"""
 
 
 # --- arguments ------------------------------------------------------------------------------------

@@ -8,16 +8,18 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import REPO, cot, judged_row, raw_row, read_lines, thought, write_lines
 from cot_reward.dpo.rows import template_warning
 from cot_reward.errors import UserError
 from cot_reward.judge import judge
 from cot_reward.records import PAIR_FIELDS, comparison_key, conversation
 from cot_reward.tasks import TASKS
+from helpers.environments import REPO
+from helpers.merging import RIGHT, WRONG, run
+from helpers.rows import judged_row, raw_row, read_lines, write_lines
+from helpers.texts import cot, thought
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from merging import RIGHT, WRONG, run
 from PIL import Image
 
 TASK = TASKS["image_generation"]

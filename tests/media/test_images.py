@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import encoded
 from cot_reward.media import sent
 from cot_reward.media.images import (
     EXIF_ORIENTATION,
@@ -30,11 +29,12 @@ from cot_reward.media.images import (
 )
 from cot_reward.media.paths import MediaError, resolve
 from cot_reward.media.sent import MediaReader
+from helpers.environments import REPO
+from helpers.pictures import encoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-REPO = Path(__file__).parent.parent
 SFT_PYTHON = REPO / ".envs/sft/bin/python"
 # Which of the two there is depends on the machine.
 SERVE_PYTHONS = [REPO / f".envs/{name}/bin/python" for name in ("serve-cpu", "serve")]

@@ -4,8 +4,8 @@ from collections import Counter
 from itertools import count
 
 import pytest
-from conftest import cot
 from cot_reward.pairing.pairs import Rules, Text, margin, pairs_of, similarity
+from helpers.texts import cot
 from hypothesis import given
 from hypothesis import strategies as st
 

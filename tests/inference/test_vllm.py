@@ -1,47 +1,17 @@
 """Stage 2's client against a real vLLM: media by address, seeds, and a server that is killed."""
 
-import os
-import signal
-import subprocess
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import REPO, picture, raw_row, save_untrained_base
 from cot_reward.errors import UserError
-from test_serve import free_port, needs_vllm
-from world import World, unit
+from helpers.client_world import World, unit
+from helpers.models import save_untrained_base
+from helpers.pictures import picture
+from helpers.rows import raw_row
+from helpers.serving import RealServer, needs_vllm
 
 pytestmark = [pytest.mark.slow, needs_vllm]
-
-
-class RealServer:
-    """vLLM with an untrained model of the demo's size, by scripts/serve.sh."""
-
-    def __init__(self, model: Path, media: Path) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}/v1"
-        self._command = [
-            "scripts/serve.sh", model, "--port", self.port, "--max-num-seqs", 32,
-            "--limit-mm-per-prompt", '{"image":2}', "--allowed-local-media-path", media,
-        ]  # fmt: skip
-        self._log = media.parent / "serve.log"
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            list(map(str, self._command)), cwd=REPO, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"SERVE_LOG": str(self._log)},
-        )  # fmt: skip
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline().strip() == self.url, self._log.read_text()[-3000:]
-
-    def stop(self) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait(60)
-
-    def tell(self) -> None:
-        """Nothing to tell a real server."""
 
 
 @pytest.fixture(scope="module")

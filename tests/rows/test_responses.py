@@ -5,10 +5,12 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import cot, judged_row, picture, raw_row, read_lines, write_lines, write_rows
 from cot_reward.errors import UserError
 from cot_reward.records import comparison_key, conversation
-from merging import RIGHT, WRONG, published, run
+from helpers.merging import RIGHT, WRONG, published, run
+from helpers.pictures import picture
+from helpers.rows import judged_row, raw_row, read_lines, write_lines, write_rows
+from helpers.texts import cot
 
 # --- forms of rows --------------------------------------------------------------------------------
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPO, write_rows
 from cot_reward.errors import UserError
 from cot_reward.records import conversation, placeholder_in
 from cot_reward.rows.templates import Derived, _ending, derive, describe, write_template
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.generation import CAPTION_MARKER
 from cot_reward.tasks.prompts import fill, template_hash
+from helpers.environments import REPO
+from helpers.rows import write_rows
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st

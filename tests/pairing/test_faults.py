@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPO, cot, judged_row, read_lines, write_lines
 from cot_reward import settings
 from cot_reward.errors import UserError
 from cot_reward.pairing.engine import match as matching
@@ -16,7 +15,10 @@ from cot_reward.pairing.engine import scan
 from cot_reward.pairing.engine.database import workspace
 from cot_reward.pairing.run import merge
 from cot_reward.pairing.settings import MergeSettings
-from merging import RIGHT, WRONG, run
+from helpers.environments import REPO
+from helpers.merging import RIGHT, WRONG, run
+from helpers.rows import judged_row, read_lines, write_lines
+from helpers.texts import cot
 
 
 def test_a_merge_that_fails_leaves_the_last_one_alone(tmp_path):

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
-from conftest import cot, read_lines, write_lines
 from cot_reward import settings
 from cot_reward.pairing.run import merge
 from cot_reward.pairing.settings import MergeSettings
 from cot_reward.records import conversation
+
+from helpers.rows import read_lines, write_lines
+from helpers.texts import cot
 
 RIGHT = cot((8, 7), (6, 7), 1)
 WRONG = cot((6, 7), (8, 7), 2)

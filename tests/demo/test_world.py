@@ -16,11 +16,11 @@ from cot_reward.demo.settings import POOLS, BaseSettings, WorldSettings
 from cot_reward.judge import judge
 from cot_reward.records import Verdict
 from cot_reward.tasks import TASKS
+from helpers.environments import REPO
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
 SMALL = WorldSettings(
-    template=ROOT / "configs/demo/template.txt",
+    template=REPO / "configs/demo/template.txt",
     cold_start=12,
     rejection=20,
     dpo=21,
@@ -192,9 +192,9 @@ def test_bad_settings_of_the_base_are_refused(changes: dict[str, int], message: 
 @pytest.mark.parametrize("config", ["configs/demo/world.yaml", "configs/demo/smoke/world.yaml"])
 def test_shipped_configs_load(config: str) -> None:
     both = (WorldSettings, BaseSettings)
-    settings, _ = settings_module.parse_several(both, "", config=ROOT / config, argv=[])
+    settings, _ = settings_module.parse_several(both, "", config=REPO / config, argv=[])
     names = {field.name for cls in both for field in dataclasses.fields(cls)}
-    assert set(settings_module.read_yaml(ROOT / config, names)) == names
+    assert set(settings_module.read_yaml(REPO / config, names)) == names
     assert settings.heldout >= (500 if "smoke" not in config else 1)
 
 
@@ -202,7 +202,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
     config = tmp_path / "world.yaml"
     config.write_text("held_out: 5\n")
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts/make_demo.py", "--config", config],
+        [sys.executable, REPO / "scripts/make_demo.py", "--config", config],
         capture_output=True,
         text=True,
         check=False,
@@ -214,4 +214,4 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
 
 def test_the_world_and_help_need_no_torch() -> None:
     code = "import sys, make_demo; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT / "scripts", check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=REPO / "scripts", check=True)

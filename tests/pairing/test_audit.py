@@ -7,12 +7,14 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPO, cot, write_lines, write_rows
 from cot_reward.errors import UserError
 from cot_reward.pairing import shortcut
 from cot_reward.pairing.audit import audit
 from cot_reward.pairing.shortcut import Texts, accuracies, warning
 from cot_reward.rows.responses import text_of
+from helpers.environments import REPO
+from helpers.rows import write_lines, write_rows
+from helpers.texts import cot
 
 PROMPT = "<image><image>Judge. Text Caption: [a cat]"
 PUBLISHED = REPO.parent / "shared/data/evalmuse_pairs_200.jsonl"

@@ -1,0 +1,1 @@
+"""What several test files share: builders of rows and texts, servers, models, environments."""

@@ -1,0 +1,20 @@
+"""Tiny models with random weights."""
+
+from pathlib import Path
+
+from helpers.environments import REPO
+
+
+def save_untrained_base(folder: Path) -> Path:
+    """The demo's base with random weights, saved as the trained one is."""
+    import torch
+    from cot_reward.demo import tiny_qwen
+    from cot_reward.demo.settings import ModelSizes, WorldSettings
+
+    template = WorldSettings(template=REPO / "configs/demo/template.txt").read_template()
+    sizes = ModelSizes()
+    torch.manual_seed(0)
+    tokenizer = tiny_qwen.build_tokenizer(template, sizes.vocab)
+    tiny_qwen.build_model(tokenizer, sizes).save_pretrained(folder)
+    tiny_qwen.build_processor(tokenizer).save_pretrained(folder)
+    return folder

@@ -1,0 +1,50 @@
+"""Real vLLM servers, by scripts/serve.sh."""
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from helpers.environments import REPO
+
+BUILT = [REPO / f".envs/{name}/bin/python" for name in ("serve", "serve-cpu")]
+needs_vllm = pytest.mark.skipif(
+    not any(python.exists() for python in BUILT), reason="no serving environment: make envs"
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RealServer:
+    """vLLM with an untrained model of the demo's size, by scripts/serve.sh."""
+
+    def __init__(self, model: Path, media: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self._command = [
+            "scripts/serve.sh", model, "--port", self.port, "--max-num-seqs", 32,
+            "--limit-mm-per-prompt", '{"image":2}', "--allowed-local-media-path", media,
+        ]  # fmt: skip
+        self._log = media.parent / "serve.log"
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            list(map(str, self._command)), cwd=REPO, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"SERVE_LOG": str(self._log)},
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline().strip() == self.url, self._log.read_text()[-3000:]
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(60)
+
+    def tell(self) -> None:
+        """Nothing to tell a real server."""
