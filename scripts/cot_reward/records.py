@@ -167,6 +167,7 @@ PAIR_FIELDS: dict[str, type] = {
     "id": str,
     "task": str,
     "order": str,
+    "answer": int,
     "chosen_model": str,
     "rejected_model": str,
 }
@@ -195,7 +196,10 @@ def turns(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 class PreferencePair(NamedTuple):
-    """A chosen and a rejected chain of thought about one comparison in one presentation order."""
+    """A chosen and a rejected chain of thought about one comparison in one presentation order.
+
+    `answer` is the chosen text's answer as presented, 1 or 2.
+    """
 
     problem: str
     chosen: str
@@ -205,6 +209,7 @@ class PreferencePair(NamedTuple):
     id: str
     task: str
     order: str
+    answer: int
     chosen_model: str
     rejected_model: str
 

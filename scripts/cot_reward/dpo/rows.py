@@ -200,10 +200,14 @@ def conversational(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def facts(row: Mapping[str, Any]) -> dict[str, int]:
     """The chosen answer, 1 or 2 (0: not to be read), and whether one model wrote both texts."""
-    task = TASKS.get(str(row.get("task")), TASKS["image_generation"])
+    answer = row.get("answer")
+    if type(answer) is not int or answer not in (1, 2):
+        # A row that the merger did not write.
+        task = TASKS.get(str(row.get("task")), TASKS["image_generation"])
+        answer = judge(row["chosen"], task, 1).answer
     models = [row.get(name) for name in ("chosen_model", "rejected_model")]
     return {
-        "answer": judge(row["chosen"], task, 1).answer,
+        "answer": answer,
         "same_model": int(models[0] == models[1]) if all(models) else -1,
     }
 
