@@ -167,7 +167,7 @@ PAIR_FIELDS: dict[str, type] = {
     "id": str,
     "task": str,
     "order": str,
-    "answer": int,
+    "chosen_answer": int,
     "chosen_model": str,
     "rejected_model": str,
 }
@@ -198,7 +198,7 @@ def turns(row: Mapping[str, Any]) -> tuple[str, str]:
 class PreferencePair(NamedTuple):
     """A chosen and a rejected chain of thought about one comparison in one presentation order.
 
-    `answer` is the chosen text's answer as presented, 1 or 2.
+    `chosen_answer` is the answer of the chosen text as presented, 1 or 2.
     """
 
     problem: str
@@ -209,7 +209,7 @@ class PreferencePair(NamedTuple):
     id: str
     task: str
     order: str
-    answer: int
+    chosen_answer: int
     chosen_model: str
     rejected_model: str
 

@@ -200,7 +200,7 @@ def conversational(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def facts(row: Mapping[str, Any]) -> dict[str, int]:
     """The chosen answer, 1 or 2 (0: not to be read), and whether one model wrote both texts."""
-    answer = row.get("answer")
+    answer = row.get("chosen_answer")
     if type(answer) is not int or answer not in (1, 2):
         # A row that the merger did not write.
         task = TASKS.get(str(row.get("task")), TASKS["image_generation"])

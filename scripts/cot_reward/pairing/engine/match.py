@@ -114,7 +114,7 @@ def _pair(key: str, task: str, media: str, pair: Pair) -> PreferencePair:
         problem=pair.chosen.prompt, chosen=pair.chosen.text, rejected=pair.rejected.text,
         images=images, videos=videos, id=key, task=task,
         # Rows of others do not say; as long as none does, it may as well be the one given.
-        order=pair.chosen.order or pair.rejected.order or "given", answer=pair.chosen.answer,
+        order=pair.chosen.order or pair.rejected.order or "given", chosen_answer=pair.chosen.answer,
         chosen_model=pair.chosen.model, rejected_model=pair.rejected.model,
     )  # fmt: skip
 
