@@ -2,7 +2,7 @@
 
     python scripts/image_stream_gpt.py                               # configs/inference.yaml
     python scripts/image_stream_gpt.py --data dataset/EvalMuse/pairwise/train_data.json \\
-        --image-root dataset/EvalMuse/images --num-samples 4 --out runs/stage2_infer
+        --image-root dataset/EvalMuse/images --num-samples 4 --out runs/stage1_infer
 """
 
 import os

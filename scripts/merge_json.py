@@ -1,8 +1,8 @@
 """Join correct and incorrect chains of thought into DPO pairs, or audit a file of pairs.
 
     python scripts/merge_json.py                                     # configs/merge.yaml
-    python scripts/merge_json.py --correct runs/stage3_infer/correct.jsonl \\
-        --incorrect runs/stage2_infer/incorrect.jsonl runs/stage3_infer/incorrect.jsonl \\
+    python scripts/merge_json.py --correct runs/stage2_infer/correct.jsonl \\
+        --incorrect runs/stage1_infer/incorrect.jsonl runs/stage2_infer/incorrect.jsonl \\
         --out dataset/dpo
     python scripts/merge_json.py --report dataset/dpo/train.jsonl    # changes nothing; --json
 """

@@ -185,8 +185,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (house / "dataset").mkdir()
     (house / "dataset/sample").symlink_to(REPO / "dataset/sample")
     shutil.copy(REPO / "dataset/dataset_info.json", house / "dataset")
-    (house / "runs/stage2_infer").mkdir(parents=True)
-    shutil.copy(REPO / "dataset/sample/correct.jsonl", house / "runs/stage2_infer")
+    (house / "runs/stage1_infer").mkdir(parents=True)
+    shutil.copy(REPO / "dataset/sample/correct.jsonl", house / "runs/stage1_infer")
 
     loaders = {file: LOADERS[patterns[0]] for file, patterns in MATCHES.items() if patterns}
     jobs = [
@@ -287,6 +287,15 @@ def test_data_paths_meet() -> None:
     assert file == REPO / values("configs/inference.yaml")["out"] / "correct.jsonl"
     file = (REPO / "dataset" / registered["demo_rejection"]["file_name"]).resolve()
     assert file == REPO / values("configs/demo/inference.yaml")["out"] / "correct.jsonl"
+    # A folder is named by who answered: stage 1's model (inference.yaml), then stage 2's.
+    merge = values("configs/merge.yaml")
+    first, second = values("configs/inference.yaml")["out"], "runs/stage2_infer"
+    assert first == "runs/stage1_infer"
+    assert merge["correct"] == [f"{second}/correct.jsonl"]
+    assert merge["incorrect"] == [f"{folder}/incorrect.jsonl" for folder in (first, second)]
+    assert values("configs/dpo.yaml")["data_path"] == f"{merge['out']}/train.jsonl"
+    for name in ("README.md", "README.zh-CN.md"):
+        assert f"--out {second}" in (REPO / name).read_text(encoding="utf-8")
     bounds = [values(file).get("image_max_pixels") for file in FILES if file.endswith(".yaml")]
     assert set(bounds) <= {262144, None}
 
