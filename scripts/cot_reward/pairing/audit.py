@@ -14,7 +14,8 @@ from cot_reward.pairing import shortcut
 from cot_reward.pairing.settings import ReportSettings
 from cot_reward.records import Task, valid_unicode
 from cot_reward.rows.reading import Row, read_rows
-from cot_reward.rows.responses import digest, is_key, text_of
+from cot_reward.rows.responses import digest, text_of
+from cot_reward.rows.validation import is_key
 from cot_reward.tasks import TASKS
 
 # Pairs that the classifiers see of a large file, drawn over all of it.

@@ -14,7 +14,8 @@ from cot_reward.pairing.engine.database import Engine
 from cot_reward.records import Comparison, valid_unicode
 from cot_reward.rows.adapters import adapter_for, comparison
 from cot_reward.rows.reading import read_rows
-from cot_reward.rows.responses import digest, has_our_fields, is_key, published, text_of
+from cot_reward.rows.responses import digest, published, text_of
+from cot_reward.rows.validation import has_own_fields, is_key
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.generation import CAPTION_MARKER
 
@@ -37,7 +38,7 @@ def _asked(prompt: Any) -> str:
 
 def _has_our_key(row: dict[str, Any]) -> bool:
     """Whether the row's `id` alone tells what it is about; others may have a digest there."""
-    return is_key(row.get("id")) and (has_our_fields(row) or len(row) == 1)
+    return is_key(row.get("id")) and (has_own_fields(row) or len(row) == 1)
 
 
 def keys_of(row: dict[str, Any], prefix: str) -> set[str]:

@@ -10,14 +10,18 @@ import orjson
 
 from cot_reward.judge import judge
 from cot_reward.media.paths import media_path
-from cot_reward.records import (
-    FOREIGN_PLACEHOLDER,
-    PLACEHOLDERS,
-    RESERVED,
-    ROW_FIELDS,
-    Comparison,
-    placeholder_in,
-    turns,
+from cot_reward.records import ORDERS, ROW_FIELDS, Comparison, placeholder_in, turns
+from cot_reward.rows.validation import (
+    RowError,
+    check_compared_media,
+    check_completion,
+    check_label,
+    check_order,
+    check_prompt,
+    check_task,
+    check_type,
+    has_own_fields,
+    is_key,
 )
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.generation import caption_in
@@ -29,7 +33,6 @@ _ABSENT: dict[str, Any] = {
 }  # fmt: skip
 # What may be in a path that is not normal: an empty one, or parts like "", "." and "..".
 _UNCLEAN = re.compile(r"\A\Z|\A[/.]|/[/.]|/\Z|\0")
-_OURS = ("task", "order", "sample", "label", "verdict", "coherence", "template_hash")
 # Of rows of others, too, these must be what they seem.
 _DECISIVE = ("label", "finish_reason", "images", "videos")
 _KINDS = {name: ROW_FIELDS[name] for name in _ABSENT}
@@ -61,11 +64,6 @@ class Judged(NamedTuple):
     answer: int
     verdict: str
     coherence: str
-
-
-def is_key(value: object) -> bool:
-    """Whether it is a key as `records.comparison_key` makes them."""
-    return isinstance(value, str) and len(value) == 64 and not value.strip("0123456789abcdef")
 
 
 def digest(*parts: object) -> int:
@@ -134,14 +132,9 @@ def _clean(paths: list[Any]) -> list[str]:
     return paths
 
 
-def has_our_fields(row: Mapping[str, Any]) -> bool:
-    """Whether the row has a field beside `id` that this project writes and others do not."""
-    return any(row.get(name) is not None for name in _OURS)
-
-
 def _is_ours(row: Mapping[str, Any], prompt: str, prefix: str) -> bool:
     """Whether the row's `id` is its key; rows of others may have a digest of their own there."""
-    if not is_key(row.get("id")) or has_our_fields(row):
+    if not is_key(row.get("id")) or has_own_fields(row):
         return is_key(row.get("id"))
     with suppress(ValueError):
         return row["id"] in {published(row, prompt, root).key for root in (prefix, "")}
@@ -165,33 +158,9 @@ def _fields(row: Mapping[str, Any], ours: bool) -> dict[str, Any]:
             value = _ABSENT[name] if value != value and not ours else value
         if type(value) is not kind and not ours and name not in _DECISIVE:
             value = _ABSENT[name]
-        if type(value) is not kind:
-            raise ValueError(f"'{name}' must be of type {kind.__name__}, not {value!r:.60}")
+        check_type(name, value, kind)
         values[name] = value
     return values
-
-
-def _check(prompt: str, images: list[str], videos: list[str], compared: bool) -> None:
-    """Raise ValueError for what a trainer would refuse, or what is no comparison."""
-    media = images or videos
-    if (images and videos) or len(media) < (2 if compared else 1):
-        raise ValueError("the row names fewer than two media of one kind" if compared else
-                         "the row names no medium, or media of two kinds")  # fmt: skip
-    if compared and media[-2] == media[-1]:
-        raise ValueError(f"both media are the same: {media[-1]!r:.60}")
-    text = prompt
-    for name, paths in (("images", images), ("videos", videos)):
-        token = PLACEHOLDERS[name]
-        if prompt.count(token) != len(paths):
-            raise ValueError(
-                f"{prompt.count(token)} {token} in the prompt, but {len(paths)} in '{name}'"
-            )
-        text = text.replace(token, "")
-    if not text.strip():
-        raise ValueError("the prompt is empty")
-    for token in (*RESERVED, FOREIGN_PLACEHOLDER):
-        if token in prompt:
-            raise ValueError(f"the prompt holds {token}; a trainer would look for a medium there")
 
 
 def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
@@ -208,8 +177,7 @@ def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
     if ours:
         key = values["id"]
         task = values["task"] or ("video_generation" if videos else "image_generation")
-        if task not in TASKS:
-            raise ValueError(f"unknown task {task!r:.60}")
+        check_task(task)
         images, videos = _clean(images), _clean(videos)
     else:
         comparison = published(row, prompt, prefix)
@@ -220,13 +188,14 @@ def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
             # In front, as where a template has none.
             prompt = TASKS[task].placeholder * 2 + prompt
     compared = TASKS[task].compares_media
-    _check(prompt, images, videos, compared)
+    check_compared_media(images, videos, compared)
+    check_prompt(prompt, images, videos)
     order, label = values["order"], values["label"]
-    if label not in (0, 1, 2) or (not label and row.get("label") == 0):
-        raise ValueError(f"'label' must be 1 or 2, not {label!r}")
-    if order not in ("given", "swapped"):
-        if ours and order:
-            raise ValueError(f"'order' must be given or swapped, not {order!r:.60}")
+    if label or row.get("label") == 0:
+        check_label(label)
+    if ours and order:
+        check_order(order)
+    elif order not in ORDERS:
         order = ""
 
     found = judge(text, TASKS[task], label or 1, values["finish_reason"], mismatches=False)
@@ -248,8 +217,10 @@ def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
     )  # fmt: skip
 
 
-def unfit(text: str) -> bool:
-    """Whether a trainer would refuse it as a completion: empty, or with a medium's token."""
-    return (
-        not text.strip() or bool(placeholder_in(text)) or any(token in text for token in RESERVED)
-    )
+def is_unfit(text: str) -> bool:
+    """Whether a trainer would refuse the text as a completion."""
+    try:
+        check_completion(text)
+    except RowError:
+        return True
+    return False

@@ -17,7 +17,7 @@ from cot_reward.errors import UserError
 from cot_reward.judge import TRUSTED
 from cot_reward.pairing.settings import MergeSettings
 from cot_reward.rows import reading
-from cot_reward.rows.responses import Judged, read, unfit
+from cot_reward.rows.responses import Judged, is_unfit, read
 from cot_reward.store import dump
 
 # `row` is the part's number, then the number of the line in it; `fate` is why no pair may use the
@@ -111,7 +111,7 @@ def _fate(judged: Judged, right_side: bool, settings: MergeSettings) -> str:
             return f"judged_{verdict}"
         if kind == "incorrect" and coherence not in settings.rejected_coherence:
             return f"rejected_{coherence}"
-    return "empty_or_holds_placeholder" if unfit(judged.text) else ""
+    return "empty_or_holds_placeholder" if is_unfit(judged.text) else ""
 
 
 def shard(folder: Path, bucket: int, name: str) -> Path:

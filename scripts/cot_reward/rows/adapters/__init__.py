@@ -21,16 +21,16 @@ ADAPTERS: dict[str, tuple[Callable[[dict[str, Any]], bool], Adapter]] = {
 }
 
 
-def adapter_for(row: dict[str, Any], source: str | None) -> Adapter:
+def adapter_for(row: dict[str, Any], name: str | None) -> Adapter:
     """The named adapter, or the one that recognises the row. Raises UserError for neither."""
-    if source is not None:
-        if source not in ADAPTERS:
-            raise UserError(f"unknown --source '{source}'; known: {', '.join(ADAPTERS)}")
-        return ADAPTERS[source][1]
+    if name is not None:
+        if name not in ADAPTERS:
+            raise UserError(f"unknown --adapter '{name}'; known: {', '.join(ADAPTERS)}")
+        return ADAPTERS[name][1]
     for recognises, adapter in ADAPTERS.values():
         if recognises(row):
             return adapter
     raise UserError(
         f"no adapter knows rows with the keys {sorted(row)}; name "
-        f"one with --source ({', '.join(ADAPTERS)}) or add one in scripts/cot_reward/rows/adapters/"
+        f"one with --adapter ({', '.join(ADAPTERS)}) or add one in scripts/cot_reward/rows/adapters/"
     )

@@ -1,0 +1,203 @@
+"""The one validator of rows: what a training row must be, for every program that reads one.
+
+`check_rows.py`, the merger, the audit and stage 3 call the functions below, so that a row which one
+of them refuses is refused by all, with the same sentence. Images are not opened here.
+
+The merger reads rows of other projects, too. For fields that such a row has by chance under a name
+of ours it is more tolerant (`rows.responses`); for prompts, media and texts it is not.
+"""
+
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from cot_reward.records import (
+    FOREIGN_PLACEHOLDER,
+    ORDERS,
+    PAIR_FIELDS,
+    PLACEHOLDERS,
+    RESERVED,
+    ROW_FIELDS,
+    turns,
+)
+from cot_reward.tasks import TASKS
+
+Reason = Literal["malformed", "fields", "placeholders"]
+
+_PAIR_NEEDS = ("problem", "chosen", "rejected", "images")
+# Fields that this project writes beside `id`, and others do not.
+_OWN_FIELDS = ("task", "order", "sample", "label", "verdict", "coherence", "template_hash")
+_MEDIA_TOKENS = (*PLACEHOLDERS.values(), FOREIGN_PLACEHOLDER, *RESERVED)
+
+
+class RowError(ValueError):
+    """A row that cannot be used. The message says why, `reason` in a word."""
+
+    def __init__(self, message: str, reason: Reason = "fields") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def is_key(value: object) -> bool:
+    """Whether a value is a key as `records.comparison_key` makes them."""
+    return isinstance(value, str) and len(value) == 64 and not value.strip("0123456789abcdef")
+
+
+def has_own_fields(row: Mapping[str, Any]) -> bool:
+    """Whether the row has a field beside `id` that this project writes and others do not."""
+    return any(row.get(name) is not None for name in _OWN_FIELDS)
+
+
+def check_type(name: str, value: Any, kind: type) -> None:
+    """Raise RowError unless the value of a field has exactly this type (a boolean is no int)."""
+    if type(value) is not kind:
+        raise RowError(f"'{name}' must be of type {kind.__name__}, not {reprlib.repr(value)}")
+
+
+def check_types(row: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    """Raise RowError when a field that is there has another type.
+
+    A null has one, too: `datasets` takes the type of a column from its first rows.
+    """
+    for name, kind in kinds.items():
+        if name in row:
+            check_type(name, row[name], kind)
+
+
+def check_prompt(prompt: str, images: Sequence[str], videos: Sequence[str]) -> None:
+    """Raise RowError unless the prompt has a text, and one placeholder for each medium."""
+    text = prompt
+    for name, paths in (("images", images), ("videos", videos)):
+        token = PLACEHOLDERS[name]
+        if (count := prompt.count(token)) != len(paths):
+            raise RowError(
+                f"{count} {token} in the prompt, but {len(paths)} in '{name}'; "
+                "each medium needs one placeholder",
+                "placeholders",
+            )
+        text = text.replace(token, "")
+    if not text.strip():
+        raise RowError("the prompt is empty")
+    for token in (*RESERVED, FOREIGN_PLACEHOLDER):
+        if token in prompt:
+            raise RowError(
+                f"the prompt holds {token}; a trainer would look for a medium there", "placeholders"
+            )
+
+
+def check_completion(text: str, name: str = "the completion") -> None:
+    """Raise RowError for a text that is empty, or holds the token of a medium."""
+    if not text.strip():
+        raise RowError(f"{name} is empty")
+    for token in _MEDIA_TOKENS:
+        if token in text:
+            raise RowError(
+                f"{name} holds {token}; a trainer would look for a medium there", "placeholders"
+            )
+
+
+def check_compared_media(
+    images: Sequence[str], videos: Sequence[str], compares_media: bool
+) -> None:
+    """Raise RowError when the media are not those of one comparison."""
+    media = images or videos
+    if (images and videos) or len(media) < (2 if compares_media else 1):
+        raise RowError(
+            "the row names fewer than two media of one kind"
+            if compares_media
+            else "the row names no medium, or media of two kinds"
+        )
+    if compares_media and media[-2] == media[-1]:
+        raise RowError(f"both media are the same: {reprlib.repr(media[-1])}")
+
+
+def check_label(label: Any) -> None:
+    """Raise RowError unless the label is 1 or 2."""
+    if label not in (1, 2):
+        raise RowError(f"'label' must be 1 or 2, not {reprlib.repr(label)}")
+
+
+def check_order(order: Any) -> None:
+    """Raise RowError unless the order is one of `records.ORDERS`."""
+    if order not in ORDERS:
+        raise RowError(f"'order' must be given or swapped, not {reprlib.repr(order)}")
+
+
+def check_task(task: str) -> None:
+    """Raise RowError for a task that is not known."""
+    if task not in TASKS:
+        raise RowError(f"unknown task {reprlib.repr(task)}")
+
+
+def _media(row: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The paths of a row's media, by column. Raises RowError for what is no path."""
+    media = {name: row.get(name, []) for name in PLACEHOLDERS}
+    for paths in media.values():
+        for path in paths:
+            if not isinstance(path, str) or not path:
+                raise RowError(f"a media path must be a string, not {reprlib.repr(path)}")
+    return media
+
+
+def check_row(row: Any) -> dict[str, list[str]]:
+    """The media paths of an SFT row, a judged row or a DPO row, under "images" and "videos".
+
+    Raises RowError for a row that cannot be trained on.
+    """
+    if not isinstance(row, Mapping):
+        raise RowError(f"a row must be an object, not {type(row).__name__}")
+    if "conversations" in row:
+        return check_sft_row(row)
+    if not any(name in row for name in ("problem", "chosen", "rejected")):
+        raise RowError(
+            "needs 'conversations' (SFT), or 'problem', 'chosen' and 'rejected' (DPO); it has "
+            + (", ".join(map(repr, row)) or "no key")
+        )
+    return check_pair_row(row)
+
+
+def check_sft_row(row: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The media paths of a row with `conversations`. Raises RowError.
+
+    A row with this project's fields must be about one comparison, as the merger wants it.
+    """
+    check_types(row, ROW_FIELDS)
+    try:
+        prompt, completion = turns(row)
+    except ValueError as error:
+        raise RowError(str(error)) from None
+    media = _media(row)
+    check_prompt(prompt, media["images"], media["videos"])
+    check_completion(completion)
+    if is_key(row.get("id")) and has_own_fields(row):
+        _check_judged(row, **media)
+    return media
+
+
+def _check_judged(row: Mapping[str, Any], images: list[str], videos: list[str]) -> None:
+    task = row.get("task") or ("video_generation" if videos else "image_generation")
+    check_task(task)
+    check_compared_media(images, videos, TASKS[task].compares_media)
+    if "label" in row:
+        check_label(row["label"])
+    if row.get("order"):
+        check_order(row["order"])
+
+
+def check_pair_row(row: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The media paths of a DPO row. Raises RowError."""
+    for name in _PAIR_NEEDS:
+        if name not in row:
+            raise RowError(f"has no '{name}'")
+    check_types(row, PAIR_FIELDS)
+    media = _media(row)
+    if media["videos"] or PLACEHOLDERS["videos"] in row["problem"]:
+        raise RowError("has videos; stage 3 trains on images only")
+    check_prompt(row["problem"], media["images"], [])
+    if not media["images"]:
+        raise RowError("has no images")
+    for side in ("chosen", "rejected"):
+        check_completion(row[side], f"'{side}'")
+    if row["chosen"] == row["rejected"]:
+        raise RowError("'chosen' and 'rejected' are the same text")
+    return media
