@@ -86,7 +86,7 @@ def row(id_, order, verdict, answer, coherence="coherent", sample=0):
 
 
 def test_the_tally():
-    figures = tally(
+    metrics = tally(
         [
             row("x", "given", "correct", 1),
             row("x", "swapped", "correct", 2, "tie"),
@@ -96,17 +96,17 @@ def test_the_tally():
             row("z", "swapped", "truncated", 0, ""),
         ]
     )
-    assert figures["judged"] == 6
-    assert figures["verdicts"] == {"correct": 3, "incorrect": 1, "unparsed": 1, "truncated": 1}
-    assert figures["coherence"] == {"coherent": 3, "tie": 1}
-    # Unparsed and truncated responses are wrong ones.
-    assert (figures["accuracy"]["count"], figures["accuracy"]["of"]) == (3, 6)
-    assert (figures["well_formed"]["count"], figures["well_formed"]["of"]) == (4, 6)
-    assert (figures["coherent"]["count"], figures["coherent"]["of"]) == (3, 6)
-    # Position bias is a matter of those that answered.
-    assert (figures["answers_1"]["count"], figures["answers_1"]["of"]) == (3, 4)
-    assert (figures["survives_swap"]["count"], figures["survives_swap"]["of"]) == (1, 3)
-    assert figures["pass_rate_histogram"] == {"0.00": 1, "0.50": 1, "1.00": 1}
+    assert metrics["judged"] == 6
+    assert metrics["verdicts"] == {"correct": 3, "incorrect": 1, "unparsed": 1, "truncated": 1}
+    assert metrics["coherence"] == {"coherent": 3, "tie": 1}
+    # Unparsed and truncated responses count as wrong.
+    assert (metrics["accuracy"]["count"], metrics["accuracy"]["of"]) == (3, 6)
+    assert (metrics["well_formed"]["count"], metrics["well_formed"]["of"]) == (4, 6)
+    assert (metrics["coherent"]["count"], metrics["coherent"]["of"]) == (3, 6)
+    # Position bias is about the responses with an answer.
+    assert (metrics["answers_1"]["count"], metrics["answers_1"]["of"]) == (3, 4)
+    assert (metrics["survives_swap"]["count"], metrics["survives_swap"]["of"]) == (1, 3)
+    assert metrics["pass_rate_histogram"] == {"0.00": 1, "0.50": 1, "1.00": 1}
 
 
 def test_a_verdict_survives_the_swap_when_both_orders_name_the_same_candidate():
@@ -116,30 +116,30 @@ def test_a_verdict_survives_the_swap_when_both_orders_name_the_same_candidate():
         "z": ("correct", "incorrect"),
         "u": ("unparsed", "unparsed"),
     }
-    figures = tally(
+    metrics = tally(
         [
             row(id_, order, verdict, 0 if verdict == "unparsed" else 1)
             for id_, both in verdicts.items()
             for order, verdict in zip(("given", "swapped"), both, strict=True)
         ]
     )
-    assert (figures["survives_swap"]["count"], figures["survives_swap"]["of"]) == (2, 4)
-    assert (figures["right_in_both_orders"]["count"], figures["right_in_both_orders"]["of"]) == (
+    assert (metrics["survives_swap"]["count"], metrics["survives_swap"]["of"]) == (2, 4)
+    assert (metrics["right_in_both_orders"]["count"], metrics["right_in_both_orders"]["of"]) == (
         1, 4,
     )  # fmt: skip
 
 
 def test_no_swap_where_one_order_was_asked():
-    figures = tally([row("x", "given", "correct", 1), row("y", "given", "correct", 1)])
-    assert figures["survives_swap"]["of"] == 0
+    metrics = tally([row("x", "given", "correct", 1), row("y", "given", "correct", 1)])
+    assert metrics["survives_swap"]["of"] == 0
 
 
 def test_comparisons_one_by_one_give_the_same_as_all_at_once():
     rows = [row(id_, order, "correct", 1) for id_ in "xyz" for order in ("given", "swapped")]
-    figures = Tally()
+    counts = Tally()
     for start in (0, 2, 4):
-        figures.add(rows[start : start + 2], mismatches=1)
-    assert figures.figures() == tally(rows) | {"mismatch": 3}
+        counts.add(rows[start : start + 2], mismatches=1)
+    assert counts.metrics() == tally(rows) | {"mismatch": 3}
 
 
 def test_the_tally_of_nothing():

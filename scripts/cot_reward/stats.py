@@ -1,38 +1,42 @@
-"""Figures of judged rows: shares with intervals, and paired comparisons between models."""
+"""Metrics of judged rows: accuracy, well-formed texts, position bias, pass rates, with intervals.
+
+Also: the Wilson interval, the bootstrap of a mean, and the paired difference of two models.
+"""
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-# 97.5% quantile of the normal distribution: two-sided 95% intervals.
-_Z = 1.959963984540054
+# The 97.5% quantile of the normal distribution, for two-sided 95% intervals.
+_Z_95 = 1.959963984540054
+_INDICES_PER_BATCH = 4_000_000
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
-    """The 95% Wilson score interval of a proportion; (0, 1) when nothing was seen."""
+    """The 95% Wilson score interval of a proportion; (0, 1) when `n` is 0."""
     if n == 0:
         return 0.0, 1.0
     p = successes / n
-    scale = 1 + _Z**2 / n
-    centre = (p + _Z**2 / (2 * n)) / scale
-    half = _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2)) / scale
+    scale = 1 + _Z_95**2 / n
+    centre = (p + _Z_95**2 / (2 * n)) / scale
+    half = _Z_95 * math.sqrt(p * (1 - p) / n + _Z_95**2 / (4 * n**2)) / scale
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def bootstrap_mean(
     values: Sequence[float], resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """The 95% percentile interval of a mean over independent units, by resampling the units."""
+    """The 95% percentile bootstrap interval of a mean over independent units."""
     import numpy as np
 
     data = np.asarray(values, dtype=float)
     random = np.random.default_rng(seed)
     means = np.empty(resamples)
-    # In slices: all indices at once would take resamples x units x 8 bytes.
-    step = max(1, 4_000_000 // max(1, len(data)))
-    for start in range(0, resamples, step):
-        stop = min(start + step, resamples)
+    # In batches: all indices at once would take resamples x units x 8 bytes.
+    batch = max(1, _INDICES_PER_BATCH // max(1, len(data)))
+    for start in range(0, resamples, batch):
+        stop = min(start + batch, resamples)
         means[start:stop] = data[random.integers(0, len(data), (stop - start, len(data)))].mean(1)
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
@@ -40,7 +44,10 @@ def bootstrap_mean(
 def paired_difference(
     after: Sequence[float], before: Sequence[float], resamples: int = 10_000, seed: int = 0
 ) -> dict[str, float]:
-    """Mean of after - before over paired units, with its 95% bootstrap interval."""
+    """The mean of after - before over paired units, with its 95% bootstrap interval.
+
+    Raises ValueError for no units, or for two sequences of different lengths.
+    """
     if len(after) != len(before) or not after:
         raise ValueError(f"{len(after)} and {len(before)} units cannot be paired")
     deltas = [a - b for a, b in zip(after, before, strict=True)]
@@ -55,38 +62,40 @@ def share(count: int, of: int) -> dict[str, Any]:
 
 
 class Tally:
-    """The figures of judged rows, taken in by comparison; memory does not grow with them."""
+    """Counts judged rows, comparison by comparison; memory does not grow with the rows."""
 
     def __init__(self) -> None:
         self._verdicts: Counter[str] = Counter()
         self._coherence: Counter[str] = Counter()
-        self._histogram: Counter[str] = Counter()
+        self._pass_rates: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
 
     def add(self, rows: Iterable[Mapping[str, Any]], mismatches: int = 0) -> None:
-        """Take in all rows of one comparison, of which so many have a mismatch."""
-        rows, orders = list(rows), defaultdict[int, dict[str, str]](dict)
+        """Add all rows of one comparison; `mismatches` of them have a mismatch (see `Verdict`)."""
+        rows = list(rows)
         if not rows:
             return
+        # sample -> order -> verdict
+        verdicts_by_order = defaultdict[int, dict[str, str]](dict)
         for row in rows:
             self._verdicts[row["verdict"]] += 1
-            orders[row["sample"]][row["order"]] = row["verdict"]
+            verdicts_by_order[row["sample"]][row["order"]] = row["verdict"]
             if row["answer"]:
                 self._coherence[row["coherence"]] += 1
                 self._counts["answers_1"] += row["answer"] == 1
         correct = sum(row["verdict"] == "correct" for row in rows)
-        self._histogram[f"{correct / len(rows):.2f}"] += 1
-        for verdicts in orders.values():
+        self._pass_rates[f"{correct / len(rows):.2f}"] += 1
+        for verdicts in verdicts_by_order.values():
             if len(verdicts) == 2:
                 self._counts["swapped"] += 1
-                # Right twice, or wrong twice: either way the same candidate was named in both.
+                # Right twice or wrong twice: both orders named the same candidate.
                 self._counts["survives"] += set(verdicts.values()) in ({"correct"}, {"incorrect"})
                 self._counts["right_twice"] += set(verdicts.values()) == {"correct"}
         self._counts["mismatch"] += mismatches
 
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """Shares as fractions, each with its count and 95% interval."""
-        judged, formed = self._verdicts.total(), self._coherence.total()
+        judged, well_formed = self._verdicts.total(), self._coherence.total()
         counts = self._counts
         return {
             "judged": judged,
@@ -94,21 +103,21 @@ class Tally:
             "coherence": dict(self._coherence),
             "mismatch": counts["mismatch"],
             "accuracy": share(self._verdicts["correct"], judged),
-            "well_formed": share(formed, judged),
+            "well_formed": share(well_formed, judged),
             "coherent": share(self._coherence["coherent"], judged),
-            "answers_1": share(counts["answers_1"], formed),
+            "answers_1": share(counts["answers_1"], well_formed),
             "survives_swap": share(counts["survives"], counts["swapped"]),
             "right_in_both_orders": share(counts["right_twice"], counts["swapped"]),
-            "pass_rate_histogram": dict(sorted(self._histogram.items())),
+            "pass_rate_histogram": dict(sorted(self._pass_rates.items())),
         }
 
 
 def tally(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of judged rows in any order."""
+    """The metrics of judged rows in any order (see `Tally.metrics`)."""
     by_comparison: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         by_comparison[row["id"]].append(row)
-    figures = Tally()
+    counts = Tally()
     for group in by_comparison.values():
-        figures.add(group)
-    return figures.figures()
+        counts.add(group)
+    return counts.metrics()

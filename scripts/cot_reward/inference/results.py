@@ -110,7 +110,7 @@ def derive(
                 for failure in _failures(listed, order, known, source):
                     fail(failure)
             tally.add(rows, mismatches)
-    results.figures = tally.figures()
+    results.figures = tally.metrics()
     if ledger.duplicate_count:
         write_jsonl(out / "duplicates.jsonl", ledger.duplicates())
     else:
