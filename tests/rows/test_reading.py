@@ -61,7 +61,7 @@ def test_a_bad_first_line_costs_itself(tmp_path, first, mark):
     assert rows(path) == [(number, ValueError), *enumerate(lines, number + 1)]
     assert reading.spans(path, 2**20) == [(0, path.stat().st_size)]
     # Only where the name says that there are lines.
-    with pytest.raises(UserError, match="not a whole JSON list"):
+    with pytest.raises(UserError, match="not a complete JSON list"):
         rows(path.rename(tmp_path / "x.json"))
 
 
@@ -100,8 +100,8 @@ def test_a_file_may_be_empty_where_that_is_said(tmp_path, content):
     [
         (b"", "empty"),
         (b" \n", "empty"),
-        (b'[{"a": 1}, {"a"', "not a whole JSON list"),
-        (b"[" * 100_000, "not a whole JSON list"),
+        (b'[{"a": 1}, {"a"', "not a complete JSON list"),
+        (b"[" * 100_000, "not a complete JSON list"),
         (b'[{"a": "\xff"}]', "cannot be read"),
     ],
 )
@@ -203,7 +203,7 @@ def test_a_list_with_a_fault_is_an_error(tmp_path, broken):
     path.write_text(broken)
     with pytest.raises(json.JSONDecodeError):
         json.loads(broken)
-    with pytest.raises(UserError, match="not a whole JSON list"):
+    with pytest.raises(UserError, match="not a complete JSON list"):
         rows(path)
 
 

@@ -293,7 +293,7 @@ def test_a_broken_line_costs_a_row_and_a_broken_list_everything(tmp_path):
     assert "not valid JSON" in why
     path = tmp_path / "rows.json"
     path.write_text(json.dumps(many(150))[:-20])
-    with pytest.raises(UserError, match=r"rows\.json: not a whole JSON list"):
+    with pytest.raises(UserError, match=r"rows\.json:1: not a complete JSON list"):
         derive([path])
     with pytest.raises(UserError, match=r"none\.json: no such file"):
         derive([tmp_path / "none.json"])

@@ -25,6 +25,16 @@ _BOM = b"\xef\xbb\xbf"
 _LIST_IN_JSONL = re.compile(rb"\[[ \t\r]*(?:\{|\n|\Z|\]\s*\Z)")
 
 Row = dict[str, Any] | ValueError
+# The message about a row that is valid JSON and no object.
+NOT_AN_OBJECT = "not an object"
+
+
+class BrokenFileError(UserError):
+    """A file that cannot be read to its end; `line` counts from 1 (0: it is not known)."""
+
+    def __init__(self, message: str, line: int = 0) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 def read_rows(path: Path, may_be_empty: bool = False) -> Iterator[tuple[int, Row]]:
@@ -56,7 +66,9 @@ def read_rows(path: Path, may_be_empty: bool = False) -> Iterator[tuple[int, Row
                 raise UserError(f"{path}: empty")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise BrokenFileError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
 
 
@@ -93,6 +105,14 @@ def read_span(path: Path, start: int, end: int) -> Iterator[tuple[int, Row | Non
             yield number, _fast_object(line) if line.strip() else None
 
 
+def row_noun(path: Path) -> str:
+    """What a row's position counts: "line" in JSONL, "row" in a JSON list or Parquet file."""
+    if path.suffix == ".parquet":
+        return "row"
+    with path.open("rb") as file:
+        return "row" if _is_list(file, path) else "line"
+
+
 def _is_list(file: io.BufferedReader, path: Path) -> bool:
     head = file.peek(4096).removeprefix(_BOM).lstrip()
     return bool(_LIST_IN_JSONL.match(head) if path.suffix == ".jsonl" else head[:1] == b"[")
@@ -102,7 +122,7 @@ def _fast_object(line: bytes) -> Row:
     # Three times as fast, and stricter: what it refuses, the standard library may know.
     with suppress(orjson.JSONDecodeError):
         item = orjson.loads(line)
-        return item if isinstance(item, dict) else ValueError("not an object")
+        return item if isinstance(item, dict) else ValueError(NOT_AN_OBJECT)
     return _object(line)
 
 
@@ -116,7 +136,7 @@ def _object(line: bytes) -> Row:
 
 def _checked(item: Any) -> Row:
     if not isinstance(item, dict):
-        return ValueError("not an object")
+        return ValueError(NOT_AN_OBJECT)
     try:
         # JSON can spell half a character (a lone surrogate); no file or request can hold it.
         dump(item).encode()
@@ -136,12 +156,14 @@ def _list(file: IO[bytes], path: Path) -> Iterator[Any]:
     text = io.TextIOWrapper(file, "utf-8-sig")
     decode = json.JSONDecoder().raw_decode
     buffer, at = text.read(_CHUNK), 0
+    lines_before_buffer = 0
 
     def more() -> bool:
-        nonlocal buffer, at
+        nonlocal buffer, at, lines_before_buffer
         # Twice as much each time, so that a long entry is not decoded too often.
         added = text.read(max(_CHUNK, len(buffer) - at))
         if added:
+            lines_before_buffer += buffer.count("\n", 0, at)
             buffer, at = buffer[at:] + added, 0
         return bool(added)
 
@@ -156,8 +178,13 @@ def _list(file: IO[bytes], path: Path) -> Iterator[Any]:
             if not more():
                 return ""
 
-    def broken(why: object) -> UserError:
-        return UserError(f"{path}: not a whole JSON list ({why}); was its writer stopped half-way?")
+    def broken(why: object, position: int | None = None) -> UserError:
+        end = at if position is None else position
+        line = 1 + lines_before_buffer + buffer.count("\n", 0, end)
+        return BrokenFileError(
+            f"{path}:{line}: not a complete JSON list ({why}); was its writer stopped half-way?",
+            line,
+        )
 
     try:
         skip_space()
@@ -176,7 +203,8 @@ def _list(file: IO[bytes], path: Path) -> Iterator[Any]:
                             break
                     except json.JSONDecodeError as error:
                         if len(buffer) - at > _LONGEST or not more():
-                            raise broken(f"entry {count + 1}: {error}") from None
+                            why = f"entry {count + 1}: {error.msg}"
+                            raise broken(why, error.pos) from None
                 yield item
                 count += 1
                 following = skip_space()
@@ -188,7 +216,7 @@ def _list(file: IO[bytes], path: Path) -> Iterator[Any]:
         at += 1
         if skip_space():
             raise broken(f"something stands behind its end: {buffer[at : at + 20]!r}")
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, BrokenFileError):
         raise
     except (ValueError, RecursionError) as error:
         raise broken(error) from None
