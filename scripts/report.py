@@ -14,7 +14,7 @@ from cot_reward.evaluation.page import write_report
 class ReportSettings:
     runs: Path = field(default=Path("runs/demo"), metadata={"help": "folder of the demo's runs"})
     seeds: list[int] = field(
-        default_factory=lambda: [0], metadata={"help": "seeds that are pooled in the table"}
+        default_factory=lambda: [0], metadata={"help": "seeds to pool in the table"}
     )
 
 

@@ -1,1 +1,1 @@
-"""Evaluation: judged runs of several stages, collected into a table, plots and a page."""
+"""Evaluation: the judged runs of all stages, collected into a table, plots and a results file."""

@@ -1,8 +1,12 @@
-"""Held-out results stage by stage, collected from judged runs; differences with intervals."""
+"""Held-out results by stage: reads the judged rows of finished runs and compares the stages.
+
+The runs lie in the folders that scripts/demo.sh writes: RUNS/eval_base and RUNS/seedN/eval_STAGE,
+each with a folder for every decoding mode.
+"""
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ from cot_reward.errors import UserError
 from cot_reward.rows.reading import read_rows
 from cot_reward.stats import bootstrap_mean, paired_difference, tally
 
-# name -> what it is, in the order of the chain; "control" is plain SFT on stage 3's chosen texts.
+# Name -> title, in the order of the chain. The control is plain SFT on stage 3's chosen texts.
 STAGES = {
     "base": "base",
     "stage1": "stage 1: cold start",
@@ -26,11 +30,15 @@ DIFFERENCES = (
     ("control", "stage2"),
     ("stage3", "control"),
 )
+# Name of the folder and of the key -> title.
 MODES = {"greedy": "greedy", "sampled": "T=1"}
+
+# Comparison -> share of correct responses, by stage and mode.
+Accuracies = dict[tuple[str, str], dict[str, float]]
 
 
 def judged_rows(folder: Path) -> list[dict[str, Any]]:
-    """Every judged row of a finished inference run."""
+    """Every judged row of a finished inference run. Raises UserError when it has not finished."""
     if not (folder / "summary.json").exists():
         raise UserError(f"{folder}: no summary.json; this inference has not finished")
     rows: list[dict[str, Any]] = []
@@ -41,74 +49,91 @@ def judged_rows(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def by_comparison(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, float]:
-    """Mean correctness of each comparison over orders, samples and runs: the independent units."""
-    seen: dict[str, list[bool]] = defaultdict(list)
-    for rows in runs:
-        for row in rows:
-            seen[row["id"]].append(row["verdict"] == "correct")
-    return {key: sum(right) / len(right) for key, right in seen.items()}
+def accuracy_by_comparison(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Share of correct responses for each comparison, over its orders, samples and runs.
+
+    Comparisons are the independent units: responses about the same one are not independent.
+    """
+    correct: dict[str, list[bool]] = defaultdict(list)
+    for row in rows:
+        correct[row["id"]].append(row["verdict"] == "correct")
+    return {key: sum(hits) / len(hits) for key, hits in correct.items()}
 
 
-def _folder(runs: Path, seed: int, stage: str) -> Path:
-    return runs / "eval_base" if stage == "base" else runs / f"seed{seed}" / f"eval_{stage}"
-
-
-def _training(folder: Path) -> dict[str, Any]:
-    """Optimiser steps and seconds per step, as the trainer recorded them."""
+def training_pace(folder: Path) -> dict[str, Any]:
+    """Optimiser steps and seconds per step from trainer_state.json; empty without that file."""
     path = folder / "trainer_state.json"
     if not path.exists():
         return {}
     state = json.loads(path.read_text(encoding="utf-8"))
     seconds = next(
-        (e["train_runtime"] for e in reversed(state["log_history"]) if "train_runtime" in e), 0.0
+        (
+            entry["train_runtime"]
+            for entry in reversed(state["log_history"])
+            if "train_runtime" in entry
+        ),
+        0.0,
     )
     steps = state["global_step"]
     return {"steps": steps, "seconds_per_step": seconds / steps if steps else 0.0}
 
 
 def collect(runs: Path, seeds: Sequence[int]) -> dict[str, Any]:
-    """Everything the table shows: one record per stage, and the differences between stages."""
-    records = []
-    units: dict[tuple[str, str], dict[str, float]] = {}
-    for stage, title in STAGES.items():
-        # The base is one model, whatever the seeds.
-        folders = {
-            seed: _folder(runs, seed, stage) for seed in (seeds[:1] if stage == "base" else seeds)
-        }
-        record: dict[str, Any] = {"stage": stage, "title": title, "seeds": list(folders)}
-        for mode in MODES:
-            per_seed = {seed: judged_rows(folder / mode) for seed, folder in folders.items()}
-            # Rows of several seeds share ids: the seed keeps their swap pairs apart.
-            pooled = [
-                row | {"id": f"{seed}/{row['id']}"}
-                for seed, rows in per_seed.items()
-                for row in rows
-            ]
-            record[mode] = tally(pooled)
-            units[stage, mode] = by_comparison(list(per_seed.values()))
-            low, high = bootstrap_mean(list(units[stage, mode].values()))
-            # Samples of one comparison are not independent; this interval resamples comparisons.
-            record[mode]["accuracy"] |= {"bootstrap_low": low, "bootstrap_high": high}
-            record[mode]["accuracy_by_seed"] = {
-                str(seed): tally(rows)["accuracy"]["share"] for seed, rows in per_seed.items()
-            }
-        if stage != "base":
-            record["training"] = _training(runs / f"seed{seeds[0]}" / stage)
-        records.append(record)
-    differences = []
-    for after, before in DIFFERENCES:
-        for mode in MODES:
-            first, second = units[after, mode], units[before, mode]
-            if first.keys() != second.keys():
-                raise UserError(f"{after} and {before} were not evaluated on the same comparisons")
-            keys = sorted(first)
-            difference = paired_difference([first[k] for k in keys], [second[k] for k in keys])
-            differences.append({"after": after, "before": before, "mode": mode} | difference)
+    """The contents of results.json: a record for each stage, and the differences between stages.
+
+    Raises UserError when a run is missing or has not finished, and when two stages that are
+    compared answered different comparisons.
+    """
+    accuracies: Accuracies = {}
+    records = [_stage_record(runs, seeds, stage, accuracies) for stage in STAGES]
     steps = runs / "steps.jsonl"
     return {
         "seeds": list(seeds),
         "stages": records,
-        "differences": differences,
+        "differences": _differences(accuracies),
         "step_seconds": [row for _, row in read_rows(steps)] if steps.exists() else [],
     }
+
+
+def _stage_record(
+    runs: Path, seeds: Sequence[int], stage: str, accuracies: Accuracies
+) -> dict[str, Any]:
+    """The metrics of a stage in each mode, pooled over the seeds; adds to `accuracies`."""
+    if stage == "base":  # one model, whatever the seeds
+        folders = {seeds[0]: runs / "eval_base"}
+    else:
+        folders = {seed: runs / f"seed{seed}" / f"eval_{stage}" for seed in seeds}
+    record: dict[str, Any] = {"stage": stage, "title": STAGES[stage], "seeds": list(folders)}
+    for mode in MODES:
+        by_seed = {seed: judged_rows(folder / mode) for seed, folder in folders.items()}
+        # Seeds share comparison ids. With the seed in the id, orders pair within a seed.
+        record[mode] = tally(
+            row | {"id": f"{seed}/{row['id']}"} for seed, rows in by_seed.items() for row in rows
+        )
+        accuracy = accuracy_by_comparison(row for rows in by_seed.values() for row in rows)
+        accuracies[stage, mode] = accuracy
+        # The Wilson interval takes responses as independent; this one resamples comparisons.
+        low, high = bootstrap_mean(list(accuracy.values()))
+        record[mode]["accuracy"] |= {"bootstrap_low": low, "bootstrap_high": high}
+        record[mode]["accuracy_by_seed"] = {
+            str(seed): tally(rows)["accuracy"]["share"] for seed, rows in by_seed.items()
+        }
+    if stage != "base":
+        record["training"] = training_pace(runs / f"seed{seeds[0]}" / stage)
+    return record
+
+
+def _differences(accuracies: Accuracies) -> list[dict[str, Any]]:
+    """Mean differences in accuracy over the comparisons, for each of DIFFERENCES and each mode."""
+    differences = []
+    for after, before in DIFFERENCES:
+        for mode in MODES:
+            first, second = accuracies[after, mode], accuracies[before, mode]
+            if first.keys() != second.keys():
+                raise UserError(f"{after} and {before} were not evaluated on the same comparisons")
+            keys = sorted(first)
+            difference = paired_difference(
+                [first[key] for key in keys], [second[key] for key in keys]
+            )
+            differences.append({"after": after, "before": before, "mode": mode} | difference)
+    return differences

@@ -1,0 +1,145 @@
+"""Collected results against counts made by hand, on small folders of judged runs."""
+
+import shutil
+
+import pytest
+from cot_reward.errors import UserError
+from cot_reward.evaluation.collect import (
+    DIFFERENCES,
+    MODES,
+    STAGES,
+    accuracy_by_comparison,
+    collect,
+    judged_rows,
+    training_pace,
+)
+from helpers.evaluation import RIGHT, TURNED, WRONG, finished_demo, judged_run, trained
+
+UNPARSED = ("unparsed", "truncated")
+
+
+def test_judged_rows_come_from_all_three_files(tmp_path):
+    folder = judged_run(tmp_path / "run", [RIGHT, TURNED, UNPARSED])
+    rows = judged_rows(folder)
+    assert [row["verdict"] for row in rows] == [
+        "correct", "correct", "correct", "incorrect", "unparsed", "truncated",
+    ]  # fmt: skip
+    assert {row["id"] for row in rows} == {f"comparison {number}" for number in range(3)}
+
+
+def test_a_run_without_a_summary_is_an_error_that_names_it(tmp_path):
+    folder = judged_run(tmp_path / "run", [RIGHT])
+    (folder / "summary.json").unlink()
+    with pytest.raises(UserError, match=r"run: no summary\.json; .* has not finished"):
+        judged_rows(folder)
+
+
+def test_a_stage_that_has_not_finished_is_named(tmp_path):
+    runs = finished_demo(tmp_path)
+    (runs / "seed0/eval_stage2/sampled/summary.json").unlink()
+    with pytest.raises(UserError, match=r"eval_stage2/sampled: no summary\.json"):
+        collect(runs, [0])
+
+
+def test_accuracy_counts_a_comparison_once(tmp_path):
+    rows = judged_rows(judged_run(tmp_path / "one", [RIGHT, TURNED, UNPARSED]))
+    rows += judged_rows(judged_run(tmp_path / "two", [WRONG, TURNED, RIGHT], sample=1))
+    assert accuracy_by_comparison(rows) == {
+        "comparison 0": 0.5, "comparison 1": 0.5, "comparison 2": 0.5,
+    }  # fmt: skip
+    rows += judged_rows(judged_run(tmp_path / "three", [RIGHT]))
+    assert accuracy_by_comparison(rows)["comparison 0"] == pytest.approx(4 / 6)
+
+
+def test_shares_of_a_stage(tmp_path):
+    runs = finished_demo(tmp_path, verdicts={"stage1": [RIGHT, WRONG, TURNED, UNPARSED]})
+    record = collect(runs, [0])["stages"][1]
+    assert record["stage"] == "stage1"
+    assert record["title"] == STAGES["stage1"]
+    for mode in MODES:
+        metrics = record[mode]
+        counts = {
+            name: (metrics[name]["count"], metrics[name]["of"])
+            for name in ("accuracy", "well_formed", "answers_1", "survives_swap")
+        }
+        assert counts == {
+            "accuracy": (3, 8),  # an unparsed or truncated response is wrong
+            "well_formed": (6, 8),
+            # RIGHT names 1 then 2, WRONG 2 then 1, TURNED the first picture both times.
+            "answers_1": (4, 6),
+            "survives_swap": (2, 4),
+        }
+        assert metrics["accuracy"]["share"] == 3 / 8
+        right_twice = metrics["right_in_both_orders"]
+        assert (right_twice["count"], right_twice["of"]) == (1, 4)
+
+
+def test_seeds_are_pooled_and_each_is_shown(tmp_path):
+    runs = finished_demo(tmp_path, seeds=(3, 5))
+    for mode in MODES:
+        judged_run(runs / "seed5/eval_stage3" / mode, [RIGHT, WRONG, WRONG, WRONG])
+    results = collect(runs, [3, 5])
+    assert results["seeds"] == [3, 5]
+    by_stage = {record["stage"]: record for record in results["stages"]}
+    assert by_stage["base"]["seeds"] == [3]
+    assert by_stage["base"]["greedy"]["accuracy"]["of"] == 8
+    accuracy = by_stage["stage3"]["greedy"]["accuracy"]
+    assert (accuracy["count"], accuracy["of"]) == (10, 16)
+    assert by_stage["stage3"]["greedy"]["accuracy_by_seed"] == {"3": 1.0, "5": 0.25}
+    # Both seeds answered the same comparisons: each order is paired within its own seed.
+    assert by_stage["stage3"]["greedy"]["survives_swap"]["of"] == 8
+
+
+def test_the_bootstrap_interval_is_over_comparisons(tmp_path):
+    runs = finished_demo(tmp_path, verdicts={"stage1": [RIGHT] * 10 + [WRONG] * 10})
+    for stage in STAGES:
+        if stage != "stage1":
+            folder = runs / "eval_base" if stage == "base" else runs / f"seed0/eval_{stage}"
+            for mode in MODES:
+                judged_run(folder / mode, [RIGHT] * 20)
+    accuracy = collect(runs, [0])["stages"][1]["greedy"]["accuracy"]
+    assert accuracy["bootstrap_low"] < accuracy["low"] < 0.5
+    assert 0.5 < accuracy["high"] < accuracy["bootstrap_high"]
+
+
+def test_differences_are_paired_by_comparison(tmp_path):
+    verdicts = {"base": [WRONG] * 4, "stage1": [RIGHT, WRONG, WRONG, WRONG]}
+    results = collect(finished_demo(tmp_path, verdicts=verdicts), [0])
+    differences = {
+        (entry["before"], entry["after"], entry["mode"]): entry for entry in results["differences"]
+    }
+    assert len(differences) == len(DIFFERENCES) * len(MODES)
+    first = differences["base", "stage1", "greedy"]
+    assert first["difference"] == 0.25
+    assert first["low"] <= 0.25 <= first["high"]
+    assert first["units"] == 4
+    assert differences["stage1", "stage2", "sampled"]["difference"] == 0.75
+    alike = differences["stage2", "stage3", "greedy"]
+    assert (alike["difference"], alike["low"], alike["high"]) == (0, 0, 0)
+
+
+def test_stages_about_other_comparisons_are_not_compared(tmp_path):
+    runs = finished_demo(tmp_path)
+    judged_run(runs / "seed0/eval_control/sampled", [RIGHT] * 3)
+    with pytest.raises(UserError, match="control and stage2 were not evaluated on the same"):
+        collect(runs, [0])
+
+
+def test_the_pace_of_a_training(tmp_path):
+    assert training_pace(trained(tmp_path / "stage1", steps=8, seconds=2.0)) == {
+        "steps": 8, "seconds_per_step": 0.25,
+    }  # fmt: skip
+    assert training_pace(tmp_path / "nothing") == {}
+    runs = finished_demo(tmp_path / "runs")
+    shutil.rmtree(runs / "seed0/control")
+    by_stage = {record["stage"]: record for record in collect(runs, [0])["stages"]}
+    assert "training" not in by_stage["base"]
+    assert by_stage["control"]["training"] == {}
+    assert by_stage["stage3"]["training"] == {"steps": 4, "seconds_per_step": 0.5}
+
+
+def test_the_seconds_of_every_step_are_kept(tmp_path):
+    runs = finished_demo(tmp_path)
+    assert collect(runs, [0])["step_seconds"] == []
+    (runs / "steps.jsonl").write_text('{"step": "pairs", "seconds": 3}\n')
+    assert collect(runs, [0])["step_seconds"] == [{"step": "pairs", "seconds": 3}]
