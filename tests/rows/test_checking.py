@@ -39,17 +39,17 @@ def root(tmp_path: Path) -> Path:
 
 
 def found(path: Path, root: Path) -> list[tuple[str, str]]:
-    report = checking.check_files([path], root, workers=2)
-    return [(problem.where, problem.reason) for problem in report.problems]
+    findings = checking.check_files([path], root, workers=2)
+    return [(problem.where, problem.reason) for problem in findings.problems]
 
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
 def test_clean(tmp_path: Path, root: Path, name: str) -> None:
-    video = dpo([], videos=["clip.mp4"]) | {"problem": "<video>Which?"}
+    video = sft([], videos=["clip.mp4"]) | {"conversations": conversation("<video>W", "x")}
     rows = [sft(["a.png", "b.png"]), sft([]), dpo(["b.png", "./a.png"]), video]
-    report = checking.check_files([write_rows(tmp_path / name, rows)], root, workers=2)
-    assert report.problems == []
-    assert (report.rows, report.images, report.videos) == (4, 2, 1)
+    findings = checking.check_files([write_rows(tmp_path / name, rows)], root, workers=2)
+    assert findings.problems == []
+    assert (findings.rows, findings.images, findings.videos) == (4, 2, 1)
 
 
 def break_media(root: Path) -> None:
@@ -78,7 +78,10 @@ VIDEO_ROW = sft([], videos=["zero.mp4"]) | {"conversations": conversation("<vide
         (sft(["cut.jpg"]), "corrupt"),
         (sft(["thin.png"]), "too_large"),
         (VIDEO_ROW, "empty"),
-        (sft([], videos=["gone.mp4"]) | {"conversations": conversation("<video>", "x")}, "missing"),
+        (
+            sft([], videos=["gone.mp4"]) | {"conversations": conversation("<video>W", "x")},
+            "missing",
+        ),
         (sft(["a.png"]) | {"images": []}, "placeholders"),
         (sft([]) | {"images": ["a.png"]}, "placeholders"),
         (dpo(["a.png"]) | {"images": ["a.png", "b.png"]}, "placeholders"),
@@ -123,7 +126,7 @@ def test_a_malformed_line_has_its_number(tmp_path: Path, root: Path, bad: str) -
 
 def test_a_malformed_list_has_its_line(tmp_path: Path, root: Path) -> None:
     path = tmp_path / "rows.json"
-    path.write_text('[\n{"a": 1},\n{"a": }\n]')
+    path.write_text(f'[\n{json.dumps(sft(["a.png"]))},\n{{"a": }}\n]')
     assert found(path, root) == [(f"{path}:3", "malformed")]
 
 
@@ -167,7 +170,7 @@ def script(*arguments: object) -> "subprocess.CompletedProcess[str]":
 def test_script_says_clean(tmp_path: Path, root: Path) -> None:
     files = [
         write_rows(tmp_path / "a.json", [sft(["a.png"])]),
-        write_rows(tmp_path / "b.jsonl", [dpo([])]),
+        write_rows(tmp_path / "b.jsonl", [dpo(["a.png"])]),
     ]
     done = script(*files, "--image-folder", root)
     assert (done.returncode, done.stderr) == (0, "")
@@ -190,9 +193,9 @@ def test_every_problem_of_a_medium_names_its_file(tmp_path: Path, root: Path) ->
     break_media(root)
     names = ["gone.png", "out.png", "zero.png", "text.png", "cut.jpg", "thin.png"]
     path = write_rows(tmp_path / "rows.jsonl", [sft([name]) for name in names])
-    report = checking.check_files([path], root, workers=2)
-    assert len(report.problems) == len(names)
-    for name, problem in zip(names, report.problems, strict=True):
+    findings = checking.check_files([path], root, workers=2)
+    assert len(findings.problems) == len(names)
+    for name, problem in zip(names, findings.problems, strict=True):
         assert name in problem.message
 
 

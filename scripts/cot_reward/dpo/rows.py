@@ -2,7 +2,6 @@
 
 import json
 import os
-import reprlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,8 @@ from cot_reward.errors import UserError
 from cot_reward.judge import judge
 from cot_reward.media.images import MAX_PIXELS, inspect_image
 from cot_reward.media.paths import MediaError, resolve
-from cot_reward.records import PAIR_FIELDS, RESERVED, placeholder_in
-from cot_reward.rows.reading import read_rows
+from cot_reward.rows.reading import read_rows, row_noun
+from cot_reward.rows.validation import check_pair_row
 from cot_reward.store import dump
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import mixed_templates
@@ -69,11 +68,13 @@ def load_pairs(
     rows: list[tuple[int, dict[str, Any]]] = []
     problems: dict[int, str] = {}
     for number, row in read_rows(Path(path)):
-        problem = str(row) if isinstance(row, ValueError) else find_problem(row)
-        if problem:
-            problems[number] = problem
-        elif not isinstance(row, ValueError):
+        try:
+            if isinstance(row, ValueError):
+                raise row
+            check_pair_row(row)
             rows.append((number, row))
+        except ValueError as error:
+            problems[number] = str(error)
     total = len(rows) + len(problems)
 
     images = sorted({image for _, row in rows for image in row["images"]})
@@ -99,17 +100,17 @@ def load_pairs(
 
     problems = {number: _printable(what) for number, what in problems.items()}
     if problems and not skip_bad_rows:
-        raise UserError(described(path, problems, total))
+        raise UserError(described(Path(path), problems, total))
     if not good:
         nothing = f"{path}: there are no rows"
-        raise UserError(described(path, problems, total) if problems else nothing)
+        raise UserError(described(Path(path), problems, total) if problems else nothing)
     return Pairs(good, [f"{path}:{number}: {what}" for number, what in sorted(problems.items())])
 
 
-def described(path: str, problems: Mapping[int, str], total: int) -> str:
+def described(path: Path, problems: Mapping[int, str], total: int) -> str:
     """How many rows are bad, and the first ten with their places."""
     first = sorted(problems.items())[:_SHOWN]
-    place = "line" if path.endswith(".jsonl") else "row"
+    place = row_noun(path)
     shown = "".join(f"\n  {place} {number}: {what}" for number, what in first)
     more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     return (
@@ -134,48 +135,12 @@ def template_warning(*paths: str | None) -> str:
     return mixed_templates(hashes)
 
 
-def find_problem(row: Mapping[str, Any]) -> str:
-    """What keeps a row from being trained on, or ""; images are not looked at."""
-    for name in ("problem", "chosen", "rejected", "images"):
-        if name not in row:
-            return f"has no '{name}'"
-        if not isinstance(row[name], PAIR_FIELDS[name]):
-            found = reprlib.repr(row[name])
-            return f"'{name}' is {found}, not of type {PAIR_FIELDS[name].__name__}"
-    problem, chosen, rejected = row["problem"], row["chosen"], row["rejected"]
-    for name in ("problem", "chosen", "rejected"):
-        if not row[name].replace(PLACEHOLDER, "").strip():
-            return f"'{name}' is empty"
-        for token in RESERVED:
-            if token in row[name]:
-                return f"'{name}' holds {token}, which only the processor may write"
-        if name != "problem" and (token := placeholder_in(row[name])):
-            return f"'{name}' holds {token}, which stands for a medium"
-    if chosen == rejected:
-        return "'chosen' and 'rejected' are the same text"
-    if row.get("videos") or "<video>" in problem:
-        return "has videos; stage 3 trains on images only"
-    images = row["images"]
-    if problem.count(PLACEHOLDER) != len(images):
-        return (
-            f"has {problem.count(PLACEHOLDER)} {PLACEHOLDER} in 'problem' and {len(images)} images"
-        )
-    if not images:
-        return "has no images"
-    for image in images:
-        if not isinstance(image, str):
-            return f"the image path {reprlib.repr(image)} is not a string"
-    return ""
-
-
 def _inspect(image: str, folder: Path, max_pixels: int) -> tuple[str, tuple[int, int]] | str:
     """An image's digest and size as shown, or what is wrong with it."""
     try:
         return inspect_image(resolve(image, folder), max_pixels)
     except MediaError as error:
-        # Its own message names the client's flag for the root.
-        missing = error.reason == "missing"
-        return f"{image}: no such file below {folder}" if missing else str(error)
+        return str(error)
 
 
 def conversational(row: Mapping[str, Any]) -> dict[str, Any]:

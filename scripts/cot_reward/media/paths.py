@@ -85,7 +85,7 @@ def resolve(path: str, root: Path, within: Path | None = None) -> Path:
     if not found:
         raise MediaError(
             f"{path}: no such file below the media root {root}; "
-            "put it there, or name another root with --media-root",
+            "put it there, or name another media root",
             "missing",
         )
     return Path(real)

@@ -1,23 +1,21 @@
-"""Checks of training rows and their media, before a training run relies on them.
+"""Checks of row files and their media, before a training run relies on them (`check_rows.py`).
 
 LLaMA-Factory only warns, once, when an image is missing, and skips rows that it cannot read.
 """
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from cot_reward import records
 from cot_reward.errors import UserError
 from cot_reward.media.images import inspect_image
 from cot_reward.media.paths import MediaError, resolve
-from cot_reward.records import FOREIGN_PLACEHOLDER, PLACEHOLDERS
+from cot_reward.rows.reading import NOT_AN_OBJECT, BrokenFileError, Row, read_rows, row_noun
+from cot_reward.rows.validation import RowError, check_row
 
 
 @dataclass(frozen=True, order=True)
@@ -32,7 +30,7 @@ class Problem:
 
 
 @dataclass
-class Report:
+class Findings:
     """What was checked, and the problems in the order of the files."""
 
     rows: int = 0
@@ -46,98 +44,21 @@ class Report:
         return dict(Counter(problem.reason for problem in self.problems).most_common())
 
 
-class _RowError(Exception):
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+def _rows_with_places(path: Path) -> Iterator[tuple[int, str, Row]]:
+    """Number, place and content of each row. Raises BrokenFileError where reading has to end."""
+    as_lines = row_noun(path) == "line"
+    for number, row in read_rows(path, may_be_empty=True):
+        yield number, f"{path}:{number}" if as_lines else f"{path}: row {number}", row
 
 
-def _entries(path: Path) -> Iterator[tuple[int, str, Any]]:
-    """Row number, place and parsed row of each row; a _RowError stands for what cannot be read.
-
-    A file that starts with `[` is one JSON list, any other has one object per line.
-    """
-    with path.open("rb") as stream:
-        head = stream.read(1)
-        while head.isspace():
-            head = stream.read(1)
-        stream.seek(0)
-        if head == b"[":
-            try:
-                rows = json.loads(stream.read())
-            except json.JSONDecodeError as error:
-                message = f"not valid JSON ({error.msg}, column {error.colno}); mend the file"
-                yield error.lineno, f"{path}:{error.lineno}", _RowError("malformed", message)
-            except UnicodeDecodeError as error:
-                yield 1, f"{path}", _RowError("malformed", f"not UTF-8 ({error}); convert the file")
-            else:
-                for number, row in enumerate(rows, 1):
-                    yield number, f"{path}: row {number}", row
-            return
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                yield number, where, json.loads(line)
-            except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, nested too deep
-                message = f"not valid JSON ({error}); mend the line or delete it"
-                yield number, where, _RowError("malformed", message)
-
-
-def _texts(row: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """The prompt and the completions of an SFT or a DPO row."""
-    if "conversations" in row:
-        try:
-            prompt, completion = records.turns(row)
-        except ValueError as error:
-            raise _RowError("fields", f"{error}; mend the row") from None
-        return prompt, [completion]
-    names = ("problem", "chosen", "rejected")
-    for name in names:
-        if not isinstance(row.get(name), str):
-            found = ", ".join(map(repr, row)) or "no key"
-            raise _RowError(
-                "fields",
-                "needs 'conversations' (SFT), or 'problem', 'chosen' and 'rejected' as strings "
-                f"(DPO): no string in {name!r} among {found}",
-            )
-    return row["problem"], [row["chosen"], row["rejected"]]
-
-
-def check_row(row: Any) -> dict[str, list[str]]:
-    """The media paths of a row, under "images" and "videos". Raises _RowError."""
-    if not isinstance(row, Mapping):
-        raise _RowError("fields", f"a row must be an object, not {type(row).__name__}; mend it")
-    kinds = records.ROW_FIELDS if "conversations" in row else records.PAIR_FIELDS
-    for name, kind in kinds.items():
-        # A null, too, is wrong: `datasets` takes a column's type from its first rows.
-        if name in row and (not isinstance(row[name], kind) or isinstance(row[name], bool)):
-            raise _RowError(
-                "fields", f"{name!r} must be of type {kind.__name__}, is {row[name]!r:.60}"
-            )
-    prompt, completions = _texts(row)
-    if not prompt.strip() or not all(text.strip() for text in completions):
-        raise _RowError("fields", "a prompt or completion is empty; leave the row out")
-    found = {}
-    for name, placeholder in PLACEHOLDERS.items():
-        paths = row.get(name, [])
-        if not all(isinstance(path, str) and path for path in paths):
-            raise _RowError("fields", f"{name!r} must be a list of paths, is {paths!r:.60}")
-        count = prompt.count(placeholder)
-        if count != len(paths):
-            raise _RowError(
-                "placeholders",
-                f"{count} {placeholder} in the prompt, but {len(paths)} in {name!r}: "
-                "each medium needs one placeholder",
-            )
-        found[name] = paths
-    for placeholder in PLACEHOLDERS.values():
-        if any(placeholder in text for text in completions):
-            raise _RowError("placeholders", f"{placeholder} in a completion; leave the row out")
-    if any(FOREIGN_PLACEHOLDER in text for text in [prompt, *completions]):
-        raise _RowError("placeholders", f"{FOREIGN_PLACEHOLDER} is not supported")
-    return found
+def _media_of(row: Row) -> dict[str, list[str]]:
+    """The media paths of a row, by column. Raises RowError."""
+    if not isinstance(row, ValueError):
+        return check_row(row)
+    message = str(row)
+    if message == NOT_AN_OBJECT:
+        raise RowError("a row must be an object; mend it, or delete it")
+    raise RowError(f"{message}; mend the line, or delete it", "malformed")
 
 
 def _check_image(path: Path) -> MediaError | None:
@@ -158,35 +79,41 @@ def _check_video(path: Path) -> MediaError | None:
     return None
 
 
-def check_files(files: Sequence[Path], root: Path, workers: int) -> Report:
+def check_files(files: Sequence[Path], root: Path, workers: int) -> Findings:
     """Check every row of the files, and every medium below `root` that they name, once each.
 
-    Images are decoded in `workers` threads. Of videos it is checked that they exist below the root
-    and are not empty; they are not decoded.
+    Images are decoded in `workers` threads. A video must exist below the root and not be empty; it
+    is not decoded. Raises UserError for a file that cannot be opened.
     """
-    report = Report()
+    findings = Findings()
     # Where a path is used: (file, row, place).
     used: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
     for index, path in enumerate(files):
-        before = report.rows
-        for number, where, row in tqdm(_entries(path), path.name, unit=" rows", disable=None):
-            report.rows += 1
-            try:
-                if isinstance(row, _RowError):
-                    raise row
-                for name, paths in check_row(row).items():
-                    for medium in dict.fromkeys(paths):
-                        used.setdefault((name, medium), []).append((index, number, where))
-            except _RowError as error:
-                report.problems.append(Problem(index, number, where, error.reason, str(error)))
-        if report.rows == before:
+        rows_before = findings.rows
+        rows = tqdm(_rows_with_places(path), path.name, unit=" rows", disable=None)
+        try:
+            for number, where, row in rows:
+                findings.rows += 1
+                try:
+                    for name, paths in _media_of(row).items():
+                        for medium in dict.fromkeys(paths):
+                            used.setdefault((name, medium), []).append((index, number, where))
+                except RowError as error:
+                    problem = Problem(index, number, where, error.reason, str(error))
+                    findings.problems.append(problem)
+        except BrokenFileError as error:
+            where = f"{path}:{error.line}" if error.line else str(path)
+            problem = Problem(index, error.line, where, "malformed", str(error))
+            findings.problems.append(problem)
+            continue
+        if findings.rows == rows_before:
             message = "no rows; run the stage that writes it"
-            report.problems.append(Problem(index, 0, str(path), "empty_file", message))
+            findings.problems.append(Problem(index, 0, str(path), "empty_file", message))
 
     def note(places: list[tuple[int, int, str]], error: MediaError) -> None:
-        report.problems += [Problem(*place, error.reason, str(error)) for place in places]
+        findings.problems += [Problem(*place, error.reason, str(error)) for place in places]
 
-    # Two spellings of one path are one file, and are decoded once.
+    # Two spellings of one path are one file, which is decoded once.
     real: dict[tuple[str, Path], list[tuple[int, int, str]]] = {}
     for (name, medium), places in used.items():
         try:
@@ -195,18 +122,18 @@ def check_files(files: Sequence[Path], root: Path, workers: int) -> Report:
             note(places, error)
     images = [path for name, path in real if name == "images"]
     videos = [path for name, path in real if name == "videos"]
-    report.images, report.videos = len(images), len(videos)
+    findings.images, findings.videos = len(images), len(videos)
     with ThreadPoolExecutor(workers) as pool:
         results = pool.map(_check_image, images)
-        decoded = tqdm(results, "images", len(images), unit=" images", disable=None)
-        for path, problem in zip(images, decoded, strict=True):
-            if problem:
-                note(real["images", path], problem)
+        checked = tqdm(results, "images", len(images), unit=" images", disable=None)
+        for path, error in zip(images, checked, strict=True):
+            if error:
+                note(real["images", path], error)
     for path in videos:
-        if problem := _check_video(path):
-            note(real["videos", path], problem)
-    report.problems.sort()
-    return report
+        if error := _check_video(path):
+            note(real["videos", path], error)
+    findings.problems.sort()
+    return findings
 
 
 def report_problems(files: Sequence[Path], root: Path, workers: int, show: int) -> int:
@@ -219,10 +146,7 @@ def report_problems(files: Sequence[Path], root: Path, workers: int, show: int) 
             raise UserError(f"{path}: no such file")
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; name the media root with --media-root")
-    try:
-        found = check_files(files, root, workers)
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    found = check_files(files, root, workers)
     print(f"{found.rows:,} rows, {found.images:,} images, {found.videos:,} videos: ", end="")
     if not found.problems:
         print("clean")
