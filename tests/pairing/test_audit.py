@@ -130,7 +130,7 @@ def test_one_long_prompt_does_not_make_all_keys_long(tmp_path, monkeypatch):
     """The folds hold every key in the room of the longest: gigabytes, for one such row."""
     keys = []
     monkeypatch.setattr(shortcut, "accuracies", lambda pairs, _: keys.extend(pairs) or {})
-    audit(write_lines(tmp_path / "x.jsonl", [row(), row(problem="long " * 10_000)]))
+    audit(write_lines(tmp_path / "x.jsonl", [row(), row(problem=PROMPT + " long" * 10_000)]))
     first, second = (pair.comparison for pair in keys)
     assert first != second
     assert max(len(first), len(second)) <= 64
@@ -158,6 +158,10 @@ def test_both_orders_of_a_comparison_are_one_group(tmp_path):
         row(chosen=3),
         row(rejected=[]),
         row(chosen={"a": 1}),
+        row(problem="<image>One placeholder for two images"),
+        row(rejected=cot()),
+        row(chosen="It holds <|image_pad|>"),
+        row(images=["a.png", "b.png"], videos=["c.mp4"]),
         [1],
         7,
     ],

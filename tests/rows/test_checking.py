@@ -78,10 +78,7 @@ VIDEO_ROW = sft([], videos=["zero.mp4"]) | {"conversations": conversation("<vide
         (sft(["cut.jpg"]), "corrupt"),
         (sft(["thin.png"]), "too_large"),
         (VIDEO_ROW, "empty"),
-        (
-            sft([], videos=["gone.mp4"]) | {"conversations": conversation("<video>W", "x")},
-            "missing",
-        ),
+        (VIDEO_ROW | {"videos": ["gone.mp4"]}, "missing"),
         (sft(["a.png"]) | {"images": []}, "placeholders"),
         (sft([]) | {"images": ["a.png"]}, "placeholders"),
         (dpo(["a.png"]) | {"images": ["a.png", "b.png"]}, "placeholders"),

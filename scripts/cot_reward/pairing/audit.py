@@ -15,7 +15,7 @@ from cot_reward.pairing.settings import ReportSettings
 from cot_reward.records import Task, valid_unicode
 from cot_reward.rows.reading import Row, read_rows
 from cot_reward.rows.responses import digest, text_of
-from cot_reward.rows.validation import is_key
+from cot_reward.rows.validation import check_pair_row, is_key
 from cot_reward.tasks import TASKS
 
 # Pairs that the classifiers see of a large file, drawn over all of it.
@@ -122,6 +122,9 @@ def audit_rows(
 
 
 def _count(row: Mapping[str, Any], found: Audit, seen: set[bytes]) -> shortcut.Texts:
+    if all(isinstance(row.get(name), str) for name in ("problem", *_SIDES)):
+        # The form that stage 3 reads: what it refuses is no pair here, either.
+        check_pair_row(row)
     texts = {}
     for side in _SIDES:
         if side not in row:

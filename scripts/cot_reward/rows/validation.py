@@ -159,29 +159,29 @@ def check_row(row: Any) -> dict[str, list[str]]:
 def check_sft_row(row: Mapping[str, Any]) -> dict[str, list[str]]:
     """The media paths of a row with `conversations`. Raises RowError.
 
-    A row with this project's fields must be about one comparison, as the merger wants it.
+    A judged row (a key as `id`, and this project's fields) must be about one comparison, too, as
+    the merger needs it.
     """
-    check_types(row, ROW_FIELDS)
     try:
         prompt, completion = turns(row)
     except ValueError as error:
         raise RowError(str(error)) from None
+    check_types(row, ROW_FIELDS)
     media = _media(row)
-    check_prompt(prompt, media["images"], media["videos"])
+    images, videos = media["images"], media["videos"]
+    is_judged = is_key(row.get("id")) and has_own_fields(row)
+    if is_judged:
+        task = row.get("task") or ("video_generation" if videos else "image_generation")
+        check_task(task)
+        check_compared_media(images, videos, TASKS[task].compares_media)
+    check_prompt(prompt, images, videos)
+    if is_judged:
+        if "label" in row:
+            check_label(row["label"])
+        if row.get("order"):
+            check_order(row["order"])
     check_completion(completion)
-    if is_key(row.get("id")) and has_own_fields(row):
-        _check_judged(row, **media)
     return media
-
-
-def _check_judged(row: Mapping[str, Any], images: list[str], videos: list[str]) -> None:
-    task = row.get("task") or ("video_generation" if videos else "image_generation")
-    check_task(task)
-    check_compared_media(images, videos, TASKS[task].compares_media)
-    if "label" in row:
-        check_label(row["label"])
-    if row.get("order"):
-        check_order(row["order"])
 
 
 def check_pair_row(row: Mapping[str, Any]) -> dict[str, list[str]]:
