@@ -9,26 +9,33 @@
 """
 
 import os
+import sys
 
-# Both are read when torch and trl are imported. Threads that wait for one another in a busy loop
-# make a step ten times slower as soon as another process wants the same cores.
+# torch reads it when imported: threads that wait for each other in a busy loop make a step ten
+# times slower when another process needs the same cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# TRL would tell the Hub that a run has begun.
+# TRL reads it when imported: it would report the start of a run to the Hub.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from cot_reward import errors
+from cot_reward.dpo.settings import help_text
 
 
 def main() -> int:
-    from cot_reward.dpo import build, run, settings
+    about = __doc__ or ""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        # Before the imports below, which take seconds.
+        print(help_text(about), end="")
+        return 0
+    from cot_reward.dpo import build, run, trl_settings
     from cot_reward.dpo.load import load_train_and_eval
 
-    script, training, model = settings.parse()
-    train_rows, eval_rows = load_train_and_eval(script, training, model)
+    settings, training, model_config = trl_settings.parse(description=about)
+    train_rows, eval_rows = load_train_and_eval(settings, training, model_config)
     trainer = build.build_trainer(
-        script, training, model, train_rows.dataset(), eval_rows and eval_rows.dataset()
+        settings, training, model_config, train_rows.dataset(), eval_rows and eval_rows.dataset()
     )
-    run.train(trainer, script, training, model, len(train_rows.problems))
+    run.train(trainer, settings, training, model_config, len(train_rows.problems))
     return 0
 
 

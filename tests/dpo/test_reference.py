@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cot_reward.dpo.reference import Cache
-from cot_reward.dpo.trainer import spread
+from cot_reward.dpo.reference import ReferenceCache
 from cot_reward.errors import UserError
 from helpers.dpo import save_model, save_pictures, trainer_for, varied, write
 from PIL import Image
@@ -73,7 +72,7 @@ def test_the_log_probs_are_those_of_a_live_reference(
     kept = torch.tensor(trainer.train_dataset["ref_chosen_logps"][:])
     assert trainer.eval_dataset is None
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(5)])
-    live = trainer._reference_logps(trainer.model, batch)[0]
+    live = trainer.reference_logps(trainer.model, batch)[0]
     torch.testing.assert_close(kept, live, rtol=1e-6, atol=1e-4)
     assert batch["ref_chosen_logps"].tolist() == kept.tolist()
 
@@ -104,16 +103,16 @@ def test_a_crash_costs_the_batch_in_work(
     base: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = varied(8)
-    add, calls = Cache.add, []
+    add, calls = ReferenceCache.add, []
 
-    def dying(self: Cache, *arguments: Any) -> None:
+    def dying(self: ReferenceCache, *arguments: Any) -> None:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
         add(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Cache, "add", dying)
+        patch.setattr(ReferenceCache, "add", dying)
         with pytest.raises(KeyboardInterrupt):
             counts(base, folder, rows, tmp_path)
     (kept,) = (tmp_path / "reference_cache").glob("*/*.jsonl")
@@ -144,15 +143,6 @@ def test_log_probs_that_are_not_finite_are_an_error_and_are_not_kept(
     with pytest.raises(UserError, match="not finite"):
         counts(base, folder, varied(2), tmp_path)
     assert not list((tmp_path / "reference_cache").glob("*/*.jsonl"))
-
-
-@pytest.mark.parametrize(("rows", "processes"), [(1, 8), (3, 8), (8, 8), (11, 2), (5, 4)])
-def test_every_process_has_as_many_rows(rows: int, processes: int) -> None:
-    parts = spread(list(range(rows)), processes)
-    assert len(parts) == processes
-    assert len({len(part) for part in parts}) == 1
-    assert {row for part in parts for row in part} == set(range(rows))
-    assert sum(map(len, parts)) < rows + processes
 
 
 def test_a_full_disk_is_told_as_such(

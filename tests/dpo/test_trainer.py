@@ -1,4 +1,4 @@
-"""Stage 3's training: pairs weigh the same everywhere, runs resume, single pairs are told of."""
+"""Stage 3's training: every pair weighs the same, and runs resume."""
 
 import json
 import os
@@ -11,12 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from cot_reward.dpo import run
-from cot_reward.dpo.collator import first_pairs
-from cot_reward.dpo.metrics import figures, sequence_logps
+from cot_reward.dpo.rows import load_pairs
 from helpers.dpo import FORM, trainer_for, varied, write
 from helpers.environments import REPO
 from safetensors.torch import load_file
@@ -202,25 +200,6 @@ def test_half_a_checkpoint_is_passed_over(
         assert torch.equal(weight, whole[name])
 
 
-@pytest.mark.parametrize("flags", [(), ("--shared_prefix", "false")])
-def test_a_batch_without_its_last_pairs(
-    base: Path, folder: Path, pairs: str, tmp_path: Path, flags: tuple[str, ...]
-) -> None:
-    trainer, _ = trainer_for(base, folder, pairs, tmp_path / "out", *flags)
-    rows = [trainer.train_dataset[i] for i in range(4)]
-    ours = first_pairs(trainer.data_collator(rows), 2)
-    whole = trainer.data_collator(rows[:2])
-    assert ours.keys() == whole.keys()
-    assert ours["pairs"]["images"].tolist() == [2, 1]
-    assert torch.equal(ours["pixel_values"], whole["pixel_values"])
-    assert torch.equal(ours["image_grid_thw"], whole["image_grid_thw"])
-    losses = [
-        trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch)).item()
-        for batch in (ours, whole)
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-
-
 def test_deepspeed_does_not_round_reference_log_probs(
     base: Path, folder: Path, pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,28 +215,6 @@ def test_deepspeed_does_not_round_reference_log_probs(
         assert torch.equal(ready[name], batch[name])
 
 
-def test_figures_tell_of_groups_of_pairs() -> None:
-    #                 chosen, rejected, answer, same model, longer by
-    pairs = np.array(
-        [[1.0, 0.0, 1, 1, 4], [0.0, 2.0, 1, 0, -8], [3.0, 0.0, 2, 1, 12], [0.0, 0.0, 0, -1, 0]]
-    )
-    # Loss of the pair, weighted sum over its chosen tokens, and their number.
-    pairs = np.hstack([pairs, [[1.0, 10, 1], [2.0, 10, 4], [3.0, 20, 5], [4.0, 0, 10]]])
-    found = figures(pairs)
-    assert found["loss"] == 2.5 + 40 / 20
-    assert found["rewards/accuracies"] == 0.5
-    assert found["rewards/accuracies_answer_1"] == 0.5
-    assert found["rewards/accuracies_answer_2"] == 1.0
-    assert found["rewards/accuracies_same_model"] == 1.0
-    assert found["rewards/accuracies_cross_model"] == 0.0
-    assert found["rewards/margins"] == 0.5
-    assert found["rewards/margin_length_correlation"] == pytest.approx(1.0, abs=1e-2)
-    assert figures(np.empty((0, 8))) == {}
-    alike = figures(pairs[[2, 2, 2]])
-    assert "rewards/accuracies_answer_1" not in alike
-    assert "rewards/margin_length_correlation" not in alike
-
-
 def test_held_out_loss_does_not_depend_on_the_batch_size(
     base: Path, folder: Path, pairs: str, tmp_path: Path
 ) -> None:
@@ -268,13 +225,6 @@ def test_held_out_loss_does_not_depend_on_the_batch_size(
         losses.append(trainer.evaluate(trainer.train_dataset)["eval_loss"])
     assert losses[0] == pytest.approx(losses[2], rel=1e-6)
     assert losses[1] == pytest.approx(losses[2], rel=1e-6)
-
-
-def test_tokens_behind_the_shorter_response_count_by_ld_alpha() -> None:
-    log_probs = torch.tensor([[-1.0, -1, -1, -1], [-1.0, -1, 0, 0]])
-    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    assert sequence_logps(log_probs, mask, None).tolist() == [-4, -2]
-    assert sequence_logps(log_probs, mask, 0.25).tolist() == [-2.5, -2]
 
 
 def test_the_best_checkpoint_by_held_out_accuracy_is_kept(
@@ -291,7 +241,7 @@ def test_the_best_checkpoint_by_held_out_accuracy_is_kept(
         def on_evaluate(self, *_: Any, metrics: dict[str, float], **__: Any) -> None:
             metrics["eval_rewards/accuracies"] -= trainer.state.global_step
 
-    # Before the trainer's own callbacks look at the figures.
+    # Before the trainer's own callbacks look at the metrics.
     trainer.callback_handler.callbacks.insert(0, Worsens())
     run.train(trainer, *parsed)
     best = Path(trainer.state.best_model_checkpoint)
@@ -300,3 +250,20 @@ def test_the_best_checkpoint_by_held_out_accuracy_is_kept(
     assert any(not torch.equal(weight, last[name]) for name, weight in weights(best).items())
     for name, weight in weights(best).items():
         assert torch.equal(weight, weights(tmp_path)[name])
+
+
+def test_the_sft_term_is_the_mean_over_the_chosen_tokens(
+    base: Path, folder: Path, pairs: str, tmp_path: Path
+) -> None:
+    control = str(REPO / "configs/demo/control_sft.yaml")
+    trainer, _ = trainer_for(base, folder, pairs, tmp_path / "o", "--config", control)
+    rows = load_pairs(pairs, str(folder)).dataset()
+    batch = trainer.data_collator([rows[0], rows[3], rows[5]])
+    loss = trainer.compute_loss(trainer.model, dict(batch))
+    inputs = {key: value for key, value in batch.items() if key != "completion_mask"}
+    logits = trainer.model(**inputs).logits[:3, :-1]
+    learned = batch["completion_mask"][:3, 1:].bool()
+    expected = torch.nn.functional.cross_entropy(
+        logits[learned], batch["input_ids"][:3, 1:][learned]
+    )
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)

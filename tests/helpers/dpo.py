@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from cot_reward.demo import tiny_qwen, world
 from cot_reward.demo.settings import ModelSizes
-from cot_reward.dpo import build
-from cot_reward.dpo import settings as dpo_settings
+from cot_reward.dpo import build, trl_settings
+from cot_reward.dpo.collator import PairCollator
 from cot_reward.dpo.load import load_train_and_eval
-from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import AutoProcessor, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from helpers.environments import REPO
 from helpers.rows import write_lines
@@ -76,7 +76,7 @@ def row(images: list[str], chosen: str = "1", **changes: Any) -> dict[str, Any]:
 def varied(
     count: int, images: tuple[int, ...] = (2,), longest: int = 12, form: str = "{} {}"
 ) -> list[dict[str, Any]]:
-    """Rows of unlike prompts, texts, picture sizes and numbers of pictures.
+    """Rows of different prompts, texts, picture sizes and numbers of pictures.
 
     `form` takes some words, of which rejected texts have at most two thirds of `longest`, and the
     answer's number.
@@ -97,7 +97,7 @@ def varied(
         "large",
     ]
 
-    def said(answer: int, longest: int) -> str:
+    def text(answer: int, longest: int) -> str:
         return form.format(" ".join(rng.choices(words, k=rng.randint(2, longest))), answer)
 
     rows = []
@@ -106,8 +106,8 @@ def varied(
         answer = 1 + number % 2
         texts = {
             "problem": "<image>" * len(shown) + CAPTION + " " + " ".join(rng.choices(words, k=9)),
-            "chosen": said(answer, longest),
-            "rejected": said(3 - answer, longest * 2 // 3),
+            "chosen": text(answer, longest),
+            "rejected": text(3 - answer, longest * 2 // 3),
         }
         rows.append(row(shown, rejected_model="ab"[number // 2 % 2]) | texts)
     return rows
@@ -118,15 +118,21 @@ def write(path: Path, rows: list[Any]) -> str:
 
 
 def trainer_for(base: Path, folder: Path, pairs: str, out: Path, *flags: str) -> Any:
-    """A trainer of `scripts/DPO_VL.py`, and the settings it was built from."""
-    settings = (
+    """A trainer as `scripts/DPO_VL.py` builds it, and the settings that it was built from."""
+    common = (
         f"--config {REPO}/configs/demo/dpo.yaml --model_name_or_path {base} --data_path {pairs} "
         f"--image_folder {folder} --output_dir {out} --report_to none "
         "--per_device_train_batch_size 2 --max_steps 1"
     )
-    parsed = dpo_settings.parse([*settings.split(), *flags])
+    parsed = trl_settings.parse([*common.split(), *flags])
     rows = [part.dataset() for part in load_train_and_eval(*parsed) if part]
     return build.build_trainer(*parsed, *rows), parsed
+
+
+def collator_for(base: Path, folder: Path, pixels: int = 262144) -> PairCollator:
+    """TRL's batches of rows about pictures in `folder`."""
+    processor = AutoProcessor.from_pretrained(base)
+    return PairCollator(processor, image_folder=folder, image_max_pixels=pixels)
 
 
 # argv: model, folder of images, folder of rows.jsonl and later ids.json, pixel bound.

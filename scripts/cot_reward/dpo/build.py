@@ -1,150 +1,178 @@
-"""Stage 3's trainer: the model, what of it is trained, and its reference log-probs."""
+"""Build stage 3's trainer: the model, its trained and frozen parts, its reference log-probs."""
 
 import os
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from datasets import Dataset
 from transformers import AutoConfig, PretrainedConfig
-from transformers.integrations import deepspeed as hf_deepspeed
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from cot_reward.dpo import selfcheck, shared_prefix
 from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
-from cot_reward.dpo.load import by_main, load_processor
-from cot_reward.dpo.reference import Cache, model_digest
-from cot_reward.dpo.settings import PairConfig, ScriptArguments
+from cot_reward.dpo.distributed import broadcast_from_main, print_once, unsharded_models
+from cot_reward.dpo.load import load_processor
+from cot_reward.dpo.reference import ReferenceCache, model_digest
+from cot_reward.dpo.settings import DpoSettings
 from cot_reward.dpo.trainer import PairTrainer
+from cot_reward.dpo.trl_settings import PairConfig
 from cot_reward.errors import UserError
 
-# Names in Qwen2-VL, Qwen2.5-VL and Qwen3-VL, then in LLaVA; LLaMA-Factory freezes the same parts.
-_PROJECTOR = r"(.*\.)?(visual\.(deepstack_)?merger\w*|multi_modal_projector)(\..*)?"
-_TOWER = r"(.*\.)?(visual\.(?!merger|deepstack_merger)|vision_tower\.).*"
-# Raised when reference log-probs come to depend on something that their key does not hold.
+# Parameter names in Qwen2-VL, Qwen2.5-VL and Qwen3-VL, then in LLaVA; the same parts as
+# LLaMA-Factory freezes.
+_PROJECTOR_NAMES = r"(.*\.)?(visual\.(deepstack_)?merger\w*|multi_modal_projector)(\..*)?"
+_TOWER_NAMES = r"(.*\.)?(visual\.(?!merger|deepstack_merger)|vision_tower\.).*"
+# Raise it when reference log-probs begin to depend on something that their key does not hold.
 _REFERENCE_FORMAT = 1
 
 
 def build_trainer(
-    script: ScriptArguments,
+    settings: DpoSettings,
     training: PairConfig,
-    model: ModelConfig,
+    model_config: ModelConfig,
     train_rows: Dataset,
     eval_rows: Dataset | None = None,
 ) -> PairTrainer:
-    """The trainer with model, reference log-probs and processor, for rows of `dpo.load`."""
-    name = str(model.model_name_or_path)
-    given = training.model_init_kwargs
-    training.model_init_kwargs = {
-        "revision": model.model_revision,
-        "trust_remote_code": training.trust_remote_code,
-        "attn_implementation": model.attn_implementation,
-        "dtype": model.dtype,
-    } | (given if isinstance(given, dict) else {})
-    processor = load_processor(training, model)
+    """The trainer with model, reference log-probs and processor, for rows of `dpo.load`.
+
+    Turns `shared_prefix` and `reference_cache` off in `settings` where the model or the engine
+    cannot have them. Raises UserError for a model that cannot be trained as asked.
+    """
+    name = str(model_config.model_name_or_path)
+    training.model_init_kwargs = _model_init_kwargs(training, model_config)
+    processor = load_processor(training, model_config)
     config = AutoConfig.from_pretrained(
-        name, revision=model.model_revision, trust_remote_code=training.trust_remote_code
+        name,
+        revision=model_config.model_revision,
+        trust_remote_code=training.trust_remote_code,
     )
-    if script.shared_prefix:
+    if settings.shared_prefix:
         attention = training.model_init_kwargs["attn_implementation"]
-        if why := shared_prefix.unsupported(config, attention):
-            script.shared_prefix = script.reference_cache = False
-            if PartialState().is_main_process:
-                print(f"stock TRL runs every prompt four times a step: {why}", file=sys.stderr)
-        else:
-            with unsharded_models():
-                selfcheck.check(config)
-    _check_engine(script, training, model)
-    frozen = [_TOWER] * script.freeze_vision_tower
-    frozen += [_PROJECTOR] * script.freeze_multi_modal_projector
-    peft_config: Any = get_peft_config(model)
-    if peft_config is not None:
-        # As LLaMA-Factory: every linear layer, save those of frozen parts.
-        peft_config.target_modules = peft_config.target_modules or "all-linear"
-        peft_config.exclude_modules = "|".join(frozen) or None
-    collator = SharedPrefixCollator if script.shared_prefix else PairCollator
+        settings.shared_prefix = _can_share_prefix(config, attention)
+        settings.reference_cache = settings.reference_cache and settings.shared_prefix
+    _check_saves_weights(training.deepspeed_plugin)
+    if model_config.use_peft and settings.reference_cache and _is_fsdp(training):
+        # An adapter's reference is the policy without it, and FSDP never has the policy unsharded.
+        settings.reference_cache = False
+        print_once("FSDP with an adapter: the reference runs live, not cached")
+    frozen = [_TOWER_NAMES] * settings.freeze_vision_tower
+    frozen += [_PROJECTOR_NAMES] * settings.freeze_multi_modal_projector
+    collator = SharedPrefixCollator if settings.shared_prefix else PairCollator
+    cache = None
+    if settings.reference_cache:
+        sibling = Path(str(training.output_dir)).parent / "reference_cache"
+        cache = ReferenceCache(
+            Path(settings.reference_cache_dir or sibling),
+            _reference_dependencies(settings.image_max_pixels, training, model_config, config),
+        )
     trainer = PairTrainer(
-        shared=script.shared_prefix,
-        cache=_cache(script, training, model, config) if script.reference_cache else None,
+        shared=settings.shared_prefix,
+        cache=cache,
         model=name,
         args=training,
         data_collator=collator(
             processor,
             max_length=training.max_length,
-            image_folder=Path(script.image_folder),
-            image_max_pixels=script.image_max_pixels,
+            image_folder=Path(settings.image_folder),
+            image_max_pixels=settings.image_max_pixels,
         ),
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=processor,
-        quantization_config=get_quantization_config(model),
-        peft_config=peft_config,
+        quantization_config=get_quantization_config(model_config),
+        peft_config=_peft_config(model_config, frozen),
     )
     freeze(trainer.model, frozen)
     return trainer
 
 
-def _check_engine(script: ScriptArguments, training: PairConfig, model: ModelConfig) -> None:
-    """Refuse what could not be saved, and turn off what DeepSpeed and FSDP leave no room for."""
-    plugin: Any = training.deepspeed_plugin
-    if plugin is not None and plugin.zero_stage == 3:
-        zero = plugin.deepspeed_config["zero_optimization"]
+def _model_init_kwargs(training: PairConfig, model_config: ModelConfig) -> dict[str, Any]:
+    """What the model is loaded with; keys that the user gave win."""
+    given = training.model_init_kwargs
+    return {
+        "revision": model_config.model_revision,
+        "trust_remote_code": training.trust_remote_code,
+        "attn_implementation": model_config.attn_implementation,
+        "dtype": model_config.dtype,
+    } | (given if isinstance(given, dict) else {})
+
+
+def _can_share_prefix(config: PretrainedConfig, attention: str | None) -> bool:
+    """Whether the model runs shared prompts; one line says why not.
+
+    Raises UserError when a self-check fails.
+    """
+    if reason := shared_prefix.unsupported(config, attention):
+        print_once(f"stock TRL runs every prompt four times a step: {reason}")
+        return False
+    with unsharded_models():
+        selfcheck.check(config)
+    return True
+
+
+def _check_saves_weights(deepspeed_plugin: Any) -> None:
+    """Raise UserError when ZeRO-3 would not gather the weights to save them."""
+    if deepspeed_plugin is not None and deepspeed_plugin.zero_stage == 3:
+        zero = deepspeed_plugin.deepspeed_config["zero_optimization"]
         if not zero.get("stage3_gather_16bit_weights_on_model_save"):
             raise UserError(
                 "DeepSpeed ZeRO-3 without stage3_gather_16bit_weights_on_model_save (accelerate: "
                 "zero3_save_16bit_model) leaves no model that can be served; set it to true"
             )
-    if model.use_peft and script.reference_cache and _is_fsdp(training):
-        # Under FSDP the policy stands nowhere whole before training, and an adapter's reference is
-        # the policy without it.
-        script.reference_cache = False
-        if PartialState().is_main_process:
-            print("FSDP with an adapter: the reference runs live, not cached", file=sys.stderr)
+
+
+def _peft_config(model_config: ModelConfig, frozen: list[str]) -> Any:
+    """The adapter's configuration: as in LLaMA-Factory, all linear layers of unfrozen parts."""
+    peft_config: Any = get_peft_config(model_config)
+    if peft_config is not None:
+        peft_config.target_modules = peft_config.target_modules or "all-linear"
+        peft_config.exclude_modules = "|".join(frozen) or None
+    return peft_config
 
 
 def freeze(model: Any, patterns: list[str]) -> None:
-    """Take the parameters whose names match from training.
+    """Exclude the parameters whose names match from training.
 
-    Raises UserError when a pattern matches none: the model is then laid out in another way, and
-    would be trained in parts that should stay.
+    Raises UserError when a pattern matches no parameter: the model then has another layout, and
+    parts that should be frozen would be trained.
     """
     for pattern in patterns:
         matching = [p for name, p in model.named_parameters() if re.fullmatch(pattern, name)]
         if not matching:
-            flag = "vision_tower" if pattern == _TOWER else "multi_modal_projector"
+            part = "vision_tower" if pattern == _TOWER_NAMES else "multi_modal_projector"
             raise UserError(
-                f"--freeze_{flag} is on, but {type(model).__name__} has no such part that is known "
-                f"here; go on with --freeze_{flag} false"
+                f"--freeze_{part} is on, but no part of {type(model).__name__} is known as it; "
+                f"use --freeze_{part} false"
             )
         for parameter in matching:
             parameter.requires_grad_(False)
 
 
-def _cache(
-    script: ScriptArguments, training: PairConfig, model: ModelConfig, config: PretrainedConfig
-) -> Cache:
-    """The reference log-probs of this model, and all that they depend on beside the rows."""
-    name = str(model.model_name_or_path)
-    weights = by_main(
+def _reference_dependencies(
+    image_max_pixels: int,
+    training: PairConfig,
+    model_config: ModelConfig,
+    config: PretrainedConfig,
+) -> dict[str, Any]:
+    """All that the reference log-probs depend on, besides the rows."""
+    name = str(model_config.model_name_or_path)
+    weights = broadcast_from_main(
         lambda: (
             model_digest(Path(name))
             if Path(name).is_dir()
-            else f"{name}@{getattr(config, '_commit_hash', None) or model.model_revision}"
+            else f"{name}@{getattr(config, '_commit_hash', None) or model_config.model_revision}"
         )
     )
-    about = {
+    return {
         "format": _REFERENCE_FORMAT,
         "model": weights,
-        "image_max_pixels": script.image_max_pixels,
+        "image_max_pixels": image_max_pixels,
         "ld_alpha": training.ld_alpha,
         "disable_dropout": training.disable_dropout,
         "model_init_kwargs": str(sorted((training.model_init_kwargs or {}).items())),
-        # Which turn the weights themselves to bf16, where others run fp32 weights in autocast.
+        # These engines turn the weights themselves to bf16; otherwise autocast runs fp32 weights.
         "engine": "deepspeed" * (training.deepspeed_plugin is not None)
         + "fsdp" * _is_fsdp(training),
         "mixed_precision": [
@@ -154,27 +182,14 @@ def _cache(
         ],
         "use_liger_kernel": training.use_liger_kernel,
         "quantization": [
-            model.load_in_4bit,
-            model.load_in_8bit,
-            model.bnb_4bit_quant_type,
-            model.use_bnb_nested_quant,
+            model_config.load_in_4bit,
+            model_config.load_in_8bit,
+            model_config.bnb_4bit_quant_type,
+            model_config.use_bnb_nested_quant,
         ],
         "versions": {name: version(name) for name in ("torch", "transformers", "trl")},
     }
-    beside = Path(str(training.output_dir)).parent / "reference_cache"
-    return Cache(Path(script.reference_cache_dir or beside), about)
 
 
 def _is_fsdp(training: PairConfig) -> bool:
     return bool(training.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
-
-
-@contextmanager
-def unsharded_models() -> Iterator[None]:
-    """Models made within stand whole in one process, also under DeepSpeed ZeRO-3."""
-    kept = hf_deepspeed._hf_deepspeed_config_weak_ref
-    hf_deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        hf_deepspeed._hf_deepspeed_config_weak_ref = kept

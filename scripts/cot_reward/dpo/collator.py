@@ -1,4 +1,8 @@
-"""Batches of pairs: images are opened here, when a batch needs them."""
+"""Batches of pairs: images are opened here, and a shared prompt is cut before its last token.
+
+`PairCollator` makes TRL's batches. `SharedPrefixCollator` makes those of `shared_prefix`, with each
+prompt once and its last token moved to the head of its responses.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,6 +11,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from trl import prepare_multimodal_messages
 from trl.data_utils import apply_chat_template
@@ -16,43 +21,43 @@ from cot_reward.errors import UserError
 from cot_reward.media.images import MAX_PIXELS, bound, load_image
 from cot_reward.media.paths import MediaError, resolve
 
-# What the trainer wants to know of each pair, beside TRL's batch; both stand in the rows.
-FACTS = ("answer", "same_model")
+# Columns of the rows by which the metrics group pairs; `rows.group_labels` makes them.
+GROUP_COLUMNS = ("answer", "same_model")
 # TRL's names of the reference log-probs, in rows and batches.
-REFERENCES = ("ref_chosen_logps", "ref_rejected_logps")
+REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 
 
 @dataclass
 class PairCollator(DataCollatorForVisionPreference):
     """TRL's collator for rows with `image_paths`.
 
-    Returns what TRL's returns: `input_ids`, `attention_mask`, `completion_mask` and
-    `mm_token_type_ids` of shape (2 x pairs, length), chosen first, then rejected, with
-    `pixel_values` and `image_grid_thw` of both halves. Beside it `ref_chosen_logps` and
-    `ref_rejected_logps`, where the rows have them, and `pairs`: FACTS and the number of `images`,
-    each of shape (pairs,). Raises UserError for an image that cannot be opened.
+    Returns TRL's keys: `input_ids`, `attention_mask`, `completion_mask` and `mm_token_type_ids` of
+    shape (2 x pairs, length), chosen first, then rejected, with `pixel_values` and
+    `image_grid_thw` of both halves. Adds `ref_chosen_logps` and `ref_rejected_logps`, if the rows
+    have them, and `pairs`: the GROUP_COLUMNS and the number of `images`, each of shape (pairs,).
+    Raises UserError for an image that cannot be opened.
     """
 
     image_folder: Path = field(default_factory=Path)
     image_max_pixels: int = MAX_PIXELS
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        return dict(super().torch_call(self.opened(examples))) | beside(examples)
+        return dict(super().torch_call(self.with_images(examples))) | _pair_fields(examples)
 
-    def opened(self, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The conversational part of the rows, with pictures for paths."""
-        # Pairs about one comparison often meet in a batch: open each picture once.
-        pictures: dict[str, Image.Image] = {}
+    def with_images(self, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The conversational part of the rows, with opened images in place of their paths."""
+        # Pairs about one comparison often share a batch: open each image once.
+        images: dict[str, Image.Image] = {}
         for example in examples:
             for path in example["image_paths"]:
-                if path not in pictures:
-                    pictures[path] = self._open(path)
+                if path not in images:
+                    images[path] = self._open(path)
         return [
             {
-                "prompt": _without_none(example["prompt"]),
+                "prompt": _without_null_keys(example["prompt"]),
                 "chosen": example["chosen"],
                 "rejected": example["rejected"],
-                "images": [pictures[path] for path in example["image_paths"]],
+                "images": [images[path] for path in example["image_paths"]],
             }
             for example in examples
         ]
@@ -70,106 +75,114 @@ class SharedPrefixCollator(PairCollator):
     """Batches in the layout of `shared_prefix`: each prompt and each of its images once.
 
     Token ids are those of `PairCollator`. `input_ids` and `completion_mask` hold the prompts' last
-    token and the responses, (2 x pairs, 1 + longest response). `attention_mask` is that of the
-    whole stock rows, since TRL counts tokens by it.
+    token and the responses, (2 x pairs, 1 + longest response). `attention_mask` has the shape of
+    the stock rows, since TRL counts tokens by it.
     """
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        ready = self.opened(examples)
-        texts = [text_of(row, self.processor) for row in ready]
+        rows = self.with_images(examples)
+        texts = [apply_template(row, self.processor) for row in rows]
         prompts = self.processor(
-            images=[row["images"] for row in ready],
+            images=[row["images"] for row in rows],
             text=[text["prompt"] for text in texts],
             padding=True,
             padding_side="right",
             return_tensors="pt",
             add_special_tokens=False,
         )
-        ids, mask = prompts["input_ids"], prompts["attention_mask"]
-        lengths = mask.sum(dim=1)
-        last = ids.gather(1, lengths[:, None] - 1).repeat(2, 1)[:, 0]
         tokenizer = self.processor.tokenizer
         responses = [
             tokenizer(text[side], add_special_tokens=False)["input_ids"]
             for side in ("chosen", "rejected")
             for text in texts
         ]
-        widths = tuple(
-            1 + max(map(len, part))
-            for part in (responses[: len(examples)], responses[len(examples) :])
+        response_ids = _pad(responses, tokenizer.pad_token_id)
+        response_mask = _pad([[1] * len(response) for response in responses], 0)
+        chosen, rejected = responses[: len(examples)], responses[len(examples) :]
+        full_mask = prompts["attention_mask"]
+        prompt_ids, prompt_mask, last = _split_last_token(
+            prompts["input_ids"], full_mask, tokenizer.pad_token_id
         )
-        pad = tokenizer.pad_token_id
-        completions = _padded(responses, pad)
-        completion_mask = _padded([[1] * len(response) for response in responses], 0)
-        nothing = torch.zeros_like(last)[:, None]
-        # Of the prompt's mask the last token goes: it stands at the head of the responses.
-        before = torch.arange(ids.shape[1] - 1) < lengths[:, None] - 1
+        heads = last.repeat(2, 1)
         return {
-            "input_ids": torch.cat((last[:, None], completions), dim=1),
-            "attention_mask": torch.cat((mask.repeat(2, 1), completion_mask), dim=1),
-            "completion_mask": torch.cat((nothing, completion_mask), dim=1),
-            "prompt_ids": ids[:, :-1].masked_fill(~before, pad),
-            "prompt_mask": before.to(mask.dtype),
-            "prompt_mm_token_type_ids": prompts["mm_token_type_ids"][:, :-1] * before,
-            "widths": widths,
+            "input_ids": torch.cat((heads, response_ids), dim=1),
+            "attention_mask": torch.cat((full_mask.repeat(2, 1), response_mask), dim=1),
+            "completion_mask": torch.cat((torch.zeros_like(heads), response_mask), dim=1),
+            "prompt_ids": prompt_ids,
+            "prompt_mask": prompt_mask,
+            "prompt_mm_token_type_ids": prompts["mm_token_type_ids"][:, :-1] * prompt_mask.bool(),
+            "widths": tuple(1 + max(map(len, part)) for part in (chosen, rejected)),
             "pixel_values": prompts["pixel_values"],
             "image_grid_thw": prompts["image_grid_thw"],
-        } | beside(examples)
+        } | _pair_fields(examples)
 
 
-def text_of(row: dict[str, Any], processor: Any) -> dict[str, str]:
+def _split_last_token(ids: Tensor, mask: Tensor, pad: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut the last token off right-padded prompts (pairs, P): it heads each of their responses.
+
+    Returns ids and mask of shape (pairs, P - 1), and the last tokens (pairs, 1).
+    """
+    lengths = mask.sum(dim=1, keepdim=True)
+    last = ids.gather(1, lengths - 1)
+    kept = torch.arange(ids.shape[1] - 1) < lengths - 1
+    return ids[:, :-1].masked_fill(~kept, pad), kept.to(mask.dtype), last
+
+
+def apply_template(row: dict[str, Any], processor: Any) -> dict[str, str]:
     """Prompt, chosen and rejected as the chat template writes them, by TRL's own functions."""
-    talk = {
+    messages = {
         "prompt": prepare_multimodal_messages(row["prompt"], images=row["images"]),
         "chosen": prepare_multimodal_messages(row["chosen"]),
         "rejected": prepare_multimodal_messages(row["rejected"]),
     }
-    return apply_chat_template(talk, processor)
+    return apply_chat_template(messages, processor)
 
 
-def beside(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What a batch has beside TRL's own keys."""
-    facts = {name: torch.tensor([example[name] for example in examples]) for name in FACTS}
-    facts["images"] = torch.tensor([len(example["image_paths"]) for example in examples])
+def _pair_fields(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The keys that a batch has in addition to TRL's."""
+    groups = {name: torch.tensor([row[name] for row in examples]) for name in GROUP_COLUMNS}
+    groups["images"] = torch.tensor([len(row["image_paths"]) for row in examples])
     references = {
-        name: torch.tensor([example[name] for example in examples], dtype=torch.float32)
-        for name in REFERENCES
+        name: torch.tensor([row[name] for row in examples], dtype=torch.float32)
+        for name in REFERENCE_COLUMNS
         if name in examples[0]
     }
-    return references | {"pairs": facts}
+    return references | {"pairs": groups}
 
 
-def first_pairs(batch: dict[str, Any], count: int) -> dict[str, Any]:
-    """The batch of either collator without the pairs behind the first `count`."""
-    facts = batch["pairs"]
-    pairs, images = len(facts["images"]), facts["images"]
+def keep_first_pairs(batch: dict[str, Any], count: int) -> dict[str, Any]:
+    """A batch of either collator, cut to its first `count` pairs and their images."""
+    groups = batch["pairs"]
+    pairs, images = len(groups["images"]), groups["images"]
     grids = batch["image_grid_thw"].split(int(images.sum()))
     kept_images = int(images[:count].sum())
-    patches = [int(grid[:kept_images].prod(dim=1).sum()) for grid in grids]
-    parts = batch["pixel_values"].split([int(grid.prod(dim=1).sum()) for grid in grids])
+    kept_patches = [int(grid[:kept_images].prod(dim=1).sum()) for grid in grids]
+    patches = batch["pixel_values"].split([int(grid.prod(dim=1).sum()) for grid in grids])
     kept = {
         name: torch.cat([part[:count] for part in value.split(pairs)])
-        if isinstance(value, torch.Tensor)
+        if isinstance(value, Tensor)
         else value
         for name, value in batch.items()
         if name not in ("pixel_values", "image_grid_thw", "pairs")
     }
     return kept | {
-        "pixel_values": torch.cat([part[:n] for part, n in zip(parts, patches, strict=True)]),
+        "pixel_values": torch.cat(
+            [part[:number] for part, number in zip(patches, kept_patches, strict=True)]
+        ),
         "image_grid_thw": torch.cat([grid[:kept_images] for grid in grids]),
-        "pairs": {name: value[:count] for name, value in facts.items()},
+        "pairs": {name: value[:count] for name, value in groups.items()},
     }
 
 
-def _padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
-def _without_none(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages as they were written: Arrow gives every content part every key.
+def _without_null_keys(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages without the keys that Arrow added to their content parts.
 
-    An image part comes back as {"type": "image", "text": None}, and a chat template is free to
-    look for keys rather than for the type.
+    In Arrow every part has every key: an image part comes back as {"type": "image", "text": None},
+    and a chat template may look for keys rather than for the type.
     """
     return [
         message

@@ -1,4 +1,4 @@
-"""Figures about single pairs between two lines of the log: by answer, by source, by length."""
+"""Metrics of single pairs, averaged between two lines of the log: by answer, model and length."""
 
 from typing import Any
 
@@ -7,14 +7,15 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-Figures = dict[str, float]
+Metrics = dict[str, float]
+_COLUMNS = 8
 
 
 def sequence_logps(log_probs: Tensor, completion_mask: Tensor, ld_alpha: float | None) -> Tensor:
-    """Log-probs of whole responses, (2 x pairs,), from those of their tokens.
+    """Log-probs of whole responses, (2 x pairs,), from the log-probs of their tokens.
 
-    With `ld_alpha` (LD-DPO, arXiv 2409.06411, as TRL has it) tokens behind the shorter response's
-    length count that much.
+    With `ld_alpha` (LD-DPO, arXiv 2409.06411, as TRL has it) the tokens after the shorter
+    response's length are weighted by it.
     """
     if ld_alpha is None:
         return log_probs.sum(dim=1)
@@ -24,8 +25,8 @@ def sequence_logps(log_probs: Tensor, completion_mask: Tensor, ld_alpha: float |
     return (log_probs * torch.where(tail, ld_alpha, 1.0)).sum(dim=1)
 
 
-class PairFigures:
-    """Collects pairs on every process; `take` sums them all up, and starts anew."""
+class PairMetrics:
+    """Collects pairs on every process; `take` averages them over all processes and resets."""
 
     def __init__(self) -> None:
         self._parts: list[Tensor] = []
@@ -42,54 +43,53 @@ class PairFigures:
         sft_weight: float,
         ld_alpha: float | None,
     ) -> None:
-        """The first `real` pairs of a micro-batch, from the policy's per-token `log_probs`.
+        """Add the first `real` pairs of a micro-batch, from the policy's per-token `log_probs`.
 
-        `log_probs` and `inputs["completion_mask"]` have the shape (2 x pairs, length), less one
-        position, and (2 x pairs, length). In `loss` the mean over the chosen tokens has
-        `sft_weight`; the rest of it is a mean over pairs.
+        `inputs["completion_mask"]` has the shape (2 x pairs, length), `log_probs` one position
+        less. `loss` is `sft_weight` times the mean over the chosen tokens plus a mean over pairs.
         """
         mask = inputs["completion_mask"][:, 1:]
         log_probs = log_probs[:, -mask.shape[1] :]
         chosen, rejected = sequence_logps(log_probs, mask, ld_alpha).chunk(2)
-        longer, shorter = mask.sum(dim=1).chunk(2)
-        said = sft_weight * -log_probs.chunk(2)[0].sum(dim=1)
-        of_pairs = loss - said.sum() / longer.sum()
+        chosen_tokens, rejected_tokens = mask.sum(dim=1).chunk(2)
+        sft_sums = sft_weight * -log_probs.chunk(2)[0].sum(dim=1)
+        pair_loss = loss - sft_sums.sum() / chosen_tokens.sum()
         columns = [
             beta * (chosen - inputs["ref_chosen_logps"]),
             beta * (rejected - inputs["ref_rejected_logps"]),
             pairs["answer"],
             pairs["same_model"],
-            longer - shorter,
-            of_pairs.expand(len(longer)),
-            said,
-            longer,
+            chosen_tokens - rejected_tokens,
+            pair_loss.expand(len(chosen_tokens)),
+            sft_sums,
+            chosen_tokens,
         ]
         self._parts.append(torch.stack([column.double() for column in columns], dim=1)[:real])
 
-    def take(self) -> Figures:
-        """Figures of all pairs of all processes since the last call; every process must call it."""
-        own = torch.cat(self._parts).cpu().numpy() if self._parts else np.empty((0, 8))
+    def take(self) -> Metrics:
+        """Metrics of all processes' pairs since the last call; every process must call it."""
+        own = torch.cat(self._parts).cpu().numpy() if self._parts else np.empty((0, _COLUMNS))
         self._parts = []
-        return figures(np.concatenate(gather_object([own])))
+        return average(np.concatenate(gather_object([own])))
 
 
-def figures(pairs: np.ndarray) -> Figures:
+def average(pairs: np.ndarray) -> Metrics:
     """Means over pairs, (n, 8).
 
-    Columns: two rewards, answer, same model, difference in tokens, the loss but for its SFT part,
-    that part's sum over the chosen tokens, and their number. A figure about a group is there when
-    the group is.
+    Columns: reward of the chosen and of the rejected, answer, same model, chosen tokens less
+    rejected tokens, the loss without its SFT term, that term's sum over the chosen tokens, and the
+    number of chosen tokens. A metric of a group is missing when no pair is in the group.
     """
     if not len(pairs):
         return {}
-    chosen, rejected, answer, same_model, longer, of_pairs, said, tokens = pairs.T
+    chosen, rejected, answer, same_model, excess_tokens, pair_loss, sft_sums, tokens = pairs.T
     margin = chosen - rejected
-    right = margin > 0
-    found = {
-        "loss": of_pairs.mean() + said.sum() / tokens.sum(),
+    correct = margin > 0
+    metrics = {
+        "loss": pair_loss.mean() + sft_sums.sum() / tokens.sum(),
         "rewards/chosen": chosen.mean(),
         "rewards/rejected": rejected.mean(),
-        "rewards/accuracies": right.mean(),
+        "rewards/accuracies": correct.mean(),
         "rewards/margins": margin.mean(),
     }
     groups = {
@@ -100,7 +100,7 @@ def figures(pairs: np.ndarray) -> Figures:
     }
     for name, group in groups.items():
         if group.any():
-            found[f"rewards/accuracies_{name}"] = right[group].mean()
-    if len(pairs) > 2 and margin.std() > 0 and longer.std() > 0:
-        found["rewards/margin_length_correlation"] = np.corrcoef(margin, longer)[0, 1]
-    return {name: float(value) for name, value in found.items()}
+            metrics[f"rewards/accuracies_{name}"] = correct[group].mean()
+    if len(pairs) > 2 and margin.std() > 0 and excess_tokens.std() > 0:
+        metrics["rewards/margin_length_correlation"] = np.corrcoef(margin, excess_tokens)[0, 1]
+    return {name: float(value) for name, value in metrics.items()}

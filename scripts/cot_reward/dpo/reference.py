@@ -1,11 +1,11 @@
 """Reference log-probs on disk: computed once for a model, its processor, a row and the settings.
 
-    CACHE/KEY/about.json     what the key is made of
+    CACHE/KEY/about.json     what the key is the digest of
     CACHE/KEY/*.jsonl        {"row": digest, "chosen": log-prob, "rejected": log-prob}
 
-Every process that computes writes a file of its own and appends a batch at a time, so that a crash
-loses the batch in work, and runs side by side do not meet. Rows are found by the digest of what
-the model is shown: of a changed data file only the changed rows are computed anew.
+Every process writes a file of its own, so concurrent runs do not collide. It appends batch by
+batch, so a crash loses one batch. A row is found by the digest of what the model is shown: when a
+data file changes, only its changed rows are computed again.
 """
 
 import json
@@ -21,8 +21,8 @@ from cot_reward.errors import UserError
 from cot_reward.rows.reading import read_rows
 from cot_reward.store import Journal, write_text_file
 
-# What a model's log-probs depend on, beside its weights; of the processor, too.
-_FILES = (
+# The files, besides the weights, that a model's log-probs depend on.
+_CONFIGURATION_FILES = (
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -35,60 +35,60 @@ _FILES = (
     "preprocessor_config.json",
     "processor_config.json",
 )
-_WEIGHTS = ("*.safetensors", "*.bin")
+# In the order in which transformers looks for them; it loads one kind only.
+_WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 
 Logps = tuple[float, float]
 
 
 def model_digest(folder: Path) -> str:
     """The sha256 of a model folder's weights, configuration, tokenizer and processor."""
-    files = [folder / name for name in _FILES]
-    # safetensors come first, and where there are any, no other weights are loaded.
-    weights = next((found for kind in _WEIGHTS if (found := sorted(folder.glob(kind)))), [])
-    whole = sha256()
+    files = [folder / name for name in _CONFIGURATION_FILES]
+    kinds = (sorted(folder.glob(pattern)) for pattern in _WEIGHT_PATTERNS)
+    weights: list[Path] = next(filter(None, kinds), [])
+    digest = sha256()
     for path in [*files, *weights]:
         if path.is_file():
             with path.open("rb") as file:
-                whole.update(f"{path.name}:{file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return whole.hexdigest()
+                digest.update(f"{path.name}:{file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, float) and math.isfinite(value)
 
 
-class Cache:
+class ReferenceCache:
     """The reference log-probs of one model under one set of settings.
 
-    `about` is what they depend on, beside the rows; its digest is the key.
+    `dependencies` are all that the log-probs depend on, besides the rows; their digest is the key.
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
-        text = json.dumps(about, indent=2, sort_keys=True) + "\n"
-        self.folder = folder / sha256(text.encode()).hexdigest()[:32]
-        self._about = text
+    def __init__(self, folder: Path, dependencies: Mapping[str, Any]) -> None:
+        self._dependencies = json.dumps(dependencies, indent=2, sort_keys=True) + "\n"
+        self.folder = folder / sha256(self._dependencies.encode()).hexdigest()[:32]
         self._journal: Journal | None = None
 
     def read(self) -> dict[str, Logps]:
-        """What is there: digest of a row -> log-probs of its chosen and its rejected text."""
-        found: dict[str, Logps] = {}
+        """All entries: digest of a row -> log-probs of its chosen and its rejected text."""
+        entries: dict[str, Logps] = {}
         for path in sorted(self.folder.glob("*.jsonl")):
-            # What a crash leaves, an empty file or half a line, is computed again.
+            # A crash leaves an empty file or half a line; such rows are computed again.
             with suppress(UserError):
                 for _, entry in read_rows(path):
                     if isinstance(entry, ValueError):
                         continue
                     row, logps = entry.get("row"), (entry.get("chosen"), entry.get("rejected"))
                     if isinstance(row, str) and all(map(_is_finite, logps)):
-                        found[row] = cast(Logps, logps)
-        return found
+                        entries[row] = cast(Logps, logps)
+        return entries
 
     def add(self, rows: Iterable[str], logps: Iterable[Logps]) -> None:
-        """Append, on disk when this returns. Raises UserError when that cannot be done."""
+        """Append entries; they are on disk on return. Raises UserError when writing fails."""
         try:
             if self._journal is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                write_text_file(self.folder / "about.json", self._about)
+                write_text_file(self.folder / "about.json", self._dependencies)
                 self._journal = Journal(self.folder / f"{uuid.uuid4().hex}.jsonl")
             self._journal.append(
                 {"row": row, "chosen": chosen, "rejected": rejected}
@@ -97,8 +97,8 @@ class Cache:
         except (OSError, UserError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             raise UserError(
-                f"{self.folder}: reference log-probs cannot be written ({why}); make room, or name "
-                "another folder with --reference_cache_dir"
+                f"{self.folder}: reference log-probs cannot be written ({why}); free disk space, "
+                "or name another folder with --reference_cache_dir"
             ) from None
 
     def close(self) -> None:

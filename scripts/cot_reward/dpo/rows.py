@@ -1,4 +1,4 @@
-"""DPO rows: read, check, and turn into TRL's conversational form."""
+"""DPO rows: read, check, and turn them into TRL's conversational form."""
 
 import json
 import os
@@ -26,8 +26,8 @@ from cot_reward.tasks.prompts import mixed_templates
 PLACEHOLDER = "<image>"
 _SHOWN = 10
 
-# Tokens of the longer text of a row (of `conversational`), given the sizes (width, height) of its
-# images as they are shown to the model.
+# Counts the tokens of a row of `conversational`, prompt and longer response, given the sizes
+# (width, height) of its images as the model is shown them.
 TokenCount = Callable[[dict[str, Any], list[tuple[int, int]]], int]
 
 
@@ -35,9 +35,9 @@ TokenCount = Callable[[dict[str, Any], list[tuple[int, int]]], int]
 class Pairs:
     """The rows of a file that can be trained on, and what is wrong with the others.
 
-    Columns of `rows`: `prompt`, `chosen`, `rejected` (messages), `image_paths` (below the image
-    folder; no picture is held), `digest` (of all that the model is shown), `answer` (1, 2; 0:
-    unknown) and `same_model` (1, 0; -1: unknown).
+    Columns of `rows`: `prompt`, `chosen`, `rejected` (messages), `image_paths` (relative to the
+    image folder), `digest` (of all that the model is shown), and `answer` and `same_model` (see
+    `group_labels`).
     """
 
     rows: list[dict[str, Any]]
@@ -96,7 +96,7 @@ def load_pairs(
             problems[number] = bad
             continue
         digests = [what[0] for what in shown]
-        good.append(ready | facts(row) | {"digest": digest(row, digests)})
+        good.append(ready | group_labels(row) | {"digest": digest(row, digests)})
 
     problems = {number: _printable(what) for number, what in problems.items()}
     if problems and not skip_bad_rows:
@@ -120,18 +120,19 @@ def described(path: Path, problems: Mapping[int, str], total: int) -> str:
 
 
 def _printable(text: str) -> str:
-    """Paths come from data: a terminal's control characters are not to reach it."""
+    """The text with control characters escaped: paths come from data and reach a terminal."""
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def template_warning(*paths: str | None) -> str:
-    """A warning when the merger's summaries beside these files name several templates; else ""."""
+    """A warning when the merger's summaries next to these files name several templates; else ""."""
     hashes: dict[str, set[str]] = defaultdict(set)
     for path in filter(None, paths):
-        beside = Path(path).parent / "summary.json"
+        summary = Path(path).parent / "summary.json"
         with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
-            for task, of in json.loads(beside.read_text("utf-8"))["template_hashes"].items():
-                hashes[task].update(of)
+            by_task = json.loads(summary.read_text("utf-8"))["template_hashes"]
+            for task, task_hashes in by_task.items():
+                hashes[task].update(task_hashes)
     return mixed_templates(hashes)
 
 
@@ -146,8 +147,9 @@ def _inspect(image: str, folder: Path, max_pixels: int) -> tuple[str, tuple[int,
 def conversational(row: Mapping[str, Any]) -> dict[str, Any]:
     """A DPO row as TRL's conversational preference row.
 
-    The prompt stands once: its text, with an image part for each placeholder, in place. Each
-    completion holds only the assistant's text. In a column `images` TRL would expect pictures.
+    The prompt is one user message: its text, with an image part in place of each placeholder. Each
+    completion holds only the assistant's text. The paths are in `image_paths`, since TRL expects
+    opened images in a column `images`.
     """
     content: list[dict[str, str]] = []
     for number, text in enumerate(row["problem"].split(PLACEHOLDER)):
@@ -163,11 +165,15 @@ def conversational(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def facts(row: Mapping[str, Any]) -> dict[str, int]:
-    """The chosen answer, 1 or 2 (0: not to be read), and whether one model wrote both texts."""
+def group_labels(row: Mapping[str, Any]) -> dict[str, int]:
+    """The labels by which the metrics group pairs.
+
+    `answer` is the chosen text's answer, 1 or 2 (0: unreadable). `same_model` tells whether one
+    model wrote both texts, 1 or 0 (-1: unknown).
+    """
     answer = row.get("chosen_answer")
     if type(answer) is not int or answer not in (1, 2):
-        # A row that the merger did not write.
+        # The merger did not write this row, so the answer is read out of the text.
         task = TASKS.get(str(row.get("task")), TASKS["image_generation"])
         answer = judge(row["chosen"], task, 1).answer
     models = [row.get(name) for name in ("chosen_model", "rejected_model")]
@@ -178,6 +184,6 @@ def facts(row: Mapping[str, Any]) -> dict[str, int]:
 
 
 def digest(row: Mapping[str, Any], images: list[Any]) -> str:
-    """The sha256 of a row's texts and of the bytes of its images, wherever they lie."""
+    """The sha256 of a row's texts and of its images' contents; paths do not count."""
     shown = [row["problem"], row["chosen"], row["rejected"], images]
     return sha256(dump(shown).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Stage 3 itself: train, save, merge, plot, and write the summary last."""
+"""Stage 3 itself: train, save, merge the adapter, plot, and write the summary last."""
 
 import dataclasses
 import json
@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 from trl import ModelConfig
 from trl.trainer.utils import create_model_from_path
 
-from cot_reward.dpo.build import unsharded_models
-from cot_reward.dpo.settings import PairConfig, ScriptArguments
+from cot_reward.dpo.distributed import unsharded_models
+from cot_reward.dpo.settings import DpoSettings
 from cot_reward.dpo.trainer import PairTrainer
+from cot_reward.dpo.trl_settings import PairConfig
 from cot_reward.plotting import plot_history
 from cot_reward.provenance import versions
 from cot_reward.store import write_text_file
 
-CURVES = {
+# Logged metrics that are plotted, with the titles of their plots.
+PLOTTED_METRICS = {
     "loss": "loss",
     "rewards/chosen": "reward of the chosen",
     "rewards/rejected": "reward of the rejected",
@@ -31,90 +34,98 @@ CURVES = {
 _PACKAGES = ("trl", "transformers", "torch", "accelerate", "peft", "datasets")
 
 
+class _FirstStep(TrainerCallback):
+    """Notes the optimizer steps that a resumed run already had; 0 for a fresh run."""
+
+    step = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.step = state.global_step
+
+
 def train(
     trainer: PairTrainer,
-    script: ScriptArguments,
+    settings: DpoSettings,
     training: PairConfig,
-    model: ModelConfig,
+    model_config: ModelConfig,
     skipped: int = 0,
 ) -> None:
     """Train, then write into `output_dir`: model and processor, state, curves, summary.json."""
     output = Path(str(training.output_dir))
-    main = trainer.is_world_process_zero()
-    if main:
-        # Its presence says that the run is complete, so an earlier run's must not stay.
+    is_main = trainer.is_world_process_zero()
+    if is_main:
+        # The summary says that a run is complete, so an earlier run's summary must go.
         (output / "summary.json").unlink(missing_ok=True)
     started = time.monotonic()
-    before = _steps_done(training)
+    first = _FirstStep()
+    trainer.add_callback(first)
     result = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    # The trainer turned the cache off; who generates with the saved model wants it.
-    config: Any = trainer.accelerator.unwrap_model(trainer.model).config
-    config.use_cache = True
-    if trainer.is_fsdp_enabled:
-        # Of shards transformers would write no model at all here.
-        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-    # Gathers the weights on every rank, and writes on one.
-    trainer.save_model(str(output / "adapter" if script.merge_adapter else output))
-    trainer.save_state()
-    if not main:
+    _save(trainer, output / "adapter" if settings.merge_adapter else output)
+    if not is_main:
         return
-    if script.merge_adapter:
-        _merge(output, training, model, trainer.processing_class)
+    if settings.merge_adapter:
+        name, kwargs = str(model_config.model_name_or_path), training.model_init_kwargs or {}
+        merge_adapter(output, name, kwargs)
+        trainer.processing_class.save_pretrained(output)
     history = trainer.state.log_history
-    for key, title in CURVES.items():
-        name = key.replace("/", "_") + ".png"
-        title = f"{' + '.join(training.loss_type)}: {title}"
-        plot_history(history, [key, f"eval_{key}"], output / "curves" / name, title)
+    _plot(history, training.loss_type, output / "curves")
     dataset: Any = trainer.train_dataset
-    rows = len(dataset)
-    steps = trainer.state.global_step
-    seconds = result.metrics["train_runtime"]
+    rows, steps = len(dataset), trainer.state.global_step
+    train_seconds = result.metrics["train_runtime"]
     summary = {
         "stage": "dpo",
         "rows": {"in": rows + skipped, "out": rows, "skipped": {"bad": skipped} if skipped else {}},
         "reference_logps": trainer.reference_counts,
         "steps": steps,
         "seconds": round(time.monotonic() - started, 2),
-        "train_seconds": round(seconds, 2),
-        "seconds_per_step": round(seconds / max(steps - before, 1), 4),
+        "train_seconds": round(train_seconds, 2),
+        "seconds_per_step": round(train_seconds / max(steps - first.step, 1), 4),
         "metrics": _last_values(history),
         "settings": {
-            **dataclasses.asdict(script),
-            **dataclasses.asdict(model),
+            **dataclasses.asdict(settings),
+            **dataclasses.asdict(model_config),
             **training.to_dict(),
         },
         "command": shlex.join([sys.executable, *sys.argv]),
         "versions": versions(*_PACKAGES),
     }
     write_text_file(output / "summary.json", json.dumps(summary, indent=2, default=str) + "\n")
-    print(f"{steps} steps in {seconds:.0f} s; model, curves and summary are in {output}")
+    print(f"{steps} steps in {train_seconds:.0f} s; model, curves and summary are in {output}")
 
 
-def _merge(output: Path, training: PairConfig, model: ModelConfig, processor: Any) -> None:
-    """Write the model with the adapter of output/adapter merged into it.
+def _save(trainer: PairTrainer, folder: Path) -> None:
+    """Write model, processor and the Trainer's state; every process must call it."""
+    # Training turned the cache off, and the saved model is used for generation.
+    config: Any = trainer.accelerator.unwrap_model(trainer.model).config
+    config.use_cache = True
+    if trainer.is_fsdp_enabled:
+        # With a sharded state dict transformers would save no model here.
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    # Gathers the weights on every process, and writes on one.
+    trainer.save_model(str(folder))
+    trainer.save_state()
 
-    Into weights read anew: those in training may be shared out over processes, or quantized.
+
+def merge_adapter(output: Path, base: str, model_init_kwargs: dict[str, Any]) -> None:
+    """Write the base model with the adapter of output/adapter merged into it.
+
+    The base is loaded again: the weights in training may be sharded or quantized.
     """
     from peft import PeftModel
 
-    # Of an earlier run into this folder: it would be loaded on top of the merged weights.
+    # An adapter of an earlier run in this folder would be loaded on top of the merged weights.
     for stale in [output / "adapter_config.json", *output.glob("adapter_model.*")]:
         stale.unlink(missing_ok=True)
-    settings = {**(training.model_init_kwargs or {}), "device_map": None}
     with unsharded_models(), torch.no_grad():
-        base = create_model_from_path(str(model.model_name_or_path), **settings)
-        merged: Any = PeftModel.from_pretrained(base, str(output / "adapter")).merge_and_unload()
+        model = create_model_from_path(base, **model_init_kwargs | {"device_map": None})
+        merged: Any = PeftModel.from_pretrained(model, str(output / "adapter")).merge_and_unload()
     merged.save_pretrained(output)
-    processor.save_pretrained(output)
 
 
-def _steps_done(training: PairConfig) -> int:
-    """Optimizer steps that the checkpoint to resume from already has; 0 for a fresh run."""
-    if not training.resume_from_checkpoint:
-        return 0
-    state = Path(training.resume_from_checkpoint, "trainer_state.json")
-    steps: int = json.loads(state.read_text())["global_step"]
-    return steps
+def _plot(history: list[dict[str, float]], loss_types: list[str], folder: Path) -> None:
+    for key, title in PLOTTED_METRICS.items():
+        path = folder / (key.replace("/", "_") + ".png")
+        plot_history(history, [key, f"eval_{key}"], path, f"{' + '.join(loss_types)}: {title}")
 
 
 def _last_values(history: list[dict[str, float]]) -> dict[str, float]:

@@ -1,0 +1,33 @@
+"""Rows are read and checked with the model's processor, before a model is loaded."""
+
+from pathlib import Path
+
+import pytest
+from cot_reward.dpo import trl_settings
+from cot_reward.dpo.load import load_train_and_eval
+from cot_reward.dpo.rows import load_pairs
+from cot_reward.errors import UserError
+from helpers.dpo import collator_for, row, write
+
+
+def test_a_row_that_max_length_would_cut_is_a_bad_one(
+    base: Path, folder: Path, tmp_path: Path
+) -> None:
+    """By the tokens that the collator makes, above and below the bound on pixels."""
+    rows = [row(["1.png", "2.png"]), row(["3.png"], chosen="1" + " red" * 50), row(["0.png"])]
+    path = write(tmp_path / "rows.jsonl", rows)
+    flags = f"--data_path {path} --image_folder {folder} --model_name_or_path {base} --use_cpu "
+    flags += "--bf16 false --image_max_pixels 6000 --max_length"
+    made = collator_for(base, folder, 6000)(load_pairs(path, str(folder)).rows)
+    lengths = made["attention_mask"].sum(dim=1).view(2, -1).amax(dim=0).tolist()
+    longest = max(lengths)
+    parsed = trl_settings.parse([*flags.split(), str(longest)])
+    assert not load_train_and_eval(*parsed)[0].problems
+    parsed = trl_settings.parse([*flags.split(), str(longest - 1), "--skip_bad_rows"])
+    (problem,) = load_train_and_eval(*parsed)[0].problems
+    line = lengths.index(longest) + 1
+    assert problem == (
+        f"{path}:{line}: has {longest} tokens and would be cut by --max_length {longest - 1}"
+    )
+    with pytest.raises(UserError, match=f"line {line}: has {longest} tokens"):
+        load_train_and_eval(*trl_settings.parse([*flags.split(), str(longest - 1)]))
