@@ -126,11 +126,11 @@ def read_merging(path: str) -> None:
 
 
 def read_dpo(path: str) -> None:
-    from cot_reward.dpo import settings as dpo_settings
+    from cot_reward.dpo import trl_settings
 
     flags = flags_for(path, "model_name_or_path", "data_path", "output_dir")
-    script, training, model = dpo_settings.parse(["--config", path, "--use_cpu", "true", *flags])
-    read = {**vars(script), **vars(training), **vars(model)}
+    ours, training, model = trl_settings.parse(["--config", path, "--use_cpu", "true", *flags])
+    read = {**vars(ours), **vars(training), **vars(model)}
     assert read["learning_rate"] == values(path)["learning_rate"]
     assert read["max_length"] is None  # no chain of thought is cut
 

@@ -89,8 +89,8 @@ def make_row(
     folder: Path, name: str, wanted: list[int], words: list[str], collator: Any
 ) -> dict[str, Any]:
     """A DPO row of exactly `wanted` tokens: prompt with images, chosen, rejected."""
-    from cot_reward.demo.tiny_qwen import MERGE, PATCH
-    from cot_reward.dpo.rows import conversational, facts
+    from cot_reward.demo.tiny_qwen import TOKEN_PIXELS
+    from cot_reward.dpo.rows import conversational, group_labels
 
     rng = random.Random(name)
     images = [f"{name}_0.png", f"{name}_1.jpg"]
@@ -98,7 +98,7 @@ def make_row(
     budget = min(330, wanted[0] // 3)
     for image in images:
         wide = rng.randint(int(0.8 * budget**0.5), int(1.3 * budget**0.5))
-        size = [side * PATCH * MERGE for side in (wide, budget // wide)]
+        size = [side * TOKEN_PIXELS for side in (wide, budget // wide)]
         picture(rng.randrange(2**32), *size).save(folder / image)
 
     def made(counts: list[int]) -> tuple[dict[str, Any], list[int]]:
@@ -109,7 +109,7 @@ def make_row(
             "rejected": COMPLETION.format(texts[2], 2),
             "images": images,
         }
-        batch = collator([conversational(row) | facts(row)])
+        batch = collator([conversational(row) | group_labels(row)])
         lengths = batch["completion_mask"].sum(dim=1).tolist()
         return row, [batch["prompt_ids"].shape[1] + 1, *lengths]
 
@@ -173,8 +173,7 @@ def stock(base: str, rows: Path, settings: dict[str, Any]) -> Any:
 
 
 def ours(base: str, rows: Path, settings: dict[str, Any], cache: str | None) -> Any:
-    from cot_reward.dpo import build
-    from cot_reward.dpo import settings as dpo_settings
+    from cot_reward.dpo import build, trl_settings
     from cot_reward.dpo.rows import load_pairs
 
     flags: dict[str, Any] = {
@@ -185,7 +184,7 @@ def ours(base: str, rows: Path, settings: dict[str, Any], cache: str | None) -> 
         "reference_cache": cache is not None,
     }
     flags |= settings | ({"reference_cache_dir": cache} if cache else {})
-    parsed = dpo_settings.parse([f"--{name}={value}" for name, value in flags.items()])
+    parsed = trl_settings.parse([f"--{name}={value}" for name, value in flags.items()])
     return build.build_trainer(*parsed, load_pairs(str(rows), str(rows.parent)).dataset())
 
 
@@ -204,7 +203,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "num_train_epochs": EPOCHS,
     }
     spent, ends = 0.0, []
-    computed = trainer.PairTrainer._computed
+    computed = trainer.PairTrainer.compute_reference_logps
 
     def timed(*arguments: Any) -> Any:
         nonlocal spent
@@ -217,7 +216,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         def on_step_end(self, *arguments: Any, **named: Any) -> None:
             ends.append(time.perf_counter())
 
-    trainer.PairTrainer._computed = timed  # type: ignore
+    trainer.PairTrainer.compute_reference_logps = timed  # type: ignore
     started = time.perf_counter()
     if job["variant"] == "stock":
         trainer = stock(base, rows, settings)

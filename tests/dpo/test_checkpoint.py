@@ -41,5 +41,5 @@ def test_a_named_one_must_be_complete(output: Path) -> None:
 
 def test_an_output_folder_without_a_complete_one_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-3").mkdir()
-    with pytest.raises(UserError, match="there is no checkpoint in .*; leave the flag out"):
+    with pytest.raises(UserError, match=r"there is no checkpoint in .*; leave the flag out"):
         checkpoint_to_resume("true", tmp_path)

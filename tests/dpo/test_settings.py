@@ -102,7 +102,7 @@ def test_help_all_shows_our_flags_then_trls() -> None:
 
 
 def test_parsing_help_prints_what_the_script_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         trl_settings.parse(["--beta", "1", "--help"], "About.")
     assert capsys.readouterr().out == help_text("About.")
 

@@ -8,7 +8,7 @@ import subprocess
 from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -17,9 +17,8 @@ from cot_reward.client.server import Server
 from cot_reward.dpo import run
 from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
 from cot_reward.dpo.rows import load_pairs
-from cot_reward.inference.run import _url_of
 from cot_reward.media.images import EXIF_ORIENTATION
-from cot_reward.media.sent import MediaReader
+from cot_reward.media.sent import MediaReader, url_reader
 from cot_reward.records import Comparison
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import render, shown
@@ -150,14 +149,15 @@ def test_the_output_is_a_whole_model_that_computes_as_base_and_adapter_do(
     torch.testing.assert_close(logits_of(merged, batch), adapted, atol=1e-4, rtol=0)
 
 
-async def ask(url: str, made: SimpleNamespace, how: str) -> list[dict[str, Any]]:
+async def ask(
+    url: str, made: SimpleNamespace, form: Literal["inline", "file"]
+) -> list[dict[str, Any]]:
     """The server's answers to the client's requests about all rows."""
-    settings: Any = SimpleNamespace(media_root=made.media, image_root=None, media=how)
     answers = []
     with MediaReader(PIXELS, made.media / ".cache/media") as reader:
-        read = _url_of(settings, reader)
+        read = url_reader(reader, made.media, None, form)
         async with Server(url, "EMPTY") as server:
-            sampling = wire.Sampling(await server.model(None), 0.0, 1.0, 1, 300, 300, 1)
+            sampling = wire.Sampling(await server.resolve_model(None), 0.0, 1.0, 1, 300, 300, 1)
             for asked in made.rows:
                 content = wire.content(asked["problem"], "<image>", map(read, asked["images"]))
                 request = json.loads(wire.body(content, sampling, count=1, seed=0))
@@ -186,7 +186,7 @@ def test_the_served_model_sees_what_both_trainings_show_it(made: SimpleNamespace
     server = RealServer(made.out, made.media)
     server.start()
     try:
-        answers = {how: asyncio.run(ask(server.url, made, how)) for how in ("inline", "file")}
+        answers = {form: asyncio.run(ask(server.url, made, form)) for form in ("inline", "file")}
     finally:
         server.stop()
     theirs = llama_factory(made)
