@@ -1,4 +1,4 @@
-"""Make the demo's data and its tiny base model, from a seed.
+"""Make the demo's data and its tiny base model, both from a seed.
 
 python scripts/make_demo.py --config configs/demo/world.yaml
 python scripts/make_demo.py --config configs/demo/smoke/world.yaml --seed 1 --out /tmp/world/demo

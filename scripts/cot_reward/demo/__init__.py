@@ -1,1 +1,1 @@
-"""The demo: a toy world of pictures and captions, and a tiny base model for it."""
+"""The demo: a toy world of pictures and captions, and a tiny base model that can see it."""

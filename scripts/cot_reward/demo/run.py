@@ -1,14 +1,16 @@
-"""Make the demo's data, then its base model."""
+"""Make the demo's data, then its base model: what scripts/make_demo.py does."""
 
 from cot_reward.demo import world
 from cot_reward.demo.settings import BaseSettings, WorldSettings
 
 
-def make_demo(of_world: WorldSettings, of_base: BaseSettings, command: list[str]) -> int:
+def make_demo(
+    world_settings: WorldSettings, base_settings: BaseSettings, command: list[str]
+) -> int:
     """Write both folders, each with its summary last; returns the exit code. Raises UserError."""
-    world.write_data(of_world, command)
-    # Imported late: when the data cannot be made, nobody waits for torch.
+    world.write_data(world_settings, command)
+    # Imported late: an error in the data is shown before torch is loaded.
     from cot_reward.demo.pretrain import write_base
 
-    write_base(of_world, of_base, command)
+    write_base(world_settings, base_settings, command)
     return 0

@@ -1,4 +1,4 @@
-"""The settings of the demo: its world, and the base model that is made for it."""
+"""The settings of the demo: its toy world, and the base model that is trained for it."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,11 +8,12 @@ from cot_reward.errors import UserError
 from cot_reward.tasks import TASKS, prompts
 
 POOLS = ("cold_start", "rejection", "dpo", "validation", "heldout")
+# The settings that decide the data; the others say where it goes.
 DATA_SETTINGS = ("seed", *POOLS, "mix_colour", "mix_shape", "mix_both", "flawed", "noise")
 
 
 def refuse_negative(settings: Any) -> None:
-    """Raise ValueError when a number of a settings dataclass is below 0."""
+    """Raise ValueError when a number in a settings dataclass is below 0."""
     for name, value in asdict(settings).items():
         if isinstance(value, int | float) and value < 0:
             raise ValueError(f"{name} is {value}; it must not be negative")
@@ -26,20 +27,27 @@ class WorldSettings:
     template: Path = field(
         default=Path("configs/demo/template.txt"), metadata={"help": "prompt with {caption}"}
     )
-    seed: int = field(default=0, metadata={"help": "everything follows from it"})
+    seed: int = field(default=0, metadata={"help": "seed of the data and of the base"})
 
     cold_start: int = field(default=300, metadata={"help": "rows with a teacher's CoT"})
     rejection: int = field(default=800, metadata={"help": "comparisons for stage 2"})
     dpo: int = field(default=1200, metadata={"help": "comparisons for stage 3"})
     validation: int = field(default=300, metadata={"help": "comparisons to choose settings on"})
     heldout: int = field(default=500, metadata={"help": "comparisons for the table"})
-    mix_colour: float = field(default=0.2, metadata={"help": "share that colour decides"})
-    mix_shape: float = field(default=0.7, metadata={"help": "share that shape decides"})
-    mix_both: float = field(default=0.1, metadata={"help": "share that both decide"})
-    flawed: float = field(
-        default=0.4, metadata={"help": "share whose better picture misses the caption too"}
+    mix_colour: float = field(
+        default=0.2, metadata={"help": "share of comparisons that colour decides"}
     )
-    noise: float = field(default=100.0, metadata={"help": "sd of the pools' pixel noise, of 255"})
+    mix_shape: float = field(
+        default=0.7, metadata={"help": "share of comparisons that shape decides"}
+    )
+    mix_both: float = field(default=0.1, metadata={"help": "share of comparisons that both decide"})
+    flawed: float = field(
+        default=0.4,
+        metadata={"help": "share of comparisons whose better picture misses the caption too"},
+    )
+    noise: float = field(
+        default=100.0, metadata={"help": "standard deviation of the pixel noise, of 255"}
+    )
 
     def __post_init__(self) -> None:
         refuse_negative(self)
@@ -48,12 +56,12 @@ class WorldSettings:
 
     @property
     def mix(self) -> tuple[float, float, float]:
-        """Shares of KINDS."""
+        """The shares of the kinds: colour, shape, both."""
         return self.mix_colour, self.mix_shape, self.mix_both
 
     @property
     def signature(self) -> dict[str, Any]:
-        """The settings that decide the data, for their summary, with the template's hash."""
+        """The settings that decide the data, and the template's hash, for the data's summary."""
         chosen = {name: getattr(self, name) for name in DATA_SETTINGS}
         return chosen | {"template_hash": prompts.template_hash(self.read_template())}
 
@@ -74,15 +82,15 @@ class ModelSizes:
     """The sizes of the tiny model. Raises ValueError for a bad value."""
 
     hidden: int = field(default=128, metadata={"help": "width of the language model"})
-    mlp: int = field(default=384, metadata={"help": "width of its MLP"})
-    layers: int = field(default=3, metadata={"help": "its depth"})
-    heads: int = field(default=4, metadata={"help": "its attention heads"})
-    kv_heads: int = field(default=2, metadata={"help": "its key/value heads"})
+    mlp: int = field(default=384, metadata={"help": "width of the language model's MLP"})
+    layers: int = field(default=3, metadata={"help": "layers of the language model"})
+    heads: int = field(default=4, metadata={"help": "attention heads of the language model"})
+    kv_heads: int = field(default=2, metadata={"help": "key/value heads of the language model"})
     vision_hidden: int = field(default=64, metadata={"help": "width of the vision tower"})
-    vision_mlp: int = field(default=128, metadata={"help": "width of its MLP"})
-    vision_layers: int = field(default=2, metadata={"help": "its depth"})
-    vision_heads: int = field(default=4, metadata={"help": "its attention heads"})
-    vocab: int = field(default=640, metadata={"help": "at most so many byte-pair tokens"})
+    vision_mlp: int = field(default=128, metadata={"help": "width of the vision tower's MLP"})
+    vision_layers: int = field(default=2, metadata={"help": "layers of the vision tower"})
+    vision_heads: int = field(default=4, metadata={"help": "attention heads of the vision tower"})
+    vocab: int = field(default=640, metadata={"help": "upper bound on the byte-pair tokens"})
 
     def __post_init__(self) -> None:
         refuse_negative(self)
@@ -95,13 +103,15 @@ class BaseSettings(ModelSizes):
     """The base model: its sizes, and the training that stands in for its pre-training."""
 
     model_out: Path = field(default=Path("runs/demo/base"), metadata={"help": "base checkpoint"})
-    warmup_steps: int = field(default=300, metadata={"help": "most text-only steps of the base"})
+    warmup_steps: int = field(default=300, metadata={"help": "upper bound on the text-only steps"})
     base_steps: int = field(default=1000, metadata={"help": "steps with pictures and sums"})
-    base_noise: float = field(default=10.0, metadata={"help": "sd of the base's pixel noise"})
-    batch: int = field(default=64, metadata={"help": "rows in a step"})
+    base_noise: float = field(
+        default=10.0, metadata={"help": "standard deviation of its pixel noise"}
+    )
+    batch: int = field(default=64, metadata={"help": "lessons in a step"})
     warmup_lr: float = field(default=2e-3, metadata={"help": "peak learning rate, text only"})
     lr: float = field(default=2e-3, metadata={"help": "peak learning rate with pictures"})
-    processes: int = field(default=2, metadata={"help": "to train with; one core each"})
+    processes: int = field(default=2, metadata={"help": "training processes, one core each"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,8 +119,8 @@ class BaseSettings(ModelSizes):
             raise ValueError(f"batch {self.batch} does not divide by processes {self.processes}")
 
     def signature(self, world: WorldSettings) -> dict[str, Any]:
-        """The settings that decide the base, for its summary, with the template's hash."""
+        """The settings that decide the base, and the template's hash, for the base's summary."""
         own = asdict(self)
         del own["model_out"]
-        template = prompts.template_hash(world.read_template())
-        return {"seed": world.seed} | own | {"template_hash": template}
+        template_hash = prompts.template_hash(world.read_template())
+        return {"seed": world.seed} | own | {"template_hash": template_hash}

@@ -1,4 +1,7 @@
-"""A tiny Qwen2.5-VL with random weights, its tokenizer and its processor."""
+"""A tiny Qwen2.5-VL with random weights, its tokenizer and its processor.
+
+LLaMA-Factory, vLLM and TRL load it as they load a released one.
+"""
 
 import json
 import random
@@ -17,7 +20,7 @@ from transformers import (
 )
 
 from cot_reward.demo import world
-from cot_reward.demo.lessons import pretraining_row, sum_row
+from cot_reward.demo.lessons import picture_lesson, sum_lesson
 from cot_reward.demo.settings import ModelSizes, WorldSettings
 from cot_reward.tasks import prompts
 
@@ -37,18 +40,18 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-# Qwen2's own split. AutoTokenizer rebuilds a Qwen2 tokenizer with it whatever the saved file says,
-# so a vocabulary trained on another split would get other ids after loading than in training.
+# Qwen2's own pre-tokenizer. AutoTokenizer puts it into every Qwen2 tokenizer that it loads,
+# whatever the saved file says. With another one here, the loaded tokenizer would give other ids.
 QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-SYSTEM = "You are a helpful assistant."
-# Renders as LLaMA-Factory's template qwen2_vl does, which training uses.
+SYSTEM_PROMPT = "You are a helpful assistant."
+# Renders chats as LLaMA-Factory's template qwen2_vl does, which stages 1 and 2 train with.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' %}"
-    "<|im_start|>system\n" + SYSTEM + "<|im_end|>\n"
+    "<|im_start|>system\n" + SYSTEM_PROMPT + "<|im_end|>\n"
     "{% endif %}"
     "<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}"
@@ -63,19 +66,24 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-PATCH, MERGE = 14, 2
-IMAGE_TOKENS = (world.SIDE // (PATCH * MERGE)) ** 2
+PATCH_SIZE = 14  # pixels
+MERGE_SIZE = 2  # patches in a row and in a column of an image token
+TOKEN_PIXELS = PATCH_SIZE * MERGE_SIZE
+IMAGE_TOKENS = (world.SIDE_PIXELS // TOKEN_PIXELS) ** 2
 
 
 def build_tokenizer(template: str, vocab: int) -> Qwen2Tokenizer:
-    """A byte-level BPE of at most `vocab` tokens, trained on the demo's texts, as Qwen2's own."""
+    """A byte-level BPE like Qwen2's, trained on the demo's texts: at most `vocab` tokens.
+
+    The special tokens come on top.
+    """
     rng = random.Random(0)
-    texts = [f"system\n{SYSTEM}", "user\n", "assistant\n"] * 200
+    texts = [f"system\n{SYSTEM_PROMPT}", "user\n", "assistant\n"] * 200
     for scene in world.scenes("cold_start", WorldSettings(cold_start=400)):
         texts.append(prompts.fill(template, {"caption": scene.caption}))
         texts.append(world.teacher_cot(scene))
-        for row in (pretraining_row(rng, noise=0.0), sum_row(rng)):
-            texts += [row.prompt.replace("<image>", ""), row.target]
+        for lesson in (picture_lesson(rng, noise=0.0), sum_lesson(rng)):
+            texts += [lesson.prompt.replace("<image>", ""), lesson.target]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -105,13 +113,17 @@ def build_tokenizer(template: str, vocab: int) -> Qwen2Tokenizer:
 
 
 def build_processor(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLProcessor:
-    """Qwen2-VL's processor. The demo's pictures pass it at their own size, SIDE x SIDE.
+    """Qwen2-VL's processor, which keeps the demo's pictures at their own size.
 
-    The bounds are wide, so that the one pixel bound of the project (media.bound, as
-    LLaMA-Factory's) decides, and nothing here resizes once more.
+    Its pixel bounds are wide. The project has one bound on pixels (`media.images.bound`, the
+    arithmetic of LLaMA-Factory), and the processor must not resize a second time.
     """
-    bounds = {"shortest_edge": (PATCH * MERGE) ** 2, "longest_edge": 28 * 28 * 1280}
-    shape: dict[str, Any] = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2}
+    bounds = {"shortest_edge": TOKEN_PIXELS**2, "longest_edge": 1280 * TOKEN_PIXELS**2}
+    shape: dict[str, Any] = {
+        "patch_size": PATCH_SIZE,
+        "merge_size": MERGE_SIZE,
+        "temporal_patch_size": 2,
+    }
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=dict(bounds), **shape),
         tokenizer=tokenizer,
@@ -121,14 +133,14 @@ def build_processor(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLProcessor:
 
 
 def build_model(tokenizer: Qwen2Tokenizer, sizes: ModelSizes) -> Qwen2_5_VLForConditionalGeneration:
-    """A Qwen2.5-VL of these sizes with random weights, float32."""
+    """A Qwen2.5-VL of these sizes with random float32 weights, from torch's global generator."""
     ids: dict[str, Any] = {
         token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS
     }
-    half = sizes.hidden // sizes.heads // 2
+    frequencies = sizes.hidden // sizes.heads // 2
     # Time, height and width share the rotary frequencies 1 : 1.5 : 1.5, as in the released models.
-    time_part = half // 4
-    height_part = (half - time_part) // 2
+    for_time = frequencies // 4
+    for_height = (frequencies - for_time) // 2
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
@@ -142,13 +154,13 @@ def build_model(tokenizer: Qwen2Tokenizer, sizes: ModelSizes) -> Qwen2_5_VLForCo
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1_000_000.0,
-                "mrope_section": [time_part, height_part, half - time_part - height_part],
+                "mrope_section": [for_time, for_height, frequencies - for_time - for_height],
             },
             "tie_word_embeddings": True,
             "bos_token_id": ids["<|endoftext|>"],
             "eos_token_id": ids["<|im_end|>"],
             "pad_token_id": ids["<|endoftext|>"],
-            # With the usual 0.02 a model this narrow starts too flat to learn in 600 steps.
+            # At the usual 0.02 a model as narrow as this learned too little in 600 steps.
             "initializer_range": 0.05,
         },
         vision_config={
@@ -157,8 +169,8 @@ def build_model(tokenizer: Qwen2Tokenizer, sizes: ModelSizes) -> Qwen2_5_VLForCo
             "intermediate_size": sizes.vision_mlp,
             "num_heads": sizes.vision_heads,
             "out_hidden_size": sizes.hidden,
-            "patch_size": PATCH,
-            "spatial_merge_size": MERGE,
+            "patch_size": PATCH_SIZE,
+            "spatial_merge_size": MERGE_SIZE,
             "temporal_patch_size": 2,
             "window_size": 112,
             "fullatt_block_indexes": [sizes.vision_layers - 1],

@@ -1,8 +1,8 @@
-"""The demo's synthetic preference world: captions, pictures, comparisons, teacher CoTs.
+"""The demo's toy world: captions, pictures, comparisons, and chains of thought to start from.
 
-A caption names a colour and a shape ("a red circle"); of two pictures one shows both, the other
-misses the colour, the shape or both. Everything follows from the seed. There are only 18 captions,
-so the pools share captions; no picture occurs twice.
+A caption names a colour and a shape ("a red circle"). Of the two pictures of a comparison one fits
+the caption better. Everything follows from the seed. There are only 18 captions, so the pools share
+captions; no picture occurs twice.
 """
 
 import json
@@ -33,18 +33,23 @@ COLOURS = {
     "white": (240, 240, 240),
 }
 SHAPES = ("circle", "square", "triangle")
-SIDE = 56  # pixels; 4 x 4 patches of 14, so 4 image tokens after merging
+SIDE_PIXELS = 56  # 4 x 4 patches of 14, so 4 image tokens after merging
+# The attributes in which the two pictures of a comparison fit the caption differently.
 KINDS = ("colour", "shape", "both")
-# Points of a right and of a wrong attribute. The four sums are all different, and none is a tie
-# between a picture that fits and one that does not.
+# Points of a right and of a wrong attribute. The four possible sums are all different, so that
+# pictures that fit differently never tie.
 POINTS = {"colour": (9, 2), "shape": (8, 3)}
+DIMENSIONS = ("Colour", "Shape")  # as a chain of thought calls them
 
 Thing = tuple[str, str]  # colour, shape
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A comparison before it is drawn: `things[i]` is shown in Image i + 1; `label` is 1 or 2."""
+    """A comparison before it is drawn: Image i + 1 shows `things[i]`.
+
+    `wanted` is the thing of the caption, `label` (1 or 2) the better image, `kind` one of KINDS.
+    """
 
     name: str
     wanted: Thing
@@ -61,12 +66,12 @@ def caption(thing: Thing) -> str:
     return f"a {thing[0]} {thing[1]}"
 
 
-def any_thing(rng: random.Random) -> Thing:
+def random_thing(rng: random.Random) -> Thing:
     return rng.choice(list(COLOURS)), rng.choice(SHAPES)
 
 
 def near_miss(wanted: Thing, kind: str, rng: random.Random) -> Thing:
-    """A thing that misses the wanted colour, shape or both."""
+    """A random thing that misses the wanted colour, shape or both, as `kind` says."""
     colour, shape = wanted
     if kind != "shape":
         colour = rng.choice([other for other in COLOURS if other != colour])
@@ -76,28 +81,31 @@ def near_miss(wanted: Thing, kind: str, rng: random.Random) -> Thing:
 
 
 def contrast(wanted: Thing, kind: str, flawed: bool, rng: random.Random) -> tuple[Thing, Thing]:
-    """A better and a worse thing that differ in how the kind's attributes fit the caption.
+    """A better and a worse thing, which differ in how the kind's attributes fit the caption.
 
-    Flawed: the better one misses an attribute too. Were one picture always perfect, the model would
-    infer the second from the first instead of looking, and a misread first picture would lead it
-    into texts that it has never seen.
+    With `flawed` the better thing misses an attribute too. If one picture of each comparison were
+    perfect, the model would infer the second picture from the first instead of looking, and a
+    misread first picture would lead it into texts that it has never seen.
     """
     if not flawed:
         return wanted, near_miss(wanted, kind, rng)
     if kind == "shape":
         return near_miss(wanted, "colour", rng), near_miss(wanted, "both", rng)
-    # Of two pictures with one flaw each, the wrong shape costs less (POINTS).
+    # When both things miss one attribute, the wrong shape costs less (POINTS).
     worse = near_miss(wanted, "both" if kind == "colour" else "colour", rng)
     return near_miss(wanted, "shape", rng), worse
 
 
 def draw(thing: Thing, rng: random.Random, noise: float) -> Image.Image:
-    """A SIDE x SIDE RGB picture: dark background, one filled shape of any size and place, noise."""
+    """A square RGB picture: one filled shape, of random size and place, on a dark background.
+
+    `noise` is the standard deviation of the pixels' Gaussian noise, of 255.
+    """
     background = tuple(rng.randint(0, 50) for _ in range(3))
-    image = Image.new("RGB", (SIDE, SIDE), background)
+    image = Image.new("RGB", (SIDE_PIXELS, SIDE_PIXELS), background)
     pen, fill = ImageDraw.Draw(image), COLOURS[thing[0]]
     r = rng.randint(11, 20)
-    x, y = (rng.randint(r + 2, SIDE - 2 - r) for _ in range(2))
+    x, y = (rng.randint(r + 2, SIDE_PIXELS - 2 - r) for _ in range(2))
     if thing[1] == "circle":
         pen.ellipse([x - r, y - r, x + r, y + r], fill=fill)
     elif thing[1] == "square":
@@ -111,53 +119,56 @@ def draw(thing: Thing, rng: random.Random, noise: float) -> Image.Image:
 
 
 def observation(wanted: Thing, shown: Thing) -> str:
-    """What is seen, each attribute followed at once by its verdict: "red yes circle no".
+    """What a picture shows, each attribute followed by its verdict: "red yes circle no".
 
-    A tiny model sees well but compares badly when the verdict comes later: with this order the
-    comparison is one token away from what it compares.
+    A tiny model compares badly over a distance. In this order a verdict stands one token behind the
+    word that it is about.
     """
-    return " ".join(_checked(*pair) for pair in zip(shown, wanted, strict=True))
+    return " ".join(_with_verdict(*pair) for pair in zip(shown, wanted, strict=True))
 
 
-def _checked(seen: str, asked: str) -> str:
+def _with_verdict(shown: str, wanted: str) -> str:
     """One attribute with its verdict: "circle no"."""
-    return f"{seen} {'yes' if seen == asked else 'no'}"
+    return f"{shown} {'yes' if shown == wanted else 'no'}"
 
 
 def observations(wanted: Thing, things: tuple[Thing, ...]) -> str:
-    """ "Image 1 shows red yes circle no. Image 2 shows ..." """
+    """The observations of all pictures: "Image 1 shows red yes circle no. Image 2 shows ..."."""
     return " ".join(
         f"Image {i} shows {observation(wanted, thing)}." for i, thing in enumerate(things, start=1)
     )
 
 
 def points(wanted: Thing, shown: Thing) -> tuple[int, int]:
-    """Scores of 10 for colour and shape."""
+    """The scores, of 10, for colour and shape."""
     colour, shape = (
-        scale[seen != asked]
-        for scale, seen, asked in zip(POINTS.values(), shown, wanted, strict=True)
+        right_and_wrong[attribute != wanted_attribute]
+        for right_and_wrong, attribute, wanted_attribute in zip(
+            POINTS.values(), shown, wanted, strict=True
+        )
     )
     return colour, shape
 
 
 def teacher_cot(scene: Scene) -> str:
-    """The right chain of thought: observations with their scores by dimension, totals, answer.
+    """The right chain of thought: for each dimension observations and scores; totals; the answer.
 
-    A score stands right behind the observation that it is for. With the observations on a line of
-    their own, texts whose scores left their observations passed the judge, and stages 2 and 3
-    learned to guess scores.
+    A score stands behind its observation. With the observations on a line of their own, texts whose
+    scores did not fit their observations passed the judge, and stages 2 and 3 learned to guess
+    scores.
     """
-    wanted, (one, two) = scene.wanted, scene.things
-    first, second = points(wanted, one), points(wanted, two)
+    wanted, (first, second) = scene.wanted, scene.things
+    first_points, second_points = points(wanted, first), points(wanted, second)
     lines = [
         "<think>",
         *(
-            f"{i + 1}. {dimension}: Image 1 {_checked(one[i], wanted[i])} ({first[i]}/10); "
-            f"Image 2 {_checked(two[i], wanted[i])} ({second[i]}/10)"
-            for i, dimension in enumerate(("Colour", "Shape"))
+            f"{i + 1}. {dimension}: "
+            f"Image 1 {_with_verdict(first[i], wanted[i])} ({first_points[i]}/10); "
+            f"Image 2 {_with_verdict(second[i], wanted[i])} ({second_points[i]}/10)"
+            for i, dimension in enumerate(DIMENSIONS)
         ),
         "Total score:",
-        total_lines(first, second),
+        total_lines(first_points, second_points),
         "</think>",
         f"<answer>Image {scene.label} is better</answer>",
     ]
@@ -167,9 +178,9 @@ def teacher_cot(scene: Scene) -> str:
 def score_lines(first: tuple[int, int], second: tuple[int, int]) -> str:
     """A line for each dimension: "1. Colour: Image 1 (9/10); Image 2 (2/10)"."""
     return "\n".join(
-        f"{i}. {dimension}: Image 1 ({one}/10); Image 2 ({two}/10)"
-        for i, (dimension, one, two) in enumerate(
-            zip(("Colour", "Shape"), first, second, strict=True), start=1
+        f"{i}. {dimension}: Image 1 ({points_1}/10); Image 2 ({points_2}/10)"
+        for i, (dimension, points_1, points_2) in enumerate(
+            zip(DIMENSIONS, first, second, strict=True), start=1
         )
     )
 
@@ -182,8 +193,8 @@ def total_lines(first: tuple[int, int], second: tuple[int, int]) -> str:
     )
 
 
-def _quota(size: int, shares: tuple[float, ...]) -> list[int]:
-    """`size` split by `shares`, by largest remainder."""
+def _split_by_shares(size: int, shares: tuple[float, ...]) -> list[int]:
+    """`size` split into whole numbers by `shares`, with the method of largest remainders."""
     exact = [size * share for share in shares]
     counts = [int(value) for value in exact]
     by_remainder = sorted(range(len(shares)), key=lambda i: counts[i] - exact[i])
@@ -193,20 +204,20 @@ def _quota(size: int, shares: tuple[float, ...]) -> list[int]:
 
 
 def scenes(pool: str, settings: WorldSettings) -> list[Scene]:
-    """A pool's comparisons, in order; kinds and labels are balanced exactly."""
+    """The comparisons of a pool, in order; kinds and labels have their shares exactly."""
     size: int = getattr(settings, pool)
     rng = random.Random(f"{settings.seed}/{pool}")
     kinds = [
         kind
-        for kind, count in zip(KINDS, _quota(size, settings.mix), strict=True)
+        for kind, count in zip(KINDS, _split_by_shares(size, settings.mix), strict=True)
         for _ in range(count)
     ]
     rng.shuffle(kinds)
     labels = [1 + i % 2 for i in range(size)]
     rng.shuffle(labels)
-    made = []
+    made: list[Scene] = []
     for i, (kind, label) in enumerate(zip(kinds, labels, strict=True)):
-        wanted = any_thing(rng)
+        wanted = random_thing(rng)
         better, worse = contrast(wanted, kind, rng.random() < settings.flawed, rng)
         things = (better, worse) if label == 1 else (worse, better)
         prefix = "cold" if pool == "cold_start" else pool
@@ -229,7 +240,7 @@ def cold_start_row(scene: Scene, template: str, folder: str) -> dict[str, Any]:
 
 
 def raw_row(scene: Scene) -> dict[str, Any]:
-    """A row of the raw preference format, as published data sets have it."""
+    """A row of raw preference data, in the form of published data sets."""
     question = (
         "<image><image>Which image fits the caption better? Answer with one sentence.\n"
         f"{CAPTION_MARKER} [{scene.caption}]"
@@ -243,7 +254,7 @@ def raw_row(scene: Scene) -> dict[str, Any]:
 
 
 def read_summary(folder: Path, signature: dict[str, Any]) -> dict[str, Any] | None:
-    """The folder's summary if it was made with the same settings, else None."""
+    """The folder's summary if it says that these settings made the folder, else None."""
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -254,16 +265,14 @@ def read_summary(folder: Path, signature: dict[str, Any]) -> dict[str, Any] | No
 def write_data(settings: WorldSettings, command: list[str]) -> dict[str, Any]:
     """Write all pools below `settings.out` and return the summary, which is written last.
 
-    A folder that already has these settings' summary is left as it is. Paths in cold_start.json
-    are relative to the parent of `out` (the media root), those of the raw pools to `out`/images.
+    A folder whose summary has the same settings is left as it is. Paths in cold_start.json are
+    relative to the parent of `out` (the media root), paths in the raw pools to `out`/images.
     """
-    from tqdm import tqdm
-
     started = time.monotonic()
     signature = settings.signature
-    if done := read_summary(settings.out, signature):
+    if summary := read_summary(settings.out, signature):
         print(f"{settings.out}: already made with these settings")
-        return done
+        return summary
     template = settings.read_template()
     images = settings.out / "images"
     images.mkdir(parents=True, exist_ok=True)
@@ -271,27 +280,16 @@ def write_data(settings: WorldSettings, command: list[str]) -> dict[str, Any]:
     for stale in images.glob("*_[0-9]*_[ab].png"):
         stale.unlink()
     pools = {pool: scenes(pool, settings) for pool in POOLS}
-    counts: dict[str, Any] = {}
-    bar = tqdm(total=sum(map(len, pools.values())), desc="pictures", unit="pair")
+    _draw_all([scene for members in pools.values() for scene in members], images, settings)
     for pool, members in pools.items():
-        for scene in members:
-            for name, image in pictures(scene, settings):
-                image.save(images / name, compress_level=1)
-            bar.update()
         if pool == "cold_start":
             folder = f"{settings.out.name}/images"
             rows = [cold_start_row(scene, template, folder) for scene in members]
         else:
             rows = [raw_row(scene) for scene in members]
         store.write_json(settings.out / f"{pool}.json", rows)
-        counts[pool] = {
-            "rows": len(rows),
-            "label_1": sum(scene.label == 1 for scene in members),
-            "kinds": dict(Counter(scene.kind for scene in members)),
-        }
-    bar.close()
     summary = {
-        "counts": counts,
+        "counts": {pool: _counts(members) for pool, members in pools.items()},
         "captions": len(COLOURS) * len(SHAPES),
         "settings": signature,
         "command": command,
@@ -300,3 +298,21 @@ def write_data(settings: WorldSettings, command: list[str]) -> dict[str, Any]:
     }
     store.write_json(settings.out / "summary.json", summary)
     return summary
+
+
+def _draw_all(members: list[Scene], folder: Path, settings: WorldSettings) -> None:
+    """Write the pictures of these comparisons, with a progress bar."""
+    from tqdm import tqdm
+
+    for scene in tqdm(members, desc="pictures", unit="pair"):
+        for name, image in pictures(scene, settings):
+            image.save(folder / name, compress_level=1)
+
+
+def _counts(members: list[Scene]) -> dict[str, Any]:
+    """What the summary says of a pool."""
+    return {
+        "rows": len(members),
+        "label_1": sum(scene.label == 1 for scene in members),
+        "kinds": dict(Counter(scene.kind for scene in members)),
+    }
