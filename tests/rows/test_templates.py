@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cot_reward.errors import UserError
 from cot_reward.records import conversation, placeholder_in
-from cot_reward.rows.templates import Derived, _ending, derive, describe, write_template
+from cot_reward.rows.templates import Derived, derive, describe, write_template
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.generation import CAPTION_MARKER
 from cot_reward.tasks.prompts import fill, template_hash
@@ -83,6 +83,7 @@ def test_of_several_turns_the_first_human_one_counts(tmp_path):
         (TEMPLATE, ["Photo: a cat", "Photo: a dog"]),
         (TEMPLATE, ["[a] cat", "[a] dog"]),
         (TEMPLATE, ["cat", "a cat", "the cat"]),
+        (TEMPLATE, ["a cat. It sits on it.", "a dog. It sits on it.", "a car"]),
         ("Judge.\nText Caption: [{caption}]", ["a cat.", "a dog."]),
         ("Judge.\nText Caption: [{caption}]", ["[a]", "[b]"]),
         ("Judge.\nText Caption: [ {caption} ]\nAnswer [1] or [2].", ["a cat", "a bat", "a rat"]),
@@ -103,7 +104,7 @@ def test_of_several_turns_the_first_human_one_counts(tmp_path):
 )
 def test_what_captions_share_by_chance_stays_in_them(tmp_path, template, captions):
     found = derived(tmp_path, filled("<image><image>Look. " + template, captions))
-    # A full stop at the end of all captions may as well be theirs.
+    # A full stop at the end of all captions may be theirs as well.
     given_back = "。" if "。请比较" in template else ""
     assert found.text == "Look. " + template.replace("}。请", "}请")
     assert found.captions == [caption + given_back for caption in captions]
@@ -246,6 +247,17 @@ def test_a_marker_in_some_of_the_rows_is_an_error(tmp_path):
         derived(tmp_path, rows)
 
 
+def test_named_captions_may_begin_with_the_marker(tmp_path):
+    captions = ["Text Caption: a cat", "Text Caption: a dog"]
+    rows = [row("<image><image>Judge. " + text, prompt=text) for text in captions]
+    found = derived(tmp_path, rows)
+    assert (found.text, found.captions) == ("Judge. {caption}", captions)
+    longer = "Text Caption: a car. Text Caption: a bus"
+    rows.append(row("<image><image>Judge. " + longer, prompt=longer))
+    with pytest.raises(UserError, match=r"lead to 'Text Caption:': 2, .* its own rows$"):
+        derived(tmp_path, rows)
+
+
 def test_the_marker_may_follow_the_caption(tmp_path):
     wording = "<image><image>Here: {caption}\nJudge by this Text Caption:"
     assert derived(tmp_path, filled(wording, CAPTIONS)).captions == CAPTIONS
@@ -307,6 +319,7 @@ def test_a_broken_line_costs_a_row_and_a_broken_list_everything(tmp_path):
         ([{"id": 1}], r"1 rows with 0 .*\n.*rows\.json:1: no 'conversations'"),
         (filled("<image><image>{caption}", CAPTIONS), "nothing in common but '<image><image>'"),
         (filled("Compare it with {caption}", CAPTIONS), "nothing shows where the caption begins"),
+        (filled("Which (1 or 2) fits {caption} (best)?", CAPTIONS), "nothing shows where"),
         (filled("{caption}", CAPTIONS), "nothing in common but ''"),
         (filled(WORDING + "\n", CAPTIONS), "share line breaks at their end"),
         (filled("Look.\r\n" + WORDING[14:], CAPTIONS), "share carriage returns"),
@@ -368,19 +381,6 @@ def test_the_template_filled_with_the_captions_gives_every_prompt(
     assert CAPTION_MARKER in found.text
     if before.startswith(" ["):
         assert found.captions == captions
-
-
-@given(st.lists(st.text("ab\n", max_size=8), min_size=1, max_size=9), st.data())
-def test_the_longest_shared_ending(texts, data):
-    least = data.draw(st.integers(1, len(texts)))
-    found = _ending(texts, least)
-
-    def having(ending: str) -> int:
-        return sum(text.endswith(ending) for text in texts)
-
-    assert having(found) >= least
-    assert all(having(text[start:]) < least for text in texts for start in range(len(text))
-               if len(text) - start > len(found))  # fmt: skip
 
 
 def test_the_command(tmp_path):
