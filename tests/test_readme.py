@@ -1,4 +1,4 @@
-"""Every command and path that the two READMEs name exists."""
+"""Every command and path that the READMEs and CONTRIBUTING.md name exists."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ import pytest
 from helpers.environments import PYTHON, REPO
 
 READMES = ("README.md", "README.zh-CN.md")
-# What a run writes, or a user brings; everything else that looks like a path must be there.
+# What a run writes, or a user brings. Everything else that looks like a path must exist.
 WRITTEN = ("runs/", ".envs/", "dataset/")
 OURS = ("dataset/README.md", "dataset/sample/", "dataset/dataset_info.json")
 PATH = re.compile(
@@ -40,10 +40,10 @@ def repository_files() -> list[str]:
     return [name for name in listed.stdout.splitlines() if (REPO / name).exists()]
 
 
-@pytest.mark.parametrize("name", READMES)
+@pytest.mark.parametrize("name", [*READMES, "CONTRIBUTING.md", "dataset/README.md"])
 def test_every_path_exists(name: str) -> None:
     files = repository_files()
-    # A bare file name may stand in a folder of ours, or be one that a run writes.
+    # A bare file name may be that of a file in any folder, or of one that a run writes.
     known = {Path(file).name for file in files} | {"results.md"}
     missing = []
     for path in {found.rstrip(".,") for found in PATH.findall(text_of(name))}:
