@@ -6,15 +6,15 @@ SHELL := bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ENVS := .envs
 UV := $(ENVS)/uv/bin/uv
-# A fixed release, so that two machines resolve and install alike.
+# A fixed release, so that all machines resolve and install alike.
 UV_VERSION := 0.13.9
-# Never fetch an interpreter: the machine's Python 3.11 is used.
+# uv must not download an interpreter; the machine's Python 3.11 is used.
 export UV_PYTHON_DOWNLOADS := never
 
-# Threads that wait for one another in a busy loop starve whatever else runs on a small machine.
+# By default, waiting threads spin; on a small machine they take the cores from all other processes.
 export OMP_WAIT_POLICY := passive
 
-# Serving needs another vLLM build where there is no GPU.
+# Serving without a GPU needs another build of vLLM.
 SERVE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo serve || echo serve-cpu)
 
 .PHONY: help
