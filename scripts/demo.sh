@@ -4,10 +4,10 @@
 #     make demo                       # = scripts/demo.sh --seeds "0"
 #     make demo SEEDS="0 1 2"         # three runs over one base, pooled in one table
 #
-# Every step is skipped when its summary stands, so that a stopped demo goes on where it was.
+# A step whose summary exists is skipped, so that a stopped demo continues at the unfinished step.
 # Options: --seeds "N ..."; --configs DIR (configs/demo); --world FILE (DIR/world.yaml);
 # --data DIR (dataset/demo); --runs DIR (runs/demo); --eval-samples N (4);
-# --pool NAME (heldout): the comparisons that the table is about; settings are chosen on validation.
+# --pool NAME (heldout): the comparisons of the table; choose settings on the pool validation.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -27,8 +27,8 @@ while (($#)); do
 done
 world=${world:-$configs/world.yaml}
 main=.envs/main/bin sft=.envs/sft/bin
-# One thread per trainer, and no spinning: the models are so small that two threads mostly wait for
-# each other, and as soon as anything else runs a step takes several times as long.
+# One thread per trainer, and no spinning: in models as small as these two threads mostly wait for
+# each other, and a step takes several times as long as soon as another process runs.
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 port=$($main/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 mkdir -p "$runs"
@@ -45,7 +45,7 @@ trap stop_server EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# serve MODEL: a server for this model is up; another one is stopped first.
+# serve MODEL: start a server for this model, unless it runs already; stop the server of another model.
 serve() {
   [[ $server_model == "$1" ]] && return
   stop_server
@@ -57,7 +57,7 @@ serve() {
   server_model=$1
 }
 
-# step NAME FILE COMMAND...: run the command unless FILE, which it writes last, is there.
+# step NAME FILE COMMAND...: run the command, which writes FILE last, unless FILE exists.
 step() {
   local name=$1 file=$2 started=$SECONDS
   shift 2
@@ -71,7 +71,8 @@ step() {
   printf '{"step": "%s", "seconds": %d}\n' "$name" $((SECONDS - started)) >>"$runs/steps.jsonl"
 }
 
-# LLaMA-Factory's last file comes before its plots; this marker comes after everything.
+# sft_train OUT ARGUMENTS...: train with LLaMA-Factory. Its own last file is written before its plots;
+# summary.json is written after everything.
 sft_train() {
   local out=$1
   shift
@@ -81,7 +82,7 @@ sft_train() {
   echo '{"stage": "sft"}' >"$out/summary.json"
 }
 
-# check NAME ROWS MARKER: every row and medium before a training.
+# check NAME ROWS MARKER: check every row and medium before a training, then write MARKER.
 check() {
   step "$1" "$3" and_mark "$3" $main/python scripts/check_rows.py "$2"
 }
@@ -92,7 +93,7 @@ and_mark() {
   touch "$marker"
 }
 
-# infer MODEL NAME FILE ARGUMENTS...: the client against a server of this model.
+# infer MODEL NAME OUT ARGUMENTS...: run the client against a server of this model.
 infer() {
   local model=$1 name=$2 out=$3
   shift 3
@@ -102,7 +103,7 @@ infer() {
     --image-root "$data/images" --out "$out" "$@"
 }
 
-# evaluate MODEL NAME DIR SEED: the pool's comparisons in both orders, greedy and sampled.
+# evaluate MODEL NAME DIR SEED: answer the pool's comparisons in both orders, greedy and sampled.
 evaluate() {
   infer "$1" "$2: $pool, greedy" "$3/greedy" \
     --data "$data/$pool.json" --temperature 0 --num-samples 1
@@ -117,7 +118,8 @@ evaluate "$runs/base" "base" "$runs/eval_base" 0
 for seed in $seeds; do
   run=$runs/seed$seed
   mkdir -p "$run"
-  # LLaMA-Factory finds a data set by its name in this file; each seed has its own responses.
+  # LLaMA-Factory finds a data set by its name in dataset_info.json. Each seed has its own responses,
+  # and therefore its own file.
   columns='"formatting": "sharegpt", "columns": {"messages": "conversations", "images": "images"}'
   cat >"$run/dataset_info.json" <<JSON
 {"demo_cold_start": {"file_name": "$PWD/$data/cold_start.json", $columns},
@@ -136,8 +138,8 @@ JSON
     model_name_or_path="$run/stage1" dataset_dir="$run"
   infer "$run/stage2" "seed $seed: stage 2 answers the DPO pool" "$run/stage2_infer" \
     --data "$data/dpo.json" --num-samples 4 --seed "$seed"
-  # A converged stage 2 is mostly right or mostly wrong about a comparison; hotter samples find more
-  # comparisons with a text of both kinds. The merger keeps the coherent ones only.
+  # The converged model of stage 2 is mostly right or mostly wrong about a comparison. Samples at a
+  # higher temperature find more comparisons with texts of both kinds; the merger keeps coherent texts.
   infer "$run/stage2" "seed $seed: stage 2 answers the DPO pool at T=1.3" "$run/stage2_infer_hot" \
     --data "$data/dpo.json" --num-samples 5 --temperature 1.3 --seed "$seed"
   evaluate "$run/stage2" "seed $seed: stage 2" "$run/eval_stage2" "$seed"

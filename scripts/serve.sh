@@ -4,8 +4,8 @@
 #     scripts/serve.sh runs/stage1 [--port 8000] [any other vllm flag]
 #     scripts/serve.sh runs/stage1 --tensor-parallel-size 2 --data-parallel-size 4
 #
-# Prints the base URL on standard output once the server answers. On failure it prints the server's
-# last lines and exits non-zero; when it ends, in whatever way, no process is left behind.
+# Prints the base URL on standard output once the server answers. On failure it prints the last lines
+# of the server's log and exits non-zero. However it ends, it leaves no process behind.
 # The server's log: $SERVE_LOG, or runs/serve-PORT.log. $SERVE_TIMEOUT: seconds to wait (1800).
 set -euo pipefail
 
@@ -32,9 +32,9 @@ if nvidia-smi -L >/dev/null 2>&1; then
   environment=serve
   hardware=()
 else
-  # The CPU build: float32, no compilation (minutes for nothing at small sizes), all cores. Prompts
-  # are not split: vLLM 0.32 then rewinds the generator of a seeded request, which a CPU generator
-  # cannot do, and the engine dies ("CPU Generator does not use offset").
+  # The CPU build: float32, all cores, and no compilation (it takes minutes and gains nothing at small
+  # sizes). Chunked prefill is off: with it, vLLM 0.32 rewinds the generator of a seeded request, a CPU
+  # generator cannot be rewound, and the engine dies ("CPU Generator does not use offset").
   environment=serve-cpu
   hardware=(--enforce-eager --dtype float32 --max-model-len 4096
     --no-enable-chunked-prefill --max-num-batched-tokens 8192)
@@ -46,7 +46,7 @@ if [[ ! -x $python ]]; then
   echo "error: the $environment environment is not built; run: make envs" >&2
   exit 2
 fi
-# A directory is served: nothing needs a hub, and nothing is told to anybody.
+# The model is a local folder: no hub is needed, and no usage statistics are sent.
 export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
 
 if "$python" -c "import socket; socket.create_connection(('127.0.0.1', $port), 1)" 2>/dev/null; then
@@ -61,7 +61,7 @@ cleanup() {
   local code=$?
   trap - EXIT INT TERM HUP
   if [[ -n $server ]]; then
-    # The whole process group: vLLM's engine and workers are processes of their own.
+    # Signal the whole process group: vLLM's engine and workers are separate processes.
     kill -TERM -- "-$server" 2>/dev/null || true
     for _ in $(seq 100); do
       kill -0 -- "-$server" 2>/dev/null || break
@@ -76,8 +76,8 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# Its own session, so that Ctrl-C reaches it through cleanup alone; and should this script be killed
-# with -9, the kernel still ends the server.
+# The server has a session of its own, so that Ctrl-C reaches it through cleanup only. If this script
+# is killed with -9, the kernel ends the server (pdeathsig).
 launch=(setsid)
 setpriv --help 2>/dev/null | grep -q pdeathsig && launch+=(setpriv --pdeathsig TERM)
 "${launch[@]}" "$python" -m vllm.entrypoints.openai.api_server --model "$model" \
@@ -97,7 +97,7 @@ until "$python" -c "import urllib.request as r; r.urlopen('http://127.0.0.1:$por
   sleep 1
 done
 echo "http://127.0.0.1:$port/v1"
-# `wait` returns at once when a signal comes, so that cleanup is not delayed.
+# A signal ends `wait` at once, so that cleanup is not delayed.
 code=0
 wait "$server" || code=$?
 fail "the server ended by itself (exit code $code)"
