@@ -2,9 +2,8 @@
 
 import pytest
 from cot_reward.errors import UserError
-from cot_reward.inference.inputs import read_pool
+from cot_reward.inference.inputs import read_comparisons
 from cot_reward.inference.ledger import Ledger
-from cot_reward.media.paths import prefix_of
 from cot_reward.records import Comparison
 from cot_reward.rows.adapters import adapter_for, upstream
 from cot_reward.tasks.prompts import shown
@@ -71,16 +70,8 @@ def test_the_adapter_is_found_from_the_row_or_by_name():
     assert adapter_for({}, "upstream") is upstream.adapt
     with pytest.raises(UserError, match="no adapter knows rows with the keys \\['x'\\]"):
         adapter_for({"x": 1}, None)
-    with pytest.raises(UserError, match="unknown --source 'hpd'"):
+    with pytest.raises(UserError, match="unknown --adapter 'hpd'"):
         adapter_for({}, "hpd")
-
-
-def test_the_image_root_lies_in_the_media_root(tmp_path):
-    (tmp_path / "media/images").mkdir(parents=True)
-    assert prefix_of(tmp_path / "media/images", tmp_path / "media") == "images"
-    assert prefix_of(tmp_path / "media", tmp_path / "media") == ""
-    with pytest.raises(UserError, match="not inside --media-root"):
-        prefix_of(tmp_path / "elsewhere", tmp_path / "media")
 
 
 def test_the_samples_are_read():
@@ -89,7 +80,7 @@ def test_the_samples_are_read():
         "comparisons.jsonl": ["image_generation", "image_understanding"],
     }.items():
         with Ledger(None) as ledger:
-            read_pool(ledger, [REPO / "dataset/sample" / name], REPO / "dataset/sample")
+            read_comparisons(ledger, [REPO / "dataset/sample" / name], REPO / "dataset/sample")
             found = list(ledger)
             assert [listed.comparison.task for listed in found] == tasks
             assert ledger.bad_count == ledger.duplicate_count == 0
