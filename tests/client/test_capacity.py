@@ -5,7 +5,13 @@ import heapq
 import random
 
 import pytest
-from cot_reward.client.capacity import LEAST, MOST, START, Capacity, Climb
+from cot_reward.client.capacity import (
+    MAX_CONCURRENCY,
+    MIN_CONCURRENCY,
+    START_CONCURRENCY,
+    Capacity,
+    Climb,
+)
 from helpers.client_world import World, unit
 from helpers.rows import read_lines
 
@@ -55,13 +61,15 @@ def test_it_settles_where_more_requests_bring_no_more(capacity):
     # While it tries the next level, it stands on none.
     level = climb.settled or climb.limit // 2
     # At least the capacity, and not many times that, within noise and steps of two.
-    assert min(capacity, MOST) * 0.9 <= level <= max(2 * START, 2.7 * capacity)
+    assert (
+        min(capacity, MAX_CONCURRENCY) * 0.9 <= level <= max(2 * START_CONCURRENCY, 2.7 * capacity)
+    )
 
 
 def test_batching_that_slows_every_request_down_is_no_reason_to_stop():
     # Latency doubles with each fourfold load, and throughput still doubles.
     climb = Simulated(lambda load: load**0.5).run(20_000)
-    assert climb.settled == MOST
+    assert climb.settled == MAX_CONCURRENCY
 
 
 def test_a_server_that_thrashes_above_its_capacity_is_kept_below():
@@ -87,7 +95,7 @@ def test_it_says_once_what_it_settled_on():
 def test_refusals_keep_it_near_the_bound(bound):
     simulated = Simulated(slots(10_000), refuse_above=bound)
     climb = simulated.run(6_000)
-    assert LEAST <= climb.limit <= 1.5 * bound
+    assert MIN_CONCURRENCY <= climb.limit <= 1.5 * bound
     overloads = climb.overloads
     # It comes back to the bound now and then, not all the time.
     simulated.run(6_000)
@@ -123,37 +131,37 @@ def test_no_fault_moves_it_out_of_its_bounds():
             climb.overloaded(began, now)
         else:
             climb.finished(draw.randrange(400), began, now)
-        assert LEAST <= climb.limit <= MOST
+        assert MIN_CONCURRENCY <= climb.limit <= MAX_CONCURRENCY
 
 
 def test_slots_are_handed_out_in_turn_and_never_more_than_there_are():
     async def main():
-        capacity, flying, most, order = Capacity(3), 0, 0, []
+        capacity, flying, most_flying, order = Capacity(3), 0, 0, []
 
-        async def one(number):
-            nonlocal flying, most
+        async def hold_a_slot(number):
+            nonlocal flying, most_flying
             await capacity.acquire()
             order.append(number)
             flying += 1
-            most = max(most, flying)
+            most_flying = max(most_flying, flying)
             await asyncio.sleep(0.001)
             flying -= 1
             capacity.release()
 
-        tasks = [asyncio.create_task(one(number)) for number in range(20)]
+        tasks = [asyncio.create_task(hold_a_slot(number)) for number in range(20)]
         await asyncio.sleep(0)
         tasks[5].cancel()  # a waiter that gives up costs no slot
         await asyncio.gather(*tasks, return_exceptions=True)
-        return most, order
+        return most_flying, order
 
-    most, order = asyncio.run(main())
-    assert most == 3
+    most_flying, order = asyncio.run(main())
+    assert most_flying == 3
     assert order == [number for number in range(20) if number != 5]
 
 
 def test_auto_fills_a_server_that_works_on_many_at_a_time(tmp_path, server):
     world = World(tmp_path, server, count=300)
-    server.tell(latency=0.2, slots=100)
+    server.configure(latency=0.2, slots=100)
     done = world.run("--num-samples", 1, "--concurrency", "auto")
     assert done.returncode == 0, done.stderr
     found = world.summary["concurrency"]
@@ -164,6 +172,6 @@ def test_auto_fills_a_server_that_works_on_many_at_a_time(tmp_path, server):
     assert len({unit(row) for row in world.judged}) == len(world.judged) == 600
     assert f"(concurrency auto: {found['limit']})" in done.stdout
     # A fixed number is kept to.
-    server.tell(latency=0.2)
+    server.configure(latency=0.2)
     assert world.call("--num-samples", 2, "--concurrency", 7, "--limit", 20) == 0
     assert world.summary["concurrency"] == {"mode": "fixed", "limit": 7}

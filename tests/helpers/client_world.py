@@ -1,4 +1,4 @@
-"""A media root, a data file and the client's command line about them."""
+"""A media root with images, a data file, and inference with them as a user runs it."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SCRIPT = [sys.executable, "scripts/image_stream_gpt.py"]
 
 
 class World:
-    """A media root with images, a data file, and the command line about them."""
+    """`count` comparisons on disk, and the command line of inference about them."""
 
     def __init__(self, folder: Path, server: MockServer, count: int = 3) -> None:
         self.media, self.out, self.server = folder / "media", folder / "out", server
@@ -36,7 +36,7 @@ class World:
             "--config", folder / "empty.yaml", "--data", self.data, "--media-root", self.media,
             "--image-root", self.media / "images", "--base-url", server.url, "--out", self.out,
         ]  # fmt: skip
-        server.tell()
+        server.configure()
 
     def command(self, *flags: object) -> list[str]:
         self.data.write_text(json.dumps(self.rows))
@@ -49,7 +49,7 @@ class World:
         )
 
     def call(self, *flags: object) -> int:
-        """As `run`, without the second that a process takes to start. Raises UserError."""
+        """As `run`, in this process: a process takes a second to start. Raises UserError."""
         argv = self.command(*flags)[len(SCRIPT) :]
         return infer(settings.parse(InferenceSettings, "", argv=argv), api_key="none")
 

@@ -1,9 +1,10 @@
-"""An OpenAI-compatible server that can be told to fail. Run in a process of its own:
+"""A mock of an OpenAI-compatible server with faults on demand, in a process of its own:
 
     with MockServer() as server:
-        server.tell(latency=0.1, faults=[{"caption": "a cat", "kind": "status", "status": 500}])
+        fault = {"caption": "a cat", "kind": "status", "status": 500}
+        server.configure(latency=0.1, faults=[fault])
 
-Its answers depend on the caption and on seed + index alone, as those of a real one do.
+Its answers depend on the caption and on seed + index alone, as the answers of a real server do.
 """
 
 import asyncio
@@ -15,13 +16,13 @@ import time
 import urllib.request
 from typing import Any
 
-# Answers of sample 0, 1, 2, ... by seed: right or wrong, coherent or not, cut or malformed.
-KINDS = ("one", "two", "one", "two", "contradicts", "no_totals", "unparsed", "length")
+# Kinds of answers by seed: right or wrong, coherent or not, cut or malformed.
+ANSWER_KINDS = ("one", "two", "one", "two", "contradicts", "no_totals", "unparsed", "length")
 
 
 def completion(number: int) -> tuple[str, str]:
     """Text and finish reason of the sample with this seed."""
-    kind = KINDS[number % len(KINDS)]
+    kind = ANSWER_KINDS[number % len(ANSWER_KINDS)]
     a, b = (9, 6) if kind in ("one", "contradicts") else (6, 9)
     answer = {"one": 1, "two": 2, "contradicts": 2, "no_totals": 1}.get(kind, 1)
     reasoning = f"Seen {number}. Style: Image 1 ({a}/10); Image 2 ({b}/10)\n"
@@ -35,7 +36,7 @@ def completion(number: int) -> tuple[str, str]:
 
 
 class MockServer:
-    """The server's process, and what a test says to it and hears from it."""
+    """The server's process, with its configuration and its log of requests."""
 
     def __init__(self, port: int = 0, models: str = "mock") -> None:
         command = [sys.executable, __file__, str(port), models]
@@ -49,28 +50,31 @@ class MockServer:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", data, 30) as answer:
             return json.load(answer)
 
-    def tell(
+    def configure(
         self,
         latency: float = 0.0,
         faults: list[dict[str, Any]] | None = None,
         slots: int = 0,
-        most: int = 0,
+        max_requests: int = 0,
         models: list[str] | None = None,
         models_status: int = 200,
     ) -> None:
-        """Forget the log, and from now on answer like this.
+        """Empty the log, and answer so from now on.
 
-        A fault: "kind" (status, cut, close, wrong_n, same_index, body, abort, hang, exit), "times"
-        (always, without it), "caption" (all, without it), and for "status" and "body" what to say.
-        With `slots` so many requests are worked on at a time, and others wait; beyond `most` they
-        are refused with status 503. `models` are listed, with this status.
+        A fault: "kind" (status, cut, close, wrong_n, same_index, body, text, abort, hang, exit),
+        "times" (without it: always), "caption" (without it: all), and the content of the answer.
+        The server works on `slots` requests at a time (0: all), and other requests wait. It
+        rejects requests beyond `max_requests` (0: none) with status 503. It lists `models`, with
+        the status `models_status`.
         """
-        told = {"latency": latency, "faults": faults or [], "slots": slots,
-                "most": most, "models_status": models_status}  # fmt: skip
-        self._call("/tell", told | ({"models": models} if models else {}))
+        configuration = {
+            "latency": latency, "faults": faults or [], "slots": slots,
+            "max_requests": max_requests, "models_status": models_status,
+        }  # fmt: skip
+        self._call("/configure", configuration | ({"models": models} if models else {}))
 
     def log(self) -> list[dict[str, Any]]:
-        """Every request since `tell`: caption, images (as sent), seed, n, when, and the rest."""
+        """Every request since `configure`: settings, caption, images (as sent), text and time."""
         found: list[dict[str, Any]] = self._call("/log")
         return found
 
@@ -97,17 +101,23 @@ class MockServer:
         self.stop()
 
 
+# Slots of a server that works on all requests at once.
+UNBOUNDED = 10**6
+
+
 def _serve(port: int, models: list[str]) -> None:
     from aiohttp import web
 
-    state: dict[str, Any] = {"latency": 0.0, "faults": [], "log": [], "told": asyncio.Event()}
-    state |= {"slots": asyncio.Semaphore(10**6), "most": 0, "working": 0}
+    state: dict[str, Any] = {
+        "latency": 0.0, "faults": [], "log": [], "reconfigured": asyncio.Event(),
+        "slots": asyncio.Semaphore(UNBOUNDED), "max_requests": 0, "working": 0,
+    }  # fmt: skip
 
-    async def tell(request: web.Request) -> web.Response:
-        said = await request.json()
-        said["slots"] = asyncio.Semaphore(said["slots"] or 10**6)
-        state["told"].set()
-        state.update({"models": models} | said, log=[], told=asyncio.Event())
+    async def configure(request: web.Request) -> web.Response:
+        configuration = await request.json()
+        configuration["slots"] = asyncio.Semaphore(configuration["slots"] or UNBOUNDED)
+        state["reconfigured"].set()
+        state.update({"models": models} | configuration, log=[], reconfigured=asyncio.Event())
         return web.json_response({})
 
     async def log(request: web.Request) -> web.Response:
@@ -131,13 +141,13 @@ def _serve(port: int, models: list[str]) -> None:
         body = await request.json()
         (message,) = body["messages"]
         images = [part for part in message["content"] if part["type"] == "image_url"]
-        text = message["content"][-1]
-        caption = text["text"].rpartition("[")[2].rstrip("]")
-        sent = {key: body[key] for key in body if key != "messages"}
+        prompt = message["content"][-1]["text"]
+        caption = prompt.rpartition("[")[2].rstrip("]")
+        settings = {key: body[key] for key in body if key != "messages"}
         urls = [image["image_url"]["url"] for image in images]
-        entry = sent | {"caption": caption, "images": urls, "text": text["text"]}
+        entry = settings | {"caption": caption, "images": urls, "text": prompt}
         state["log"].append(entry | {"when": time.time()})
-        if state["most"] and state["working"] >= state["most"]:
+        if state["max_requests"] and state["working"] >= state["max_requests"]:
             return web.json_response({"error": {"message": "the queue is full"}}, status=503)
         state["working"] += 1
         async with state["slots"]:
@@ -148,15 +158,15 @@ def _serve(port: int, models: list[str]) -> None:
         if kind == "exit":
             os._exit(1)
         if kind == "hang":
-            # Until the test says something else; then, too, no answer comes.
-            await state["told"].wait()
+            # Until the next configuration, and without an answer even then.
+            await state["reconfigured"].wait()
             if request.transport is not None:
                 request.transport.close()
             return web.Response()
         if kind == "status":
             headers = {"Retry-After": fault["retry_after"]} if "retry_after" in fault else {}
-            said = {"error": {"message": fault.get("message", "told to fail")}}
-            return web.json_response(said, status=fault["status"], headers=headers)
+            error = {"error": {"message": fault.get("message", "a fault on demand")}}
+            return web.json_response(error, status=fault["status"], headers=headers)
         if kind == "body":
             return web.Response(
                 text=fault["body"], content_type=fault.get("type", "application/json")
@@ -164,19 +174,21 @@ def _serve(port: int, models: list[str]) -> None:
         count = body["n"] - (kind == "wrong_n")
         choices = []
         for index in range(count):
-            said, reason = completion(body["seed"] + index)
+            text, reason = completion(body["seed"] + index)
             choices.append({
                 "index": 0 if kind == "same_index" else index,
                 "finish_reason": "abort" if kind == "abort" else reason,
-                "message": {"role": "assistant", "content": fault.get("text", said)},
+                "message": {"role": "assistant", "content": fault.get("text", text)},
             })  # fmt: skip
         usage = {"prompt_tokens": 100, "completion_tokens": 50 * count, "total_tokens": 0}
-        whole = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
-                 "choices": choices[::-1], "usage": usage}  # fmt: skip
+        answer = {
+            "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
+            "choices": choices[::-1], "usage": usage,
+        }  # fmt: skip
         if kind in ("cut", "close"):
-            half = json.dumps(whole).encode()[:100]
+            half = json.dumps(answer).encode()[:100]
             response = web.StreamResponse(headers={"Content-Type": "application/json"})
-            # "cut": promised more than came. "close": the end of the body is not even promised.
+            # "cut": shorter than its declared length. "close": no length is declared.
             response.content_length = 5000 if kind == "cut" else None
             if kind == "close":
                 response.force_close()
@@ -186,13 +198,13 @@ def _serve(port: int, models: list[str]) -> None:
             if kind == "cut":
                 request.transport.close()
             return response
-        return web.json_response(whole)
+        return web.json_response(answer)
 
     async def main() -> None:
         app = web.Application(client_max_size=2**30)
         app.add_routes([
-            web.post("/tell", tell), web.get("/log", log), web.get("/v1/models", list_models),
-            web.post("/v1/chat/completions", chat),
+            web.post("/configure", configure), web.get("/log", log),
+            web.get("/v1/models", list_models), web.post("/v1/chat/completions", chat),
         ])  # fmt: skip
         runner = web.AppRunner(app)
         await runner.setup()

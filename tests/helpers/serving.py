@@ -1,4 +1,4 @@
-"""Real vLLM servers, by scripts/serve.sh."""
+"""Real vLLM servers, started by scripts/serve.sh."""
 
 import os
 import signal
@@ -46,5 +46,5 @@ class RealServer:
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(60)
 
-    def tell(self) -> None:
-        """Nothing to tell a real server."""
+    def configure(self) -> None:
+        """A real server has no faults on demand."""

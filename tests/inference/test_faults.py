@@ -1,4 +1,4 @@
-"""Stage 2's client when the server fails or the run is stopped: nothing is lost or doubled."""
+"""Inference when the server fails or the run is stopped: nothing is lost or doubled."""
 
 import json
 import random
@@ -41,7 +41,7 @@ def test_passing_faults_are_retried_and_lasting_ones_are_listed(tmp_path, server
         {"kind": "body", "body": '{"choices": [{"index": 0, "message": null}]}'},
     ]
     faults = [fault | {"times": 1} for fault in once] + always
-    server.tell(
+    server.configure(
         faults=[fault | {"caption": f"caption {number}"} for number, fault in enumerate(faults)]
         # Half a character, as a tokenizer can cut it.
         + [{"caption": "caption 12", "kind": "text", "text": "\ud83d half"}]
@@ -52,10 +52,10 @@ def test_passing_faults_are_retried_and_lasting_ones_are_listed(tmp_path, server
     # Without the probes, which ask for a single token.
     log = [entry for entry in server.log() if entry["max_tokens"] > 1]
     asked = Counter(entry["caption"] for entry in log)
-    turned_away = asked.pop("caption 10")
+    rejected = asked.pop("caption 10")
     assert asked == {f"caption {n}": {9: 1, 11: 3, 12: 1}.get(n, 2) for n in range(13) if n != 10}
-    # By the time alone: the server never had it.
-    assert turned_away > 3
+    # Only its deadline ends it: a rejected request costs no attempt.
+    assert rejected > 3
     first, second = (e["when"] for e in log if e["caption"] == "caption 0")
     assert second - first >= 1
     failed = {entry["id"]: entry for entry in world.read("failed")}
@@ -67,11 +67,11 @@ def test_passing_faults_are_retried_and_lasting_ones_are_listed(tmp_path, server
     assert (late["reason"], malformed["reason"]) == ("deadline", "attempts_used_up")
     assert "8 s are over, last: HTTP 503" in late["detail"]
     assert world.summary["account"] == {"expected": 26, "judged": 20, "failed": 6, "not_asked": 0}
-    assert world.summary["retries"] == 9 + 2 + turned_away - 1
+    assert world.summary["retries"] == 9 + 2 + rejected - 1
     halves = [row for row in world.judged if row["id"] == world.key(12)]
     assert {row["conversations"][1]["value"] for row in halves} == {"? half"}
-    # What failed is known as failed, and asked again only when told so.
-    server.tell()
+    # Failed requests are asked again only with --retry-failed.
+    server.configure()
     assert world.call(*flags) == 0
     assert server.log() == []
     assert world.summary["account"] == {"expected": 26, "judged": 20, "failed": 6, "not_asked": 0}
@@ -80,18 +80,18 @@ def test_passing_faults_are_retried_and_lasting_ones_are_listed(tmp_path, server
     assert world.summary["account"] == {"expected": 26, "judged": 26, "failed": 0, "not_asked": 0}
 
 
-def test_an_answer_that_was_broken_off_is_none_under_any_name(world, server):
+def test_an_answer_that_the_server_broke_off_is_no_response_under_any_content_type(world, server):
     choice = {"index": 0, "finish_reason": "abort", "message": {"content": "<think>Half"}}
     body = json.dumps({"choices": [choice]})
     fault = {"kind": "body", "body": body, "type": "text/plain", "times": 3}
-    server.tell(faults=[fault | {"caption": "caption 1"}])
+    server.configure(faults=[fault | {"caption": "caption 1"}])
     assert world.call("--num-samples", 1) == 0
     assert world.summary["account"] == {"expected": 6, "judged": 6, "failed": 0, "not_asked": 0}
     assert all("Half" not in row["conversations"][1]["value"] for row in world.judged)
 
 
 def test_a_run_in_which_nothing_succeeds_is_an_error(world, server):
-    server.tell(faults=[{"kind": "status", "status": 400}])
+    server.configure(faults=[{"kind": "status", "status": 400}])
     done = world.run("--num-samples", 1)
     assert done.returncode == 1
     assert "nothing succeeded" in done.stderr
@@ -100,7 +100,7 @@ def test_a_run_in_which_nothing_succeeds_is_an_error(world, server):
 
 def test_one_record_that_hangs_costs_itself(tmp_path, server):
     world = World(tmp_path, server, count=6)
-    server.tell(faults=[{"caption": "caption 2", "kind": "hang"}])
+    server.configure(faults=[{"caption": "caption 2", "kind": "hang"}])
     flags = ["--num-samples", 1, "--orders", "given", "--timeout", 0.5, "--max-attempts", 2]
     started = time.monotonic()
     assert world.call(*flags) == 0
@@ -113,12 +113,12 @@ def test_one_record_that_hangs_costs_itself(tmp_path, server):
 
 @pytest.mark.parametrize("concurrency", [1, 6])
 def test_a_record_that_kills_the_server_again_and_again_is_given_up(tmp_path, concurrency):
-    """Alone: not those that are in flight with it whenever it does."""
+    """Only this record: not the requests that were in flight with it."""
     fault = [{"caption": "caption 3", "kind": "exit"}]
     server = MockServer()
     try:
         world = World(tmp_path, server, count=6)
-        server.tell(latency=0.05, faults=fault)
+        server.configure(latency=0.05, faults=fault)
         flags = ["--num-samples", 1, "--orders", "given", "--max-attempts", 1]
         running = world.start(*flags, "--concurrency", concurrency)
         for _ in range(400):
@@ -129,7 +129,7 @@ def test_a_record_that_kills_the_server_again_and_again_is_given_up(tmp_path, co
                 server.stop()
                 time.sleep(0.7)
                 server = MockServer(port=port)
-                server.tell(latency=0.05, faults=fault)
+                server.configure(latency=0.05, faults=fault)
             time.sleep(0.05)
         output, _ = running.communicate(timeout=60)
     finally:
@@ -154,7 +154,7 @@ def test_a_record_that_kills_the_server_again_and_again_is_given_up(tmp_path, co
     ],
 )  # fmt: skip
 def test_no_answer_of_a_server_ends_the_run(world, server, body):
-    server.tell(faults=[{"caption": "caption 0", "kind": "body", "body": body}])
+    server.configure(faults=[{"caption": "caption 0", "kind": "body", "body": body}])
     flags = ["--num-samples", 1, "--orders", "given", "--max-attempts", 1]
     assert world.call(*flags) == 0
     (failed,) = world.read("failed")
@@ -184,7 +184,7 @@ def test_names_of_models_are_text_without_commands_for_the_terminal(world):
 
 
 def test_a_request_has_a_deadline_whatever_its_attempts(world, server):
-    server.tell(faults=[{"caption": "caption 0", "kind": "status", "status": 429,
+    server.configure(faults=[{"caption": "caption 0", "kind": "status", "status": 429,
                          "retry_after": "30"}])  # fmt: skip
     assert world.call("--num-samples", 1, "--orders", "given", "--deadline", 5) == 0
     (failed,) = world.read("failed")
@@ -196,7 +196,7 @@ def test_a_request_has_a_deadline_whatever_its_attempts(world, server):
 def test_a_completion_with_a_media_token_reaches_no_training_file(world, server):
     bad = "<think>An <image> token. Image 1 (9/10); Image 2 (2/10)</think>"
     bad += "<answer>Image 1 is better</answer>"
-    server.tell(faults=[{"caption": "caption 0", "kind": "text", "text": bad}])
+    server.configure(faults=[{"caption": "caption 0", "kind": "text", "text": bad}])
     assert world.call("--num-samples", 1) == 0
     assert {row["id"] for row in world.read("unusable")} >= {world.key(0)}
     assert world.summary["account"]["judged"] == 6
@@ -208,7 +208,7 @@ def test_a_completion_with_a_media_token_reaches_no_training_file(world, server)
 def test_a_server_that_dies_and_comes_back_costs_nothing(tmp_path):
     with MockServer() as first:
         world = World(tmp_path, first, count=30)
-        first.tell(latency=0.2)
+        first.configure(latency=0.2)
         running = world.start("--num-samples", 1, "--concurrency", 4, "--max-attempts", 1)
         first.wait_for(12)
         port = first.port
@@ -218,7 +218,7 @@ def test_a_server_that_dies_and_comes_back_costs_nothing(tmp_path):
     assert running.returncode == 0, output
     assert "the server is out" in output
     assert "the server is back after" in output
-    # Not even the single attempt that each request has was taken.
+    # Each request has one attempt, and the outage took none.
     assert world.summary["account"] == {"expected": 60, "judged": 60, "failed": 0, "not_asked": 0}
     assert world.summary["pauses"] == 1
     assert world.summary["paused_seconds"] > 1
@@ -227,7 +227,7 @@ def test_a_server_that_dies_and_comes_back_costs_nothing(tmp_path):
 def test_a_server_that_stays_dead_ends_the_run_with_everything_kept(tmp_path):
     with MockServer() as first:
         world = World(tmp_path, first, count=150)
-        first.tell(latency=0.05)
+        first.configure(latency=0.05)
         flags = ["--num-samples", 1, "--concurrency", 8, "--max-attempts", 1]
         running = world.start(*flags, "--max-pause", 2)
         first.wait_for(100)
@@ -250,43 +250,43 @@ def test_a_server_that_stays_dead_ends_the_run_with_everything_kept(tmp_path):
 
 def test_a_server_that_hangs_for_good_ends_the_run_without_waiting_for_it(tmp_path, server):
     world = World(tmp_path, server, count=20)
-    server.tell(latency=0.1)
+    server.configure(latency=0.1)
     running = world.start("--num-samples", 1, "--concurrency", 4, "--timeout", 60,
                           "--max-pause", 1, "--max-attempts", 1)  # fmt: skip
     server.wait_for(10)
-    # Three hang, one breaks off: by that the outage shows.
-    server.tell(faults=[{"kind": "cut", "times": 1}, {"kind": "hang"}], models=["other"])
+    # Three requests hang. The fourth is cut off, and its probe shows the outage.
+    server.configure(faults=[{"kind": "cut", "times": 1}, {"kind": "hang"}], models=["other"])
     started = time.monotonic()
     output, _ = running.communicate(timeout=50)
     assert running.returncode == 1, output
     assert time.monotonic() - started < 30
     assert "the server was out for more than 1 s" in output
     assert world.read("failed") == []
-    server.tell()
+    server.configure()
 
 
 @pytest.mark.parametrize(
     "fault", [{"kind": "hang"}, *({"kind": "status", "status": n} for n in (429, 500, 503))]
 )
 def test_an_engine_that_is_out_from_the_start_is_found_out(world, server, fault):
-    """A quota that is used up, too: nobody is answered."""
-    server.tell(faults=[fault])
+    """A quota that is used up looks the same: no request is answered."""
+    server.configure(faults=[fault])
     flags = ["--num-samples", 1, "--timeout", 0.5, "--max-attempts", 1]
     assert world.call(*flags, "--max-pause", 1) == 1
     assert world.read("failed") == world.judged == []
-    server.tell()
+    server.configure()
     assert world.call(*flags) == 0
     assert world.summary["account"]["judged"] == 6
 
 
 @pytest.mark.parametrize(
-    ("told", "seconds", "said"),
+    ("configuration", "seconds", "detail"),
     [
         # An engine that hangs behind a server that answers.
         ({"faults": [{"kind": "hang"}]}, 4, "(no answer within 1 s)"),
         # An engine that is dead, behind a server that lists its model, as vLLM's does for seconds.
         ({"faults": [{"kind": "status", "status": 500}]}, 2, "(HTTP 500"),
-        # One that breaks off all that it has, as vLLM does when it is put to sleep.
+        # An engine that breaks off its requests, as vLLM does when it is put to sleep.
         ({"faults": [{"kind": "abort"}]}, 2, "(the server broke off its answer (abort))"),
         # A gateway whose server is down.
         (
@@ -299,25 +299,27 @@ def test_an_engine_that_is_out_from_the_start_is_found_out(world, server, fault)
         ),
     ],
 )  # fmt: skip
-def test_a_server_that_is_out_for_a_while_is_waited_for(tmp_path, server, told, seconds, said):
+def test_a_server_that_is_out_for_a_while_is_waited_for(
+    tmp_path, server, configuration, seconds, detail
+):
     world = World(tmp_path, server, count=20)
     flags = ["--num-samples", 1, "--concurrency", 4, "--timeout", 1, "--max-attempts", 1]
-    server.tell(latency=0.1)
+    server.configure(latency=0.1)
     running = world.start(*flags)
     server.wait_for(10)
-    server.tell(**told)
+    server.configure(**configuration)
     time.sleep(seconds)
-    server.tell()
+    server.configure()
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 0, output
-    assert f"the server is out {said}" in output
+    assert f"the server is out {detail}" in output
     assert world.summary["account"] == {"expected": 40, "judged": 40, "failed": 0, "not_asked": 0}
 
 
 @pytest.mark.parametrize("concurrency", [8, "auto"])
 def test_a_server_that_is_full_is_no_fault_of_the_requests(tmp_path, server, concurrency):
     world = World(tmp_path, server, count=20)
-    server.tell(latency=0.2, most=2)
+    server.configure(latency=0.2, max_requests=2)
     flags = ["--num-samples", 1, "--max-attempts", 1, "--concurrency", concurrency]
     assert world.run(*flags).returncode == 0
     assert world.summary["account"] == {"expected": 40, "judged": 40, "failed": 0, "not_asked": 0}
@@ -327,12 +329,12 @@ def test_a_server_that_is_full_is_no_fault_of_the_requests(tmp_path, server, con
 
 def test_a_key_that_is_refused_stops_the_run_and_is_told_to_nobody(tmp_path, server):
     world = World(tmp_path, server, count=20)
-    said = {"kind": "status", "status": 401, "message": "Incorrect API key: sk-very-secret"}
-    server.tell(latency=0.1)
+    fault = {"kind": "status", "status": 401, "message": "Incorrect API key: sk-very-secret"}
+    server.configure(latency=0.1)
     flags = ["--num-samples", 1, "--concurrency", 2, "--api-key-env", "SERVER_KEY"]
     running = world.start(*flags, env={"SERVER_KEY": "sk-very-secret"})
     server.wait_for(5)
-    server.tell(faults=[said])
+    server.configure(faults=[fault])
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 2, output
     assert "HTTP 401" in output
@@ -345,7 +347,7 @@ def test_a_key_that_is_refused_stops_the_run_and_is_told_to_nobody(tmp_path, ser
 def test_ctrl_c_during_a_pause_ends_at_once(tmp_path):
     with MockServer() as first:
         world = World(tmp_path, first, count=10)
-        first.tell(latency=0.2)
+        first.configure(latency=0.2)
         running = world.start("--num-samples", 1, "--concurrency", 2)
         first.wait_for(4)
     time.sleep(1.5)
@@ -361,7 +363,7 @@ def test_ctrl_c_during_a_pause_ends_at_once(tmp_path):
 
 
 def journaled(world: World) -> list[tuple[str, str, int]]:
-    """The whole entries on disk; a torn last line counts for nothing."""
+    """The units of the complete responses on disk; a torn last line counts for nothing."""
     path = world.out / "journal.jsonl"
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     entries = [json.loads(line) for line in lines if line.endswith(b"\n")]
@@ -385,7 +387,7 @@ def test_kill_9_at_random_points_and_the_same_command_continues(tmp_path, server
     draw = random.Random(1)
     for _ in range(20):
         before = set(journaled(world))
-        server.tell(latency=0.03)
+        server.configure(latency=0.03)
         running = world.start(*flags)
         # Half of them are killed while they ask, half at any point from the start on.
         if draw.random() < 0.5:
@@ -401,7 +403,7 @@ def test_kill_9_at_random_points_and_the_same_command_continues(tmp_path, server
         assert before <= set(journaled(world))
     before = set(journaled(world))
     assert before
-    server.tell()
+    server.configure()
     assert world.call(*flags) == 0
     asked = [u for entry in server.log() for u in units_of(world, entry, seeds)]
     everything = {(*where, index) for where in seeds.values() for index in range(2)}
@@ -420,7 +422,7 @@ def test_a_full_disk_stops_the_run_with_a_clear_error_and_it_continues(tmp_path,
     flags = ["--num-samples", 2]
 
     def full() -> None:
-        # A file may have so many bytes: what a write finds is as on a full disk.
+        # A bound on the size of files: a write fails as on a full disk.
         resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
 
     stopped = subprocess.run(
@@ -432,7 +434,7 @@ def test_a_full_disk_stops_the_run_with_a_clear_error_and_it_continues(tmp_path,
     assert "Traceback" not in stopped.stderr
     assert not (world.out / "summary.json").exists()
     kept = journaled(world)
-    server.tell()
+    server.configure()
     assert world.call(*flags) == 0
     assert sum(entry["n"] for entry in server.log()) == 80 - len(kept)
     assert Counter(map(unit, world.judged)).most_common(1)[0][1] == 1
@@ -442,7 +444,7 @@ def test_a_full_disk_stops_the_run_with_a_clear_error_and_it_continues(tmp_path,
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_keeps_what_is_in_flight_and_exits_130(tmp_path, server, number):
     world = World(tmp_path, server, count=20)
-    server.tell(latency=0.4)
+    server.configure(latency=0.4)
     flags = ["--num-samples", 1, "--concurrency", 4]
     running = world.start(*flags)
     server.wait_for(5)
@@ -456,14 +458,14 @@ def test_ctrl_c_keeps_what_is_in_flight_and_exits_130(tmp_path, server, number):
     # What was in flight was waited for and kept.
     assert len(journaled(world)) == len(world.judged) == asked
     assert not (world.out / "summary.json").exists()
-    server.tell()
+    server.configure()
     assert world.call(*flags) == 0
     assert len(server.log()) == 40 - asked
     assert world.summary["account"] == {"expected": 40, "judged": 40, "failed": 0, "not_asked": 0}
 
 
 def test_a_second_ctrl_c_ends_at_once(world, server):
-    server.tell(latency=20)
+    server.configure(latency=20)
     running = world.start("--num-samples", 1)
     server.wait_for(6)
     started = time.monotonic()

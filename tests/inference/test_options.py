@@ -1,4 +1,4 @@
-"""Stage 2's client: inputs of all forms, stage 1's prompt, media by address, dry runs."""
+"""Options of inference: inputs of all forms, templates, media by address, dry runs."""
 
 import asyncio
 import base64
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from cot_reward.client import wire
 from cot_reward.client.capacity import Capacity
-from cot_reward.client.flow import _AHEAD, sample
+from cot_reward.client.flow import PREPARED_REQUESTS, send_requests
 from cot_reward.client.outage import Outage
 from cot_reward.client.server import Server
 from cot_reward.errors import UserError
@@ -50,7 +50,7 @@ def test_several_files_are_one_run_and_more_data_extend_it(world, tmp_path, serv
     more = tmp_path / "more.json"
     more.write_text(json.dumps([world.rows.pop(), world.rows[0]]))
     assert world.call("--num-samples", 1) == 0
-    server.tell()
+    server.configure()
     assert world.call("--num-samples", 1, "--data", more) == 0
     assert len(server.log()) == 2
     assert world.summary["account"] == {"expected": 6, "judged": 6, "failed": 0, "not_asked": 0}
@@ -70,7 +70,7 @@ def test_who_is_named_first_may_change_from_run_to_run(world, tmp_path, server):
     flags = ["--num-samples", 3, "--orders", "both"]
     first_here = [*flags, "--data", mirrored]
 
-    def told() -> dict:
+    def judged() -> dict:
         return {
             (row["id"], *row["images"], row["sample"]): (
                 row["conversations"][1]["value"], row["label"], row["verdict"],
@@ -79,15 +79,15 @@ def test_who_is_named_first_may_change_from_run_to_run(world, tmp_path, server):
         }  # fmt: skip
 
     assert world.call(*first_here) == 0
-    before = told()
-    server.tell()
+    before = judged()
+    server.configure()
     command = world.command(*flags, "--num-samples", 4)
     at = command.index("--data")
     command[at + 1 : at + 2] = [str(mirrored), str(world.data)]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(server.log()) == 6
-    after = told()
+    after = judged()
     assert len(after) == 24
     assert {unit: after[unit] for unit in before} == before
 
@@ -241,7 +241,7 @@ def test_media_by_address_are_files_below_the_root_with_the_same_pixels(world, s
     flags = ["--num-samples", 1, "--orders", "given", "--image-max-pixels", 10_000]
     assert world.call(*flags) == 0
     inline = {entry["caption"]: entry["images"] for entry in server.log()}
-    server.tell()
+    server.configure()
     assert world.call(*flags, "--out", world.out.with_name("files"), "--media", "file") == 0
     probe, *asked = server.log()
     assert probe["max_tokens"] == 1
@@ -255,7 +255,9 @@ def test_media_by_address_are_files_below_the_root_with_the_same_pixels(world, s
 
 
 def test_a_server_that_reads_no_files_is_explained(world, server):
-    server.tell(faults=[{"kind": "status", "status": 400, "message": "Cannot load local files"}])
+    server.configure(
+        faults=[{"kind": "status", "status": 400, "message": "Cannot load local files"}]
+    )
     with pytest.raises(UserError, match="--media file") as error:
         world.call("--media", "file")
     assert f"--allowed-local-media-path {world.media}" in str(error.value)
@@ -269,7 +271,7 @@ def test_a_server_that_reads_no_files_is_explained(world, server):
 def test_a_dry_run_shows_the_request_and_the_counts_and_leaves_everything_alone(world, server):
     assert world.call("--num-samples", 1, "--limit", 1) == 0
     before = {path: path.read_bytes() for path in world.out.iterdir()}
-    server.tell()
+    server.configure()
     world.rows.append({"bad": "record"})
     done = world.run("--num-samples", 3, "--dry-run")
     assert done.returncode == 0, done.stderr
@@ -299,19 +301,19 @@ def test_a_dry_run_needs_no_server_and_makes_no_folder(world):
 
 
 def test_media_are_read_only_for_requests_that_are_about_to_be_sent(server):
-    server.tell(latency=0.02)
-    read, most = Counter(), 0
+    server.configure(latency=0.02)
+    read, most_ahead = Counter(), 0
 
-    def read_medium(path: str) -> list[bytes]:
+    def read_url(path: str) -> list[bytes]:
         read["media"] += 1
         return [b'"data:x"']
 
     async def main() -> int:
-        nonlocal most
-        how = wire.Sampling("mock", 1.0, 1.0, 100, 30, 60, 3)
+        nonlocal most_ahead
+        sampling = wire.Sampling("mock", 1.0, 1.0, 100, 30, 60, 3)
         done = 0
-        asks = (
-            wire.Ask(
+        requests = (
+            wire.Request(
                 Comparison("image_generation", f"c{n}", ("a", "b"), 1), f"{n}", "given", 0, 1, n,
                 f"<image><image>[c{n}]", "<image>", ("a", "b"),
             )
@@ -319,30 +321,32 @@ def test_media_are_read_only_for_requests_that_are_about_to_be_sent(server):
         )  # fmt: skip
         async with Server(server.url, "none") as api:
             stop = asyncio.Event()
-            outage = Outage(api, how, 1, stop, print)
-            async for batch in sample(asks, api, how, read_medium, Capacity(4), outage, stop):
+            outage = Outage(api, sampling, 1, stop, print)
+            async for batch in send_requests(
+                requests, api, sampling, read_url, Capacity(4), outage, stop
+            ):
                 done += len(batch)
-                most = max(most, read["media"] // 2 - done)
+                most_ahead = max(most_ahead, read["media"] // 2 - done)
         return done
 
     assert asyncio.run(main()) == 300
-    assert most <= 4 + _AHEAD
+    assert most_ahead <= 4 + PREPARED_REQUESTS
 
 
 def test_answers_that_came_with_an_error_are_handed_out_before_it(server):
-    server.tell()
+    server.configure()
 
-    def read_medium(path: str) -> list[bytes]:
+    def read_url(path: str) -> list[bytes]:
         if path == "9":
             time.sleep(0.3)
             raise OSError(28, "No space left on device")
         return [b'"data:x"']
 
     async def main() -> int:
-        how = wire.Sampling("mock", 1.0, 1.0, 100, 30, 60, 3)
+        sampling = wire.Sampling("mock", 1.0, 1.0, 100, 30, 60, 3)
         done = 0
-        asks = (
-            wire.Ask(
+        requests = (
+            wire.Request(
                 Comparison("image_generation", f"c{n}", ("a", "b"), 1), f"{n}", "given", 0, 1, n,
                 f"<image>[c{n}]", "<image>", (f"{n}",),
             )
@@ -350,8 +354,8 @@ def test_answers_that_came_with_an_error_are_handed_out_before_it(server):
         )  # fmt: skip
         async with Server(server.url, "none") as api:
             stop = asyncio.Event()
-            outage = Outage(api, how, 1, stop, print)
-            batches = sample(asks, api, how, read_medium, Capacity(4), outage, stop)
+            outage = Outage(api, sampling, 1, stop, print)
+            batches = send_requests(requests, api, sampling, read_url, Capacity(4), outage, stop)
             try:
                 async for batch in batches:
                     done += len(batch)

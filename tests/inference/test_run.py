@@ -1,4 +1,4 @@
-"""Stage 2's client as a user runs it: the script in a process, against a real HTTP server."""
+"""Inference as a user runs it: the script in a process, against a real HTTP server."""
 
 import base64
 import os
@@ -129,7 +129,7 @@ def test_datasets_loads_the_files(finished, tmp_path):
 
 def test_the_same_command_asks_nothing_again_and_more_samples_extend_it(finished, server):
     world, before = finished.world, finished.rows
-    server.tell()
+    server.configure()
     done = world.run("--num-samples", 8, "--seed", 3)
     assert (done.returncode, server.log()) == (0, [])
     assert world.judged == before
@@ -253,8 +253,8 @@ def error_of(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_a_wrong_model_is_named_with_those_that_there_are(world, server):
-    said = error_of(world.run("--model", "other"))
-    assert f"{server.url} has no model 'other'; it lists: mock" in said
+    message = error_of(world.run("--model", "other"))
+    assert f"{server.url} has no model 'other'; it lists: mock" in message
     assert server.log() == []
 
 
@@ -283,7 +283,8 @@ def test_a_server_that_is_down_or_no_such_server_is_named(world, server):
         (["--num-sample", "2"], "unknown flag '--num-sample'. Did you mean '--num-samples'?"),
         (["--orders", "all"], "'all' is not one of given, swapped, both"),
         (["--data", "nowhere.json"], "nowhere.json: no such file"),
-        (["--source", "hpd"], "unknown --source 'hpd'; known: upstream"),
+        (["--adapter", "hpd"], "unknown --adapter 'hpd'; known: upstream"),
+        (["--source", "hpd"], "unknown --adapter 'hpd'; known: upstream"),
         (["--image-root", "/etc"], "is not inside --media-root"),
         (["--template", "nowhere.txt"], "--template nowhere.txt"),
     ],
@@ -312,4 +313,9 @@ def test_help_is_fast_and_loads_no_torch():
         )
         seconds.append(time.monotonic() - started)
     assert min(seconds) < 2
-    assert "--num-samples" in done.stdout
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 50
+    assert max(map(len, lines)) <= 100
+    flags = [word for line in lines for word in line.split()[:1] if word.startswith("--")]
+    assert "--num-samples" in flags
+    assert len(flags) == len(set(flags))

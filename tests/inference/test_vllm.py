@@ -1,4 +1,4 @@
-"""Stage 2's client against a real vLLM: media by address, seeds, and a server that is killed."""
+"""Inference with a real vLLM: media by address, seeds, and a server that is killed."""
 
 import time
 from types import SimpleNamespace

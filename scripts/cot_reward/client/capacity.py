@@ -7,111 +7,120 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-LEAST, START, MOST = 4, 64, 512
-# A step up has to bring this much more tokens/s to count as faster.
-_FASTER = 1.05
-# Rates of at least this share of the best are as good as equal to it, within their noise.
-_EQUAL = 0.97
-# Less than this share of the rate that was is a server that has become slower.
-_SLOWER = 0.7
-# A window takes at least so many seconds and requests.
-_SECONDS, _REQUESTS = 1.0, 8
+MIN_CONCURRENCY, START_CONCURRENCY, MAX_CONCURRENCY = 4, 64, 512
+# Rates (tokens/s) against the best rate of other levels: above the first a level is faster, from
+# the second on it is as good as equal within the noise, below the third the server is slower.
+FASTER_RATIO, EQUAL_RATIO, SLOWER_RATIO = 1.05, 0.97, 0.7
+# A window lasts at least so many seconds and requests, and at least one request per slot; once the
+# climb has settled, several requests per slot, because there is no hurry.
+MIN_WINDOW_SECONDS, MIN_WINDOW_REQUESTS = 1.0, 8
+SETTLED_REQUESTS_PER_SLOT = 4
+# Settled windows before the first trial of a neighbouring level; doubles with each trial.
+FIRST_TRIAL_WINDOWS = 2
+# Slow windows in a row after which a settled climb looks again, from a quarter of its level.
+SLOW_WINDOWS = 2
+# Below a known bound, each window without an overload adds the limit divided by this.
+CAREFUL_STEP_DIVISOR = 8
 
 
 @dataclass
 class _Window:
     """What has been seen since all slots of the present limit were first taken."""
 
-    changed: float
-    since: float = float("inf")
+    limit_set_at: float
+    full_since: float = float("inf")
     requests: int = 0
     tokens: int = 0
-    seconds: float = 0.0
-    # Integral of the requests in flight over time, and until when it is taken.
-    area: float = 0.0
-    until: float = 0.0
+    # Summed over the requests.
+    request_seconds: float = 0.0
+    # Integral of the requests in flight over time, up to `measured_until`.
+    slot_seconds: float = 0.0
+    measured_until: float = 0.0
 
     def rate(self) -> float:
         """Tokens per second, by Little's law: requests in flight x tokens / time per request.
 
-        Requests that started together end together, so that counting tokens between two moments
-        would depend on where the moments fall.
+        Requests that started together end together, so tokens counted between two moments would
+        depend on where the moments fall.
         """
-        in_flight = self.area / max(1e-9, self.until - self.since)
-        return in_flight * self.tokens / max(1e-9, self.seconds)
+        in_flight = self.slot_seconds / max(1e-9, self.measured_until - self.full_since)
+        return in_flight * self.tokens / max(1e-9, self.request_seconds)
 
 
 class Climb:
     """Finds the limit beyond which tokens/s no longer rise; pure, times come from outside.
 
-    Doubles while that brings more. A level that does not is measured twice, for a machine may
-    stall, and so is the next one; then the fastest level is settled on, and its neighbours tried
-    now and then. Halves on overload (429, 503, time-outs), and from then on climbs by an
-    eighth per window. Latency is no sign: batching raises it, and throughput with it.
+    The limit doubles while that brings more. A level that brings no more is measured twice, for a
+    machine may stall, and so is the next one. Then the climb settles on the fastest level and tries
+    its neighbours now and then. The limit halves on overload (429, 503, time-outs), and from then
+    on climbs by an eighth per window. Latency is no sign of overload: batching raises it, and
+    throughput with it.
     """
 
     def __init__(self, now: float, say: Callable[[str], None] = lambda line: None) -> None:
-        self.limit = START
-        # The best rate that each level has shown: what disturbs a measurement makes it lower.
+        self.limit = START_CONCURRENCY
+        # The best rate that each level has shown: whatever disturbs a measurement makes it lower.
         self.rates: dict[int, float] = {}
+        # The level that the climb has settled on; 0 while it looks for one.
         self.settled = 0
         self.overloads = 0
         self._say = say
         self._window = _Window(now)
-        self._again = False
-        self._no_faster = 0
-        self._slower = 0
-        self._quiet = 0
-        self._patience = 2
-        self._upwards = False
-        self._said = 0
+        self._measuring_again = False
+        self._levels_without_gain = 0
+        self._slow_windows = 0
+        self._settled_windows = 0
+        self._windows_before_trial = FIRST_TRIAL_WINDOWS
+        self._last_trial_was_up = False
+        self._announced_level = 0
 
     def in_flight(self, count: int, now: float) -> None:
         """`count` requests have been in flight until now."""
         window = self._window
-        if window.since <= now:
-            window.area += count * (now - window.until)
+        if window.full_since <= now:
+            window.slot_seconds += count * (now - window.measured_until)
         elif count >= self.limit:
-            # What began before had the server to itself in part, and was faster for that.
-            window.since = now
-        window.until = now
+            # Earlier requests shared the server with fewer others, and were faster for it.
+            window.full_since = now
+        window.measured_until = now
 
     def finished(self, tokens: int, began: float, now: float) -> None:
-        """A request brought so many tokens."""
+        """A request that was sent at `began` brought so many tokens."""
         window = self._window
-        if began < window.since:
+        if began < window.full_since:
             return
         window.requests += 1
         window.tokens += tokens
-        window.seconds += now - began
-        # Once settled a longer look, for there is no hurry.
-        wanted = max(_REQUESTS, 4 * self.limit if self.settled else self.limit)
-        if window.requests >= wanted and now - window.since >= _SECONDS:
-            self._judge(window.rate(), now)
+        window.request_seconds += now - began
+        requests_per_slot = SETTLED_REQUESTS_PER_SLOT if self.settled else 1
+        wanted = max(MIN_WINDOW_REQUESTS, requests_per_slot * self.limit)
+        if window.requests >= wanted and now - window.full_since >= MIN_WINDOW_SECONDS:
+            self._use(window.rate(), now)
 
     def overloaded(self, began: float, now: float) -> None:
-        """The server had too much of a request that was sent at `began`."""
-        if began < self._window.changed:
-            return  # sent before the last change, which may have been the cure
+        """The server rejected a request that was sent at `began`, or did not answer in time."""
+        if began < self._window.limit_set_at:
+            return  # sent before the last change of the limit, which may have been the cure
         self.overloads += 1
         self.settled = 0
-        limit = max(LEAST, self.limit // 2)
-        # What higher levels brought is no measure for the way up to them.
+        limit = max(MIN_CONCURRENCY, self.limit // 2)
+        # The rates of higher levels are no measure for the way up to them.
         self.rates = {level: rate for level, rate in self.rates.items() if level <= limit}
-        self._go(limit, now)
+        self._set_limit(limit, now)
 
     def resume(self, now: float) -> None:
-        """Forget the window: the server was out."""
+        """Begin a new window, also after the server was out."""
         self._window = _Window(now)
 
-    def _go(self, limit: int, now: float) -> None:
-        self.limit = limit
-        self._again = False
+    def _set_limit(self, limit: int, now: float) -> None:
+        self.limit = min(MAX_CONCURRENCY, max(MIN_CONCURRENCY, limit))
+        self._measuring_again = False
         self.resume(now)
 
-    def _judge(self, rate: float, now: float) -> None:
+    def _use(self, rate: float, now: float) -> None:
+        """Decide on the next limit by the rate of a full window."""
         if self.overloads:
-            self._feel(rate, now)
+            self._climb_below_bound(rate, now)
         elif self.settled:
             self._watch(rate, now)
         else:
@@ -120,56 +129,57 @@ class Climb:
     def _climb(self, rate: float, now: float) -> None:
         best = max((r for level, r in self.rates.items() if level != self.limit), default=0.0)
         rate = self.rates[self.limit] = max(rate, self.rates.get(self.limit, 0.0))
-        faster = rate > _FASTER * best
-        if not faster and not self._again:
+        faster = rate > FASTER_RATIO * best
+        if not faster and not self._measuring_again:
             self.resume(now)
-            self._again = True
+            self._measuring_again = True
             return
-        self._no_faster = 0 if faster else self._no_faster + 1
-        if self._no_faster < 2 and rate > _SLOWER * best and self.limit < MOST:
-            self._go(min(MOST, 2 * self.limit), now)
+        self._levels_without_gain = 0 if faster else self._levels_without_gain + 1
+        may_go_on = self._levels_without_gain < 2 and rate > SLOWER_RATIO * best
+        if may_go_on and self.limit < MAX_CONCURRENCY:
+            self._set_limit(2 * self.limit, now)
             return
         fastest = max(self.rates.values())
-        # Of levels that are as good as equal the smallest: it leaves room for others.
-        self.settled = min(n for n, seen in self.rates.items() if seen >= _EQUAL * fastest)
-        self._quiet = 0
-        if self.settled != self._said:
-            self._said = self.settled
-            seen = ", ".join(f"{n}: {r:,.0f}" for n, r in sorted(self.rates.items()))
+        # The smallest of the levels that are as good as equal: it leaves room for other clients.
+        self.settled = min(n for n, seen in self.rates.items() if seen >= EQUAL_RATIO * fastest)
+        self._settled_windows = 0
+        if self.settled != self._announced_level:
+            self._announced_level = self.settled
+            rates = ", ".join(f"{n}: {r:,.0f}" for n, r in sorted(self.rates.items()))
             self._say(
-                f"concurrency settled on {self.settled} (tokens/s by requests in flight: {seen})"
+                f"concurrency settled on {self.settled} (tokens/s by requests in flight: {rates})"
             )
-        self._go(self.settled, now)
+        self._set_limit(self.settled, now)
 
     def _watch(self, rate: float, now: float) -> None:
-        """Settled: look again when the rate stays low, and sometimes try the next level."""
-        self._slower = self._slower + 1 if rate < _SLOWER * self.rates[self.settled] else 0
-        self._quiet += 1
-        if self._slower >= 2:
+        """Settled: look again when the rate stays low, and now and then try the next level."""
+        slow = rate < SLOWER_RATIO * self.rates[self.settled]
+        self._slow_windows = self._slow_windows + 1 if slow else 0
+        self._settled_windows += 1
+        if self._slow_windows >= SLOW_WINDOWS:
             self._say(f"the server has become slower ({rate:,.0f} tokens/s); looking again")
-            self._slower = self._no_faster = self.settled = 0
+            self._slow_windows = self._levels_without_gain = self.settled = 0
             self.rates = {}
-            self._go(max(LEAST, self.limit // 4), now)
-        elif self._quiet >= self._patience:
-            # Up and down in turn, ever less often; one level that is no faster leads back.
-            self._patience *= 2
-            self._upwards = not self._upwards
-            self._no_faster, self.settled = 1, 0
+            self._set_limit(self.limit // 4, now)
+        elif self._settled_windows >= self._windows_before_trial:
+            # Up and down in turn, ever less often; one level without gain leads back.
+            self._windows_before_trial *= 2
+            self._last_trial_was_up = not self._last_trial_was_up
+            self._levels_without_gain, self.settled = 1, 0
             self.rates = {self.limit: rate}
-            trial = 2 * self.limit if self._upwards else self.limit // 2
-            self._go(max(LEAST, min(MOST, trial)), now)
+            self._set_limit(2 * self.limit if self._last_trial_was_up else self.limit // 2, now)
         else:
             self.resume(now)
 
-    def _feel(self, rate: float, now: float) -> None:
-        """The server has said that there is a bound: by small steps from below."""
+    def _climb_below_bound(self, rate: float, now: float) -> None:
+        """The server has rejected requests, so it has a bound: go up by small steps."""
         best = max(self.rates.values(), default=0.0)
         self.rates[self.limit] = rate
-        if rate < _SLOWER * best:
+        if rate < SLOWER_RATIO * best:
             self.rates = {}
-            self._go(max(LEAST, self.limit // 2), now)
-        elif rate > best / _FASTER:
-            self._go(min(MOST, self.limit + max(1, self.limit // 8)), now)
+            self._set_limit(self.limit // 2, now)
+        elif rate > best / FASTER_RATIO:
+            self._set_limit(self.limit + max(1, self.limit // CAREFUL_STEP_DIVISOR), now)
         else:
             self.resume(now)
 
@@ -189,7 +199,7 @@ class Capacity:
 
     async def acquire(self) -> None:
         if self._in_flight < self.limit and not self._waiting:
-            self._change(+1)
+            self._change_in_flight(+1)
             return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -201,14 +211,14 @@ class Capacity:
             raise
 
     def release(self) -> None:
-        self._change(-1)
+        self._change_in_flight(-1)
         while self._waiting and self._in_flight < self.limit:
             turn = self._waiting.popleft()
             if not turn.done():
-                self._change(+1)
+                self._change_in_flight(+1)
                 turn.set_result(None)
 
-    def _change(self, by: int) -> None:
+    def _change_in_flight(self, by: int) -> None:
         if self._climb:
             self._climb.in_flight(self._in_flight, time.monotonic())
         self._in_flight += by
@@ -216,7 +226,7 @@ class Capacity:
     def finished(self, tokens: int, began: float) -> None:
         """A request that was sent at `began` (monotonic seconds) brought so many tokens."""
         if self._climb:
-            self._change(0)
+            self._change_in_flight(0)
             self._climb.finished(tokens, began, time.monotonic())
 
     def overloaded(self, began: float) -> None:

@@ -1,4 +1,4 @@
-"""Tell a server that is out from a request that fails; pause the run until it is back."""
+"""Outages: tell a server that is out from a request that fails; pause the run until it is back."""
 
 import asyncio
 import time
@@ -8,172 +8,183 @@ from contextlib import asynccontextmanager, nullcontext, suppress
 from cot_reward.client import wire
 from cot_reward.client.server import AttemptError, Server, ServerError
 
-# Seconds: what a probe's first half may take, and the longest wait between two in a pause.
-_PROBE, _BETWEEN = 10.0, 15.0
-# What a last probe may take at least.
-_LEAST = 0.5
-# So many probes in a row, so many seconds apart, must fail: one may meet a fault of its own. One
-# that times out is enough.
-_PROBES, _APART = 3, 0.25
-# To probe with before anything has been answered.
-_PLAIN = wire.content("Say yes.", "<image>", ())
+# The first half of a probe, the list of models.
+MODELS_TIMEOUT_SECONDS = 10.0
+# The wait between two probes of a pause doubles from the first to the second of these.
+FIRST_PAUSE_INTERVAL_SECONDS, MAX_PAUSE_INTERVAL_SECONDS = 0.5, 15.0
+# The last probe before the server is given up has at least this long.
+MIN_LAST_PROBE_SECONDS = 0.5
+# So many probes in a row must fail before a pause begins, because a single probe may meet a fault
+# of its own. A probe that times out is enough.
+PROBES_BEFORE_PAUSE = 3
+PROBE_INTERVAL_SECONDS = 0.25
+# What a probe asks before any request has been answered.
+PLAIN_CONTENT = wire.content("Say yes.", "<image>", ())
 
 
 class Outage:
-    """Watches over one server. While it is out nothing is sent but probes.
+    """Watches over one server. While the server is out, nothing is sent but probes.
 
-    After `max_pause` seconds of an outage `gone` is set. `say` gets one line for each change.
+    After `max_pause` seconds of an outage `gone` says why. `say` gets one line for each change.
     """
 
     def __init__(
         self,
         server: Server,
-        how: wire.Sampling,
+        sampling: wire.Sampling,
         max_pause: float,
         stop: asyncio.Event,
         say: Callable[[str], None],
     ) -> None:
+        # Why the server was given up; "" while it was not.
         self.gone = ""
         # Whether the last pause was for a server that is up, but takes no more requests.
         self.full = False
-        # Called once when the server is gone for good: what is in flight will not come back.
+        # Called once when the server is given up: the requests in flight get no answer.
         self.when_gone: Callable[[], object] = lambda: None
         self.seconds = 0.0
         self.pauses = 0
-        self._server, self._how, self._max_pause = server, how, max_pause
+        self._server, self._sampling, self._max_pause = server, sampling, max_pause
         self._stop, self._say = stop, say
         self._open = asyncio.Event()
         self._open.set()
         self._check: asyncio.Task[bool] | None = None
         self._pause: asyncio.Task[None] | None = None
-        self._alone = asyncio.Lock()
+        self._one_suspect = asyncio.Lock()
         self._answered_at = float("-inf")
-        self._answered = _PLAIN
+        self._answered_content = PLAIN_CONTENT
 
     def answered(self, content: bytes) -> None:
-        """A request with this content was answered: it is something to probe with."""
+        """A request with this content was answered: later probes ask it again."""
         self._answered_at = time.monotonic()
-        self._answered = content
+        self._answered_content = content
 
-    async def passable(self) -> bool:
-        """Wait while the server is out; False when the run is over, by a signal or for good."""
+    async def wait_until_open(self) -> bool:
+        """Wait while the server is out; False when the run is over, stopped or without a server."""
         await self._open.wait()
         return not (self.gone or self._stop.is_set())
 
     @asynccontextmanager
     async def attempt(self, suspect: bool) -> AsyncGenerator[bool, None]:
-        """Around an attempt and the question whose fault it was; yields what `passable` gives.
+        """Around an attempt and the call of `caused` about it; yields `wait_until_open()`.
 
-        Suspects, which were in flight in several outages, go one at a time: the one that takes the
-        server down is then not taken for its neighbours.
+        Suspects are requests that were in flight in several outages. Only one of them is in flight
+        at a time, so that the request that takes the server down is told from its neighbours.
         """
-        async with self._alone if suspect else nullcontext():
-            yield await self.passable()
+        async with self._one_suspect if suspect else nullcontext():
+            yield await self.wait_until_open()
 
     async def caused(self, fault: AttemptError) -> bool:
-        """Whether the server was out, and not the request at fault, when an attempt failed.
+        """Whether an attempt failed because the server was out, and not because of its request.
 
-        Returns once it is back, or the run is over.
+        Returns when the server is back, or the run is over.
         """
         if fault.kind == "refused":
             return False
-        # An engine that hangs has answered nobody for as long as those wait that time out now.
-        lately = time.monotonic() - self._answered_at < self._how.timeout / 2
-        if fault.kind == "timeout" and lately:
+        # If the engine hangs, no request has been answered for at least one time-out.
+        answered_lately = time.monotonic() - self._answered_at < self._sampling.timeout / 2
+        if fault.kind == "timeout" and answered_lately:
             return False
         if self._open.is_set():
-            # One check serves all that fail at the same time.
+            # One check serves all attempts that fail at the same time.
             if self._check is None:
-                self._check = asyncio.create_task(self._look())
+                self._check = asyncio.create_task(self._check_server())
             if await asyncio.shield(self._check):
                 return False
-        await self.passable()
+        await self.wait_until_open()
         return True
 
-    async def _look(self) -> bool:
+    async def _check_server(self) -> bool:
         """Whether the server is fine; begins a pause if it is not."""
         try:
-            trouble, probes = await self._probe(None), 1
-            while trouble and trouble.kind != "timeout" and probes < _PROBES:
-                await asyncio.sleep(_APART)
-                trouble, probes = await self._probe(None), probes + 1
-            if trouble and not self._stop.is_set():
-                self.full = trouble.kind == "overloaded"
+            fault, probes = await self._probe(None), 1
+            while fault and fault.kind != "timeout" and probes < PROBES_BEFORE_PAUSE:
+                await asyncio.sleep(PROBE_INTERVAL_SECONDS)
+                fault, probes = await self._probe(None), probes + 1
+            if fault and not self._stop.is_set():
+                self.full = fault.kind == "overloaded"
                 self._open.clear()
-                self._pause = asyncio.create_task(self._wait(trouble.detail))
-            return trouble is None
+                self._pause = asyncio.create_task(self._pause_until_back(fault.detail))
+            return fault is None
         finally:
             self._check = None
 
-    async def _wait(self, why: str) -> None:
-        began, wait, said = time.monotonic(), 0.5, False
+    async def _pause_until_back(self, why: str) -> None:
+        began, interval, announced = time.monotonic(), FIRST_PAUSE_INTERVAL_SECONDS, False
         self.pauses += 1
         try:
             while not self._stop.is_set():
-                # A server that is full for a moment is not worth a word.
-                if not said and (not self.full or time.monotonic() - began > _BETWEEN):
-                    said = True
-                    what, most = "full" if self.full else "out", self._max_pause
-                    self._say(f"the server is {what} ({why}); pausing, for {most:.0f} s at most")
+                # A server that is full for a moment is not worth a message.
+                paused = time.monotonic() - began
+                if not announced and (not self.full or paused > MAX_PAUSE_INTERVAL_SECONDS):
+                    announced = True
+                    state = "full" if self.full else "out"
+                    self._say(
+                        f"the server is {state} ({why}); "
+                        f"pausing, for {self._max_pause:.0f} s at most"
+                    )
                 left = began + self._max_pause - time.monotonic()
                 if left <= 0:
                     self.gone = why
                     self.when_gone()
                     return
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stop.wait(), min(wait, left))
+                    await asyncio.wait_for(self._stop.wait(), min(interval, left))
                     return
-                left = max(_LEAST, began + self._max_pause - time.monotonic())
-                if not (trouble := await self._probe(left)):
-                    if said:
+                left = max(MIN_LAST_PROBE_SECONDS, began + self._max_pause - time.monotonic())
+                if not (fault := await self._probe(left)):
+                    if announced:
                         self._say(f"the server is back after {time.monotonic() - began:.0f} s")
                     return
-                self.full = trouble.kind == "overloaded"
-                why, wait = trouble.detail, min(2 * wait, _BETWEEN)
+                self.full = fault.kind == "overloaded"
+                why, interval = fault.detail, min(2 * interval, MAX_PAUSE_INTERVAL_SECONDS)
         except ServerError:
-            # The key is refused now: the requests meet that themselves, and end the run.
+            # The key is refused now. The next request meets the same error and ends the run.
             pass
         finally:
             self.seconds += time.monotonic() - began
             self._open.set()
 
     async def _probe(self, seconds: float | None) -> AttemptError | None:
-        """What is wrong with the server; also that it says nothing in so many seconds.
+        """What is wrong with the server, within so many seconds (None: unbounded); None when fine.
 
-        A probe that has no answer before the run is stopped fails, and so does one that times out;
-        but not where others are answered meanwhile, and it only waits for its turn.
+        A probe that times out fails, and so does a probe without an answer when the run is stopped.
+        But when a request is answered meanwhile, the probe only waits for its turn, and the server
+        is fine.
         """
         began = time.monotonic()
-        probing = asyncio.create_task(self._trouble())
+        probing = asyncio.create_task(self._find_fault())
         stopping = asyncio.create_task(self._stop.wait())
-        done, others = await asyncio.wait(
+        done, unfinished = await asyncio.wait(
             (probing, stopping), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
         )
-        for task in others:
+        for task in unfinished:
             task.cancel()
-        trouble = (
+        fault = (
             probing.result() if probing in done else AttemptError("timeout", "no answer to a probe")
         )
-        waits = trouble and trouble.kind == "timeout" and self._answered_at > began
-        return None if waits else trouble
+        queued = fault and fault.kind == "timeout" and self._answered_at > began
+        return None if queued else fault
 
-    async def _trouble(self) -> AttemptError | None:
-        """What is wrong with the server, by a request or two; None when it is fine.
+    async def _find_fault(self) -> AttemptError | None:
+        """What is wrong with the server, by one or two requests; None when it is fine.
 
-        A server can list its models while its engine hangs or is gone: vLLM 0.32 then answers for
-        up to ten seconds with status 500, "cannot schedule new futures after shutdown". It has to
-        answer a request that it has answered before as well, with a single token.
+        A server can list its models while its engine hangs or is dead: vLLM 0.32 then answers for
+        up to ten seconds with status 500, "cannot schedule new futures after shutdown". So the
+        server must also answer a request that it has answered before, with a single token.
         """
         try:
-            listed = await self._server.models(min(_PROBE, self._how.timeout))
+            listed = await self._server.list_models(
+                min(MODELS_TIMEOUT_SECONDS, self._sampling.timeout)
+            )
         except AttemptError as fault:
             return None if fault.kind == "refused" else fault
-        if self._how.model not in listed:
-            what = f"it lists {', '.join(listed) or 'nothing'}, not {self._how.model}"
-            return AttemptError("unknown", what)
-        body = wire.body(self._answered, self._how, count=1, seed=0, max_tokens=1)
+        if self._sampling.model not in listed:
+            found = f"it lists {', '.join(listed) or 'nothing'}, not {self._sampling.model}"
+            return AttemptError("unknown", found)
+        body = wire.body(self._answered_content, self._sampling, count=1, seed=0, max_tokens=1)
         try:
-            await self._server.complete(body, self._how.timeout)
+            await self._server.complete(body, self._sampling.timeout)
         except AttemptError as fault:
             if fault.kind == "unavailable":
                 return AttemptError("overloaded", fault.detail)

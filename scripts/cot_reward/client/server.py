@@ -9,16 +9,25 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 from cot_reward.client import wire
-from cot_reward.client.wire import NOT_THE_PROTOCOL, short
+from cot_reward.client.wire import PROTOCOL_ERRORS, one_line
 
 # unreachable: no connection, or it broke; timeout: no answer in time; overloaded: 429;
-# unavailable: 503; error: 408, other 5xx, an answer that the server broke off; malformed: no answer
-# of the protocol; unknown: 404; refused: other 4xx, never retried.
-Kind = Literal[
+# unavailable: 503; error: 408, other 5xx, an answer that the server broke off; malformed: an answer
+# that breaks the protocol; unknown: 404; refused: other 4xx, never retried.
+FaultKind = Literal[
     "unreachable", "timeout", "overloaded", "unavailable", "error", "malformed", "unknown",
     "refused",
 ]  # fmt: skip
-_KINDS: dict[int, Kind] = {404: "unknown", 408: "error", 429: "overloaded", 503: "unavailable"}
+_KIND_BY_STATUS: dict[int, FaultKind] = {
+    404: "unknown", 408: "error", 429: "overloaded", 503: "unavailable",
+}  # fmt: skip
+
+# For the first question to the server, which decides whether the run begins.
+START_TIMEOUT_SECONDS = 30.0
+# What the transport gets beyond our own time-out, so that ours ends the attempt.
+TRANSPORT_MARGIN_SECONDS = 60.0
+# A shorter key is no secret, and replacing it would damage messages.
+MIN_SECRET_CHARACTERS = 5
 
 
 class ServerError(Exception):
@@ -26,9 +35,9 @@ class ServerError(Exception):
 
 
 class AttemptError(Exception):
-    """An attempt that failed; `retry_after` in seconds is what the server asked for."""
+    """An attempt that failed; `retry_after` is the wait in seconds that the server asked for."""
 
-    def __init__(self, kind: Kind, detail: str, retry_after: float = 0.0) -> None:
+    def __init__(self, kind: FaultKind, detail: str, retry_after: float = 0.0) -> None:
         super().__init__(detail)
         self.kind, self.detail, self.retry_after = kind, detail, retry_after
 
@@ -53,23 +62,28 @@ class Server:
     async def __aexit__(self, *exception: object) -> None:
         await self._api.close()
 
-    def _said(self, error: BaseException) -> str:
-        said = str(error.__cause__ or error)
-        # A server may repeat the key that it does not like.
-        return short(said.replace(self._api_key, "***") if len(self._api_key) > 4 else said)
+    def _message(self, error: BaseException) -> str:
+        message = str(error.__cause__ or error)
+        if len(self._api_key) >= MIN_SECRET_CHARACTERS:
+            # A server may repeat the key that it refuses.
+            message = message.replace(self._api_key, "***")
+        return one_line(message)
 
-    async def models(self, timeout: float) -> list[str]:
+    async def list_models(self, timeout: float) -> list[str]:
         """The names that the server lists. Raises AttemptError."""
         answer = await self._call("GET", timeout)
         try:
-            return [short(model["id"]) for model in answer["data"]]
-        except NOT_THE_PROTOCOL as error:
-            raise AttemptError("malformed", f"its list of models is none: {error!r:.100}") from None
+            return [one_line(model["id"]) for model in answer["data"]]
+        except PROTOCOL_ERRORS as error:
+            raise AttemptError("malformed", f"not a list of models: {error!r:.100}") from None
 
-    async def model(self, wanted: str | None) -> str:
-        """The model's name at the server. Raises ServerError when down, or it has no such model."""
+    async def resolve_model(self, wanted: str | None) -> str:
+        """The model's name at the server; None wants the only model that it lists.
+
+        Raises ServerError when the server does not answer or does not have the model.
+        """
         try:
-            listed = await self.models(30)
+            listed = await self.list_models(START_TIMEOUT_SECONDS)
         except AttemptError as fault:
             raise ServerError(
                 f"{self.base_url}: no answer from the server ({fault.detail}); "
@@ -79,8 +93,10 @@ class Server:
             return listed[0]
         if wanted in listed:
             return str(wanted)
-        asked = f"has no model '{wanted}'" if wanted else "serves several models: choose by --model"
-        raise ServerError(f"{self.base_url} {asked}; it lists: {', '.join(listed) or 'none'}")
+        problem = (
+            f"has no model '{wanted}'" if wanted else "serves several models: choose by --model"
+        )
+        raise ServerError(f"{self.base_url} {problem}; it lists: {', '.join(listed) or 'none'}")
 
     async def complete(self, body: bytes, timeout: float) -> Any:
         """The answer to a chat completion request.
@@ -88,21 +104,21 @@ class Server:
         Raises AttemptError, and ServerError for a bad key.
         """
         answer = await self._call("POST", timeout, body)
-        if isinstance(answer, str):  # sent as JSON under another name
+        if isinstance(answer, str):
+            # The SDK reads JSON only under its own content type.
             try:
                 answer = json.loads(answer)
             except (ValueError, RecursionError) as error:
                 raise AttemptError("malformed", f"not JSON: {error!r:.100}") from None
-        if reason := wire.broken_off(answer):
-            raise AttemptError("error", f"the server broke off its answer ({short(reason)})")
+        if reason := wire.abort_reason(answer):
+            raise AttemptError("error", f"the server broke off its answer ({one_line(reason)})")
         return answer
 
     async def _call(self, method: str, timeout: float, body: bytes = b"") -> Any:
         from openai import APIConnectionError, APIError, APIStatusError
 
         try:
-            # The transport bounds each read, and later; this bounds the whole, also when bytes
-            # trickle in.
+            # The transport bounds each read; this bounds the whole, also when bytes trickle in.
             async with asyncio.timeout(timeout):
                 if method == "GET":
                     return await self._api.get("/models", cast_to=object)
@@ -112,31 +128,31 @@ class Server:
                     content=body,
                     options={
                         "headers": {"Content-Type": "application/json"},
-                        "timeout": timeout + 60,
+                        "timeout": timeout + TRANSPORT_MARGIN_SECONDS,
                     },
                 )
         except APIStatusError as error:
-            raise self._status(
-                error.status_code, self._said(error), error.response.headers
+            raise self._status_error(
+                error.status_code, self._message(error), error.response.headers
             ) from None
         except TimeoutError:
             raise AttemptError("timeout", f"no answer within {timeout:.3g} s") from None
         except APIConnectionError as error:
-            # The transport says time-out here, too, when the server closes the connection.
-            raise AttemptError("unreachable", f"no connection: {self._said(error)}") from None
-        except (APIError, *NOT_THE_PROTOCOL) as error:
-            what = f"{type(error).__name__}: {self._said(error)}"
-            raise AttemptError("malformed", what) from None
+            # The transport reports a closed connection as a time-out, too.
+            raise AttemptError("unreachable", f"no connection: {self._message(error)}") from None
+        except (APIError, *PROTOCOL_ERRORS) as error:
+            detail = f"{type(error).__name__}: {self._message(error)}"
+            raise AttemptError("malformed", detail) from None
 
-    def _status(self, status: int, said: str, headers: Mapping[str, str]) -> Exception:
-        detail = f"HTTP {status}: {said}"
+    def _status_error(self, status: int, message: str, headers: Mapping[str, str]) -> Exception:
+        detail = f"HTTP {status}: {message}"
         if status in (401, 402):
             return ServerError(
                 f"{self.base_url}: {detail}; is the key in the environment variable that "
                 "--api-key-env names right, and its account in order?"
             )
-        by_default: Kind = "error" if status >= 500 else "refused"
-        return AttemptError(_KINDS.get(status, by_default), detail, retry_after(headers))
+        default: FaultKind = "error" if status >= 500 else "refused"
+        return AttemptError(_KIND_BY_STATUS.get(status, default), detail, retry_after(headers))
 
 
 def retry_after(headers: Mapping[str, str]) -> float:

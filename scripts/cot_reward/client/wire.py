@@ -1,24 +1,24 @@
-"""What is asked and what comes back: records, and their bytes on the wire."""
+"""Requests and their outcomes: records, and the bytes that travel to and from the server."""
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import pybase64
-
 from cot_reward.records import Comparison, Order, Response, valid_unicode
 
-# What a server's text may take in a message: it is untrusted, and goes to logs and files.
-_DETAIL = 300
-# What reading an answer raises when it is not what the protocol says: cut, or of another shape.
-NOT_THE_PROTOCOL = (
+# A server's text is untrusted, and goes to logs and files.
+MAX_MESSAGE_CHARACTERS = 300
+# Token counts of a server stay exact as JSON doubles.
+MAX_TOKEN_COUNT = 2**53
+# What reading an answer raises when it breaks the protocol: it is cut, or has another shape.
+PROTOCOL_ERRORS = (
     ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Ask:
+class Request:
     """One request: `count` samples of a comparison in one order, the first with index `first`.
 
     `prompt` has one `placeholder` for each of the `media`, paths below the media root.
@@ -37,9 +37,9 @@ class Ask:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an Ask: its responses, or the reason why there are none."""
+    """What became of a request: its responses, or the reason why there are none."""
 
-    ask: Ask
+    request: Request
     responses: list[Response] = field(default_factory=list)
     reason: str = ""
     detail: str = ""
@@ -50,10 +50,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What the server is asked for.
+    """How every request is sampled and how long it is tried.
 
     `timeout` bounds one attempt, `deadline` all attempts of a request with the waits between them,
-    both in seconds; time in which the server was out does not count.
+    both in seconds. Time in which the server was out does not count.
     """
 
     model: str
@@ -65,76 +65,82 @@ class Sampling:
     max_attempts: int
 
 
-def inline(data: bytes, mime: str) -> tuple[bytes, ...]:
-    """The JSON string of a data URL, in pieces: each copy of a large one takes its time."""
-    return b'"data:', mime.encode(), b";base64,", pybase64.b64encode(data), b'"'
-
-
 def content(prompt: str, placeholder: str, urls: Iterable[Iterable[bytes]]) -> bytes:
     """The user turn as JSON: text and media in the order in which stage 1 trained on them.
 
-    `urls` are JSON strings in pieces, one for each placeholder. Ready bytes spare the SDK from
-    walking through, and encoding, hundreds of kilobytes.
+    `urls` are JSON strings in pieces, one for each placeholder. The SDK would walk through hundreds
+    of kilobytes and encode them; bytes it sends as they are.
     """
-    rest = iter(urls)
+    remaining = iter(urls)
     parts: list[bytes] = []
     for number, text in enumerate(prompt.split(placeholder)):
         if number:
-            parts += [b',{"type":"image_url","image_url":{"url":', *next(rest), b"}}"]
+            parts += [b',{"type":"image_url","image_url":{"url":', *next(remaining), b"}}"]
         if text:
             parts += [b',{"type":"text","text":', json.dumps(text).encode(), b"}"]
     return b"".join((b"[", parts[0][1:], *parts[1:], b"]"))
 
 
-def body(content: bytes, how: Sampling, count: int, seed: int, max_tokens: int = 0) -> bytes:
-    """A chat completion request for `count` samples (`max_tokens`: if not those of `how`)."""
+def body(content: bytes, sampling: Sampling, count: int, seed: int, max_tokens: int = 0) -> bytes:
+    """A chat completion request for `count` samples.
+
+    `max_tokens` 0: the number of `sampling`.
+    """
     settings = {
-        "model": how.model,
+        "model": sampling.model,
         "n": count,
-        "temperature": how.temperature,
-        "top_p": how.top_p,
-        "max_tokens": max_tokens or how.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": max_tokens or sampling.max_tokens,
         "seed": seed,
     }
     head = json.dumps(settings)[:-1].encode()
     return b"".join((head, b', "messages": [{"role": "user", "content": ', content, b"}]}"))
 
 
-def broken_off(answer: Any) -> str:
-    """The finish reason of an answer that the server itself broke off, "" for any other.
+def abort_reason(answer: Any) -> str:
+    """The finish reason of an answer that the server itself broke off; "" for any other answer.
 
-    vLLM ends all that it has in hand so, with status 200, when it shuts down or is put to sleep.
+    When vLLM shuts down or is put to sleep, it ends all running requests so, with status 200.
     """
     try:
         reasons = [choice.get("finish_reason") for choice in answer["choices"]]
-    except NOT_THE_PROTOCOL:
+    except PROTOCOL_ERRORS:
         return ""
     return next((reason for reason in reasons if reason in ("abort", "error")), "")
 
 
-def outcome(answer: Any, ask: Ask, model: str, retries: int) -> Outcome:
-    """The outcome in a server's answer. Raises ValueError unless every sample came, and once."""
+def parse_answer(answer: Any, request: Request, model: str, retries: int) -> Outcome:
+    """The outcome in a server's answer.
+
+    Raises ValueError unless the answer holds every sample exactly once.
+    """
     try:
         choices = sorted(answer["choices"], key=lambda choice: choice["index"])
         texts = [choice["message"].get("content") or "" for choice in choices]
         reasons = [choice.get("finish_reason") or "" for choice in choices]
         usage = answer.get("usage") or {}
-        counts = [int(usage.get(f"{kind}_tokens") or 0) for kind in ("prompt", "completion")]
-        asked, said = (min(max(count, 0), 2**53) for count in counts)
+        prompt_tokens, completion_tokens = (
+            min(max(int(usage.get(name) or 0), 0), MAX_TOKEN_COUNT)
+            for name in ("prompt_tokens", "completion_tokens")
+        )
         if not all(isinstance(text, str) for text in (*texts, *reasons)):
             raise TypeError("a text is no string")
-    except NOT_THE_PROTOCOL as error:
+    except PROTOCOL_ERRORS as error:
         raise ValueError(f"not a chat completion: {error!r}") from None
-    if [choice["index"] for choice in choices] != list(range(ask.count)):
-        raise ValueError(f"{len(choices)} choices came for n={ask.count}")
+    if [choice["index"] for choice in choices] != list(range(request.count)):
+        raise ValueError(f"{len(choices)} choices came for n={request.count}")
     responses = [
-        Response(valid_unicode(text), valid_unicode(reason), model, ask.first + index)
+        Response(valid_unicode(text), valid_unicode(reason), model, request.first + index)
         for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
     ]
-    return Outcome(ask, responses, prompt_tokens=asked, completion_tokens=said, retries=retries)
+    return Outcome(
+        request, responses, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens,
+        retries=retries,
+    )  # fmt: skip
 
 
-def short(error: object) -> str:
-    """A server's message as one bounded line, without what would steer a terminal."""
-    line = " ".join(str(error).split())[:_DETAIL]
+def one_line(message: object) -> str:
+    """A server's message as one bounded line, without characters that steer a terminal."""
+    line = " ".join(str(message).split())[:MAX_MESSAGE_CHARACTERS]
     return valid_unicode("".join(letter if letter.isprintable() else "?" for letter in line))

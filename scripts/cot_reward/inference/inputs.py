@@ -1,4 +1,4 @@
-"""Read the labelled comparisons of a run from its input files."""
+"""Read the labelled comparisons of a run from its data files into its ledger."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,32 +13,33 @@ from cot_reward.rows.reading import STDIN, read_rows
 from cot_reward.tasks import TASKS
 
 
-def read_pool(
+def read_comparisons(
     ledger: Ledger,
     files: Sequence[Path],
     media_root: Path,
     image_root: Path | None = None,
-    source: str | None = None,
+    adapter_name: str | None = None,
     task: str | None = None,
     limit: int | None = None,
     check: Callable[[Comparison], object] = lambda comparison: None,
 ) -> None:
-    """List all comparisons of the files. A bad record costs only itself and is listed as such.
+    """List all comparisons of the files. A bad record is listed as bad and costs only itself.
 
-    `task` is the task of records that do not name theirs; one that is of another is bad, and so is
-    one for which `check` raises ValueError. Raises UserError for a missing file, an unknown
-    `source` or `task`, or when nothing can be used.
+    `task` is the task of records that do not name one. A record of another task is bad, and so is
+    a record for which `check` raises ValueError. Raises UserError for a missing file, an unknown
+    adapter or task, and when no record can be used.
     """
     prefix = prefix_of(image_root or media_root, media_root)
-    if source is not None:
-        adapter_for({}, source)  # an unknown name is an error of its own
+    if adapter_name is not None:
+        # An unknown name is the user's mistake, and not that of the first record.
+        adapter_for({}, adapter_name)
     if task is not None and task not in TASKS:
         raise UserError(f"unknown --task '{task}'; known: {', '.join(TASKS)}")
     first_bad = ""
     for path in files:
         if limit is not None and len(ledger) >= limit:
             break
-        adapter, name = None, valid_unicode(_source(path, media_root))
+        adapter, data_set = None, valid_unicode(_data_set_name(path, media_root))
         for number, row in read_rows(path):
             if limit is not None and len(ledger) >= limit:
                 break
@@ -48,15 +49,15 @@ def read_pool(
                     raise row
                 if task is not None:
                     row.setdefault("task", task)
-                adapter = adapter or adapter_for(row, source)
-                comparison = replace(adapter(row, prefix), source=name)
+                adapter = adapter or adapter_for(row, adapter_name)
+                comparison = replace(adapter(row, prefix), source=data_set)
                 if task not in (None, comparison.task):
                     raise ValueError(f"a record of task {comparison.task}, not of --task {task}")
                 check(comparison)
             except (ValueError, UserError, LookupError, TypeError, AttributeError) as error:
-                # An adapter trusts the form of a row; whatever it stumbles over costs that row.
-                told = isinstance(error, ValueError | UserError)
-                detail = str(error) if told else f"not of the adapter's form: {error!r}"
+                # An adapter trusts the form of a row, so that a wrong form raises anything.
+                explained = isinstance(error, ValueError | UserError)
+                detail = str(error) if explained else f"not of the adapter's form: {error!r}"
                 ledger.add_bad(where, getattr(error, "reason", "bad_record"), detail)
                 first_bad = first_bad or f"; the first: {where}: {detail}"
                 continue
@@ -66,8 +67,8 @@ def read_pool(
         raise UserError(f"{files[0]}: no usable comparison, {ledger.bad_count} bad{first_bad}")
 
 
-def _source(path: Path, media_root: Path) -> str:
-    """The data set's name in rows: its path below the media root, without its ending."""
+def _data_set_name(path: Path, media_root: Path) -> str:
+    """The `source` of rows: the file's path below the media root, without its ending."""
     if path == STDIN:
         return "stdin"
     absolute, root = path.resolve(), media_root.resolve()

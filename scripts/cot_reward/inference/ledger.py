@@ -1,11 +1,11 @@
-"""What a run is about and how far it is: comparisons and their units, in a database on disk.
+"""The ledger of a run: its comparisons and their units, in a database on disk.
 
 A unit is one sample of one comparison in one order. "given" and "swapped" depend on the record that
-names the comparison first, and another run may read another one first. So units are kept by whether
-the candidate shown first is the smaller text ("ascending"), which nothing can turn around.
+names the comparison first, and another start may read another record first. So units are kept by
+whether the candidate shown first is the smaller text ("ascending"), which no reading order changes.
 
-The ledger is made anew from the input and the
-journal at every start, and is never the truth about anything; it keeps memory flat for millions.
+The ledger is made anew from the input and the journal at every start. It holds nothing that is not
+in them; it keeps memory flat for millions of units.
 """
 
 import json
@@ -13,9 +13,9 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from cot_reward.records import Comparison, Order, valid_unicode
+from cot_reward.records import Comparison, Order, Verdict, valid_unicode
 
 _TABLES = """
 PRAGMA journal_mode = OFF;
@@ -23,12 +23,13 @@ PRAGMA synchronous = OFF;
 PRAGMA cache_size = -4000;
 CREATE TABLE comparisons (
     position INTEGER PRIMARY KEY, key BLOB UNIQUE, place TEXT, preferred TEXT, body TEXT,
-    ascending INTEGER, conflict TEXT
+    task TEXT, label INTEGER, ascending INTEGER, conflict TEXT
 );
 CREATE TABLE bad (id TEXT, place TEXT, reason TEXT, detail TEXT);
 CREATE TABLE duplicates (id BLOB, place TEXT, first TEXT);
 CREATE TABLE units (
     key BLOB, ascending INTEGER, sample INTEGER, offset INTEGER, failed INTEGER,
+    verdict TEXT, coherence TEXT, answer INTEGER, mismatch INTEGER,
     PRIMARY KEY (key, ascending, sample)
 ) WITHOUT ROWID;
 """
@@ -43,8 +44,28 @@ class Listed:
     comparison: Comparison
 
 
+class Presentation(NamedTuple):
+    """How a comparison was shown: `label` counts in that order."""
+
+    task: str
+    order: Order
+    label: int
+
+
+class Unit(NamedTuple):
+    """A journaled unit. `offset` is the byte of the journal where its entry begins.
+
+    `verdict` is None for a failure, and for a response that was not judged.
+    """
+
+    sample: int
+    offset: int
+    failed: bool
+    verdict: Verdict | None
+
+
 class Ledger:
-    """Comparisons in input order, each once, and what is journaled about their units.
+    """Comparisons in input order, each once, and what the journal holds of their units.
 
     `path` is the database file, made anew and removed at the end; None: a temporary file.
     """
@@ -56,57 +77,60 @@ class Ledger:
             path.unlink(missing_ok=True)
         self._database = sqlite3.connect(path or "", isolation_level=None)
         self._database.executescript(_TABLES)
-        self._do = self._database.execute
-        # One transaction for the whole life: nothing here has to survive.
-        self._do("BEGIN")
+        self._execute = self._database.execute
+        # One transaction that is never committed: nothing here has to survive.
+        self._execute("BEGIN")
         self._listed = 0
 
     # --- the input --------------------------------------------------------------------------------
 
     def add(self, comparison: Comparison, where: str) -> None:
-        """List a comparison; one that is listed already counts as a duplicate."""
+        """List a comparison. A comparison that is listed already counts as a duplicate."""
         key, preferred = _blob(comparison.key), comparison.candidates[comparison.label - 1]
         where, body = valid_unicode(where), json.dumps(asdict(comparison))
-        added = self._do(
-            "INSERT OR IGNORE INTO comparisons (key, place, preferred, body, ascending) "
-            "VALUES (?, ?, ?, ?, ?)",
-            (key, where, preferred, body, ascending(comparison, "given")),
-        )
+        added = self._execute(
+            "INSERT OR IGNORE INTO comparisons "
+            "(key, place, preferred, body, task, label, ascending) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                key, where, preferred, body, comparison.task, comparison.label,
+                is_ascending(comparison, "given"),
+            ),
+        )  # fmt: skip
         if added.rowcount:
             self._listed += 1
             return
-        before, first = self._do(
+        before, first = self._execute(
             "SELECT preferred, place FROM comparisons WHERE key = ?", (key,)
         ).fetchone()
-        self._do("INSERT INTO duplicates VALUES (?, ?, ?)", (key, where, first))
+        self._execute("INSERT INTO duplicates VALUES (?, ?, ?)", (key, where, first))
         # The same pair may come again in the other order, with the label turned around.
         if before != preferred:
-            self._do("UPDATE comparisons SET conflict = ? WHERE key = ?", (where, key))
+            self._execute("UPDATE comparisons SET conflict = ? WHERE key = ?", (where, key))
 
     def add_bad(self, where: str, reason: str, detail: str) -> None:
-        self._do(
+        self._execute(
             "INSERT INTO bad VALUES ('', ?, ?, ?)",
             (valid_unicode(where), reason, valid_unicode(detail)),
         )
 
     def drop_conflicts(self) -> None:
         """Make a bad record of each comparison that came with both labels."""
-        self._do(
+        self._execute(
             "INSERT INTO bad SELECT lower(hex(key)), place, 'conflicting_label', "
             "conflict || ' has the same comparison with the other label' "
             "FROM comparisons WHERE conflict IS NOT NULL"
         )
-        dropped = self._do("DELETE FROM comparisons WHERE conflict IS NOT NULL")
+        dropped = self._execute("DELETE FROM comparisons WHERE conflict IS NOT NULL")
         self._listed -= dropped.rowcount
 
     def __len__(self) -> int:
         return self._listed
 
     def _count(self, table: str) -> int:
-        return int(self._do(f"SELECT count(*) FROM {table}").fetchone()[0])
+        return int(self._execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
     def __iter__(self) -> Iterator[Listed]:
-        rows = self._do("SELECT key, place, body FROM comparisons ORDER BY position")
+        rows = self._execute("SELECT key, place, body FROM comparisons ORDER BY position")
         for key, place, body in rows:
             fields = json.loads(body)
             for name in ("candidates", "context"):
@@ -114,7 +138,7 @@ class Ledger:
             yield Listed(key.hex(), place, Comparison(**fields))
 
     def tasks(self) -> list[str]:
-        found = self._do("SELECT DISTINCT json_extract(body, '$.task') FROM comparisons")
+        found = self._execute("SELECT DISTINCT task FROM comparisons")
         return sorted(task for (task,) in found)
 
     @property
@@ -122,7 +146,7 @@ class Ledger:
         return self._count("bad")
 
     def bad(self) -> Iterator[dict[str, Any]]:
-        for row in self._do("SELECT id, place, reason, detail FROM bad"):
+        for row in self._execute("SELECT id, place, reason, detail FROM bad"):
             yield dict(zip(("id", "where", "reason", "detail"), row, strict=True))
 
     @property
@@ -130,39 +154,65 @@ class Ledger:
         return self._count("duplicates")
 
     def duplicates(self) -> Iterator[dict[str, str]]:
-        for key, where, first in self._do("SELECT id, place, first FROM duplicates"):
+        for key, where, first in self._execute("SELECT id, place, first FROM duplicates"):
             yield {"id": key.hex(), "where": where, "first": first}
 
     # --- the units --------------------------------------------------------------------------------
 
-    def enter(self, entry: dict[str, Any], offset: int) -> None:
-        """Take in a journal entry that begins at this byte of the journal.
+    def enter(self, entry: dict[str, Any], offset: int, verdict: Verdict | None) -> None:
+        """Take in a journal entry that begins at this byte of the journal, with its verdict.
 
-        A response stays for good; a failure gives way to a response, and to a later failure.
+        A response stays for good; a failure gives way to a response, and to a later failure. The
+        entry's comparison need not be listed.
         """
         key, failed = _blob(entry["key"]), "reason" in entry
-        samples = range(entry["first"], entry["first"] + entry["count"]) if failed else (
-            entry["sample"],
-        )  # fmt: skip
+        samples = (
+            range(entry["first"], entry["first"] + entry["count"]) if failed else [entry["sample"]]
+        )
+        finding = (
+            (verdict.verdict, verdict.coherence, verdict.answer, verdict.mismatch)
+            if verdict
+            else (None, None, None, None)
+        )
         for sample in samples:
-            self._do(
-                "INSERT INTO units VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
-                "SET offset = excluded.offset, failed = excluded.failed WHERE failed",
-                (key, entry["ascending"], sample, offset, failed),
+            self._execute(
+                "INSERT INTO units VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
+                "SET offset = excluded.offset, failed = excluded.failed, "
+                "verdict = excluded.verdict, coherence = excluded.coherence, "
+                "answer = excluded.answer, mismatch = excluded.mismatch WHERE failed",
+                (key, entry["ascending"], sample, offset, failed, *finding),
             )
 
-    def known(self, listed: Listed, order: Order, samples: int) -> dict[int, tuple[int, bool]]:
-        """sample -> (offset of its journal entry, whether it failed), of the first `samples`."""
-        rows = self._do(
-            "SELECT sample, offset, failed FROM units "
+    def presentation(self, key: str, ascending: bool) -> Presentation | None:
+        """How a journaled comparison was shown; None when it is not listed."""
+        row = self._execute(
+            "SELECT task, label, ascending FROM comparisons WHERE key = ?", (_blob(key),)
+        ).fetchone()
+        if row is None:
+            return None
+        task, label, given_ascending = row
+        if bool(given_ascending) == ascending:
+            return Presentation(task, "given", label)
+        return Presentation(task, "swapped", 3 - label)
+
+    def units(self, listed: Listed, order: Order, samples: int) -> list[Unit]:
+        """What the journal holds of the first `samples` units of a comparison in one order."""
+        rows = self._execute(
+            "SELECT sample, offset, failed, verdict, coherence, answer, mismatch FROM units "
             "WHERE key = ? AND ascending = ? AND sample < ? ORDER BY sample",
-            (_blob(listed.key), ascending(listed.comparison, order), samples),
+            (_blob(listed.key), is_ascending(listed.comparison, order), samples),
         )
-        return {sample: (offset, bool(failed)) for sample, offset, failed in rows}
+        return [
+            Unit(
+                sample, offset, bool(failed),
+                Verdict(verdict, coherence, answer, bool(mismatch)) if verdict else None,
+            )
+            for sample, offset, failed, verdict, coherence, answer, mismatch in rows
+        ]  # fmt: skip
 
     def progress(self, orders: Sequence[Order], samples: int) -> tuple[int, int]:
         """How many units of the listed comparisons have a response, and how many failed."""
-        row = self._do(
+        row = self._execute(
             "SELECT count(*), coalesce(sum(failed), 0) FROM units JOIN comparisons USING (key) "
             "WHERE sample < ? AND iif(units.ascending = comparisons.ascending, ?, ?)",
             (samples, "given" in orders, "swapped" in orders),
@@ -181,7 +231,7 @@ class Ledger:
         self.close()
 
 
-def ascending(comparison: Comparison, order: Order) -> bool:
+def is_ascending(comparison: Comparison, order: Order) -> bool:
     """Whether the candidate shown first in this order is the smaller text."""
     first, second = comparison.presented(order)[0]
     return first < second

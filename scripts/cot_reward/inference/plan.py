@@ -1,20 +1,24 @@
-"""One run of stage 2: what is still to be asked, its journal's lines, and what must not change."""
+"""What a run asks: its comparisons and templates, what is done of them, and what is missing."""
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from cot_reward.client.wire import Ask, Outcome
+from cot_reward.client.wire import Request
 from cot_reward.errors import UserError
-from cot_reward.inference.inputs import read_pool
-from cot_reward.inference.ledger import Ledger, ascending
+from cot_reward.inference.inputs import read_comparisons
+from cot_reward.inference.ledger import Ledger
 from cot_reward.inference.settings import InferenceSettings
+from cot_reward.judge import judge
+from cot_reward.records import Comparison, Verdict
 from cot_reward.store import journal_entries
 from cot_reward.tasks import TASKS, prompts
-from cot_reward.tasks.prompts import check_template, template_hash
+from cot_reward.tasks.prompts import check_media_count, check_template, template_hash
+
+# Comparisons without a missing sample that are passed over before others get a turn.
+COMPARISONS_PER_TURN = 256
 
 
 def request_seed(seed: int, key: str, order: str) -> int:
@@ -26,18 +30,26 @@ def request_seed(seed: int, key: str, order: str) -> int:
     return int(digest[:13], 16)
 
 
-class Stage:
-    """One run: what is asked, and the journal and ledger of what came."""
+class Run:
+    """One run: its listed comparisons, the units that are done, and the requests still needed.
+
+    `templates` and `template_hashes` are by task, for the tasks of the listed comparisons.
+    `counts` sums the tokens and retries of all journal entries. Raises UserError for data,
+    templates or tasks that cannot be used.
+    """
 
     def __init__(self, settings: InferenceSettings, ledger: Ledger) -> None:
         self.settings, self.ledger = settings, ledger
         self.counts: Counter[str] = Counter()
-        templates = self._templates()
-        read_pool(
+        templates = _read_templates(settings.template)
+
+        def check_placeholders(comparison: Comparison) -> None:
+            task, media = TASKS[comparison.task], prompts.shown(comparison, "given")
+            check_media_count(templates[task.name], task, len(media))
+
+        read_comparisons(
             ledger, settings.data, settings.media_root, settings.image_root,
-            settings.source, settings.task, settings.limit,
-            # A template with placeholders of its own fits so many media.
-            lambda comparison: prompts.render(comparison, "given", templates[comparison.task]),
+            settings.adapter, settings.task, settings.limit, check_placeholders,
         )  # fmt: skip
         self.templates = {name: templates[name] for name in ledger.tasks()}
         for name, template in self.templates.items():
@@ -47,69 +59,79 @@ class Stage:
                 check_template(template, TASKS[name])
             except ValueError as error:
                 raise UserError(f"--template {settings.template}: {error}") from None
-        self.hashes = {name: template_hash(text) for name, text in self.templates.items()}
+        self.template_hashes = {
+            name: template_hash(template) for name, template in self.templates.items()
+        }
 
-    def _templates(self) -> dict[str, str]:
-        """task -> template."""
-        path = self.settings.template
-        if path is None:
-            return {name: task.template for name, task in TASKS.items()}
-        try:
-            return dict.fromkeys(TASKS, path.read_text(encoding="utf-8").rstrip("\n"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--template {path}: cannot be read: {error}") from None
-
-    def resume(self, journal: Path, run: str, templates: Collection[str]) -> None:
-        """Take in what the journal holds.
+    def resume(
+        self, journal: Path, run_hash: str, template_hashes: Collection[str], judging: bool
+    ) -> None:
+        """Take in all entries of a journal. `judging` False: a run that derives no files.
 
         Raises UserError for responses of another run, or to prompts of other templates.
         """
         for offset, entry in journal_entries(journal):
-            if entry.get("run") != run or entry.get("template") not in templates:
+            if entry.get("run") != run_hash or entry.get("template") not in template_hashes:
                 raise UserError(f"{journal}: holds responses of other settings; use another --out")
-            self.enter(entry, offset)
+            self._enter(entry, offset, self._judge(entry) if judging else None)
 
-    def enter(self, entry: dict[str, Any], offset: int) -> None:
-        """Count a journal entry that is on disk."""
-        self.ledger.enter(entry, offset)
+    def enter(self, entry: dict[str, Any], offset: int) -> Verdict | None:
+        """Take in a journal entry that is on disk and begins at this byte; what the judge found.
+
+        None for a failure, and for a response that this start does not ask for.
+        """
+        verdict = self._judge(entry)
+        self._enter(entry, offset, verdict)
+        return verdict
+
+    def _enter(self, entry: dict[str, Any], offset: int, verdict: Verdict | None) -> None:
+        self.ledger.enter(entry, offset, verdict)
         for name in ("prompt_tokens", "completion_tokens", "retries"):
             self.counts[name] += entry.get(name, 0)
+
+    def _judge(self, entry: dict[str, Any]) -> Verdict | None:
+        """The one place where a response is judged; the ledger keeps the finding."""
+        if "reason" in entry or entry["sample"] >= self.settings.num_samples:
+            return None
+        presentation = self.ledger.presentation(entry["key"], entry["ascending"])
+        if presentation is None or presentation.order not in self.settings.asked_orders:
+            return None
+        task = TASKS[presentation.task]
+        return judge(entry["text"], task, presentation.label, entry["finish_reason"])
 
     def progress(self) -> tuple[int, int]:
         """Units with a response, and units that failed."""
         return self.ledger.progress(self.settings.asked_orders, self.settings.num_samples)
 
     @property
-    def per_record(self) -> int:
-        return len(self.settings.asked_orders) * self.settings.num_samples
-
-    @property
     def bad_units(self) -> int:
-        return self.ledger.bad_count * self.per_record
+        """Units of bad records: they are never asked for."""
+        return self.ledger.bad_count * self.settings.units_per_record
 
     @property
-    def expected(self) -> int:
-        return len(self.ledger) * self.per_record + self.bad_units
+    def expected_units(self) -> int:
+        return len(self.ledger) * self.settings.units_per_record + self.bad_units
 
-    def asks(self) -> Iterator[Ask | None]:
+    def requests(self) -> Iterator[Request | None]:
         """Every request that is still needed; the requests of a comparison follow each other.
 
-        None now and then while there is nothing to ask, so that others get their turn.
+        None now and then while nothing is missing, so that other tasks get a turn.
         """
         settings = self.settings
-        for position, listed in enumerate(self.ledger):
-            if position % 256 == 255:
+        for position, listed in enumerate(self.ledger, 1):
+            if position % COMPARISONS_PER_TURN == 0:
                 yield None
             comparison = listed.comparison
             template = self.templates[comparison.task]
             for order in settings.asked_orders:
-                known = self.ledger.known(listed, order, settings.num_samples)
-                done = {n for n, (_, failed) in known.items() if not failed}
-                settled = done if settings.retry_failed else known.keys()
+                units = self.ledger.units(listed, order, settings.num_samples)
+                settled = {
+                    unit.sample for unit in units if not (unit.failed and settings.retry_failed)
+                }
                 missing = [n for n in range(settings.num_samples) if n not in settled]
                 # Consecutive samples share one request: the server gives sample i the seed + i.
                 for first, count in _consecutive(missing):
-                    yield Ask(
+                    yield Request(
                         comparison, listed.key, order, first, count,
                         seed=request_seed(settings.seed, listed.key, order) + first,
                         prompt=prompts.render(comparison, order, template),
@@ -118,83 +140,20 @@ class Stage:
                     )  # fmt: skip
 
 
+def _read_templates(path: Path | None) -> dict[str, str]:
+    """task -> template: our own, or the one of the file for every task. Raises UserError."""
+    if path is None:
+        return {name: task.template for name, task in TASKS.items()}
+    try:
+        return dict.fromkeys(TASKS, path.read_text(encoding="utf-8").rstrip("\n"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--template {path}: cannot be read: {error}") from None
+
+
 def _consecutive(numbers: list[int]) -> Iterator[tuple[int, int]]:
-    """(first, count) of each run of consecutive numbers."""
+    """(first, count) of each series of consecutive numbers."""
     start = 0
     for end in range(1, len(numbers) + 1):
         if end == len(numbers) or numbers[end] != numbers[end - 1] + 1:
             yield numbers[start], end - start
             start = end
-
-
-def journal_lines(outcome: Outcome, run: str, templates: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The journal's lines of an outcome: one for each response, or one for the failure."""
-    ask = outcome.ask
-    unit = {
-        "key": ask.key, "order": ask.order, "ascending": ascending(ask.comparison, ask.order),
-        "run": run, "template": templates[ask.comparison.task],
-    }  # fmt: skip
-    if outcome.reason:
-        failure = {"first": ask.first, "count": ask.count, "reason": outcome.reason,
-                   "detail": outcome.detail, "retries": outcome.retries}  # fmt: skip
-        return [unit | failure]
-    entries = [
-        unit | {"sample": response.sample, "text": response.text, "seed": ask.seed,
-                "finish_reason": response.finish_reason, "model": response.model}
-        for response in outcome.responses
-    ]  # fmt: skip
-    # The server counts tokens by request; the first sample carries them.
-    entries[0] |= {
-        "prompt_tokens": outcome.prompt_tokens,
-        "completion_tokens": outcome.completion_tokens,
-        "retries": outcome.retries,
-    }
-    return entries
-
-
-# Changing one of these would mix two kinds of responses in one folder.
-_FIXED = ("model", "temperature", "top_p", "max_tokens", "seed", "image_max_pixels")
-
-
-def run_key(resolved: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits that stand for model and sampling settings."""
-    fixed = json.dumps([resolved[name] for name in _FIXED])
-    return hashlib.sha256(fixed.encode()).hexdigest()[:16]
-
-
-def run_there(path: Path) -> dict[str, Any]:
-    """The settings of the run that is there; empty when there is none. Raises UserError."""
-    if not path.exists():
-        return {}
-    try:
-        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return before | {"templates": dict(before["templates"])}
-    except (OSError, ValueError, LookupError, TypeError):
-        raise UserError(f"{path}: not a run's settings; restore or remove it") from None
-
-
-def same_run(path: Path, before: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
-    """The run's settings, with the templates that the run there has for other tasks.
-
-    Raises UserError when the run that is there (`before`, empty: none) has other settings.
-    """
-    if before:
-        templates = before["templates"]
-        differing = [
-            f"{name}: {before.get(name)!r} there, {current[name]!r} now"
-            for name in _FIXED
-            if before.get(name) != current[name]
-        ]
-        differing += [
-            f"template of {task}: {templates[task]} there, {hashed} now"
-            for task, hashed in current["templates"].items()
-            if templates.get(task, hashed) != hashed
-        ]
-        if differing:
-            raise UserError(
-                f"{path.parent} holds a run with other settings; use another --out, or the same "
-                "settings:\n  " + "\n  ".join(differing)
-            )
-        # Data of another task may have been added.
-        return current | {"templates": templates | current["templates"]}
-    return current

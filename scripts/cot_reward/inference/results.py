@@ -1,4 +1,4 @@
-"""The files of a stage 2 run, derived from its ledger and journal: one row per judged response."""
+"""The output files of inference, derived from ledger and journal: one row per judged response."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -7,58 +7,83 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from cot_reward.inference.ledger import Ledger, Listed
-from cot_reward.judge import destination, judge
+from cot_reward.inference.ledger import Ledger, Listed, Unit
+from cot_reward.judge import destination
 from cot_reward.records import Order, Verdict, conversation, placeholder_in
 from cot_reward.stats import Tally
 from cot_reward.store import atomic_file, dump, entry_at, write_jsonl
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import render, shown, template_hash
 
-FILES = ("correct", "incorrect", "unusable", "failed")
+JUDGED_FILES = ("correct", "incorrect", "unusable")
+FILES = (*JUDGED_FILES, "failed")
 
 
 @dataclass
 class Results:
-    """What the files hold: rows by file, units that failed, failures by reason, and the figures."""
+    """What the files hold: rows by file, failed units, failed rows by reason, and the metrics."""
 
     rows: Counter[str] = field(default_factory=Counter)
     failed_units: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
-    figures: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     @property
     def judged(self) -> int:
-        return sum(self.rows[name] for name in FILES[:3])
+        return sum(self.rows[name] for name in JUDGED_FILES)
 
 
-def judged_row(
-    listed: Listed, order: Order, entry: Mapping[str, Any], template: str
-) -> tuple[dict[str, Any], Verdict]:
-    """The row of a journaled response, and what the judge found."""
+def judged_rows(
+    listed: Listed, order: Order, units: list[Unit], template: str, journal: IO[bytes]
+) -> Iterator[tuple[dict[str, Any], Verdict]]:
+    """The row of each judged response of a comparison in one order, with its verdict."""
+    judged = [(unit.offset, unit.verdict) for unit in units if unit.verdict]
+    if not judged:
+        return
     comparison = listed.comparison
     task = TASKS[comparison.task]
     label = comparison.presented(order)[1]
-    verdict = judge(entry["text"], task, label, entry["finish_reason"])
     media = list(shown(comparison, order))
-    row = {
-        "conversations": conversation(render(comparison, order, template), entry["text"]),
-        "images": media if task.medium == "image" else [],
-        "videos": media if task.medium == "video" else [],
-        "id": listed.key,
-        "task": task.name,
-        "source": comparison.source,
-        "order": order,
-        "sample": entry["sample"],
-        "label": label,
-        "answer": verdict.answer,
-        "verdict": verdict.verdict,
-        "coherence": verdict.coherence,
-        "finish_reason": entry["finish_reason"],
-        "model": entry["model"],
-        "template_hash": template_hash(template),
-    }
-    return row, verdict
+    prompt, hashed_template = render(comparison, order, template), template_hash(template)
+    for offset, verdict in judged:
+        entry = entry_at(journal, offset)
+        row = {
+            "conversations": conversation(prompt, entry["text"]),
+            "images": media if task.medium == "image" else [],
+            "videos": media if task.medium == "video" else [],
+            "id": listed.key,
+            "task": task.name,
+            "source": comparison.source,
+            "order": order,
+            "sample": entry["sample"],
+            "label": label,
+            "answer": verdict.answer,
+            "verdict": verdict.verdict,
+            "coherence": verdict.coherence,
+            "finish_reason": entry["finish_reason"],
+            "model": entry["model"],
+            "template_hash": hashed_template,
+        }
+        yield row, verdict
+
+
+def failed_rows(
+    listed: Listed, order: Order, units: list[Unit], journal: IO[bytes]
+) -> Iterator[dict[str, Any]]:
+    """A row for each failed request, with the samples that it asked for and that are missing."""
+    failures = [unit for unit in units if unit.failed]
+    for offset in dict.fromkeys(unit.offset for unit in failures):
+        samples = [unit.sample for unit in failures if unit.offset == offset]
+        entry = entry_at(journal, offset)
+        yield {
+            "id": listed.key,
+            "where": listed.where,
+            "reason": entry["reason"],
+            "detail": entry["detail"],
+            "order": order,
+            "samples": samples,
+            "units": len(samples),
+        }
 
 
 def _file_of(text: str, verdict: Verdict, allow_incoherent: bool) -> str:
@@ -75,62 +100,43 @@ def derive(
     samples: int,
     allow_incoherent: bool,
 ) -> Results:
-    """Write correct, incorrect, unusable and failed.jsonl, each whole, in the input's order.
+    """Write correct, incorrect, unusable and failed.jsonl anew, in the order of the input.
 
-    Raises UserError when a file cannot be written; then none of the four is replaced.
+    The ledger holds the verdicts: nothing is judged here. Raises UserError when a file cannot be
+    written; then none of the four is replaced.
     """
     results, tally = Results(), Tally()
     with ExitStack() as stack:
         files = {name: stack.enter_context(atomic_file(out / f"{name}.jsonl")) for name in FILES}
-        source = stack.enter_context(journal.open("rb"))
+        entries = stack.enter_context(journal.open("rb"))
 
         def write(name: str, row: dict[str, Any]) -> None:
             files[name].write(dump(row) + "\n")
             results.rows[name] += 1
 
-        def fail(row: dict[str, Any]) -> None:
+        def write_failed(row: dict[str, Any]) -> None:
             write("failed", row)
             results.failed_units += row["units"]
             results.reasons[row["reason"]] += 1
 
         for bad in ledger.bad():
-            fail(bad | {"order": "", "samples": [], "units": len(orders) * samples})
+            write_failed(bad | {"order": "", "samples": [], "units": len(orders) * samples})
         for listed in ledger:
             rows, mismatches = [], 0
+            template = templates[listed.comparison.task]
             for order in orders:
-                known = ledger.known(listed, order, samples)
-                for offset, failed in known.values():
-                    if not failed:
-                        entry = entry_at(source, offset)
-                        template = templates[listed.comparison.task]
-                        row, verdict = judged_row(listed, order, entry, template)
-                        write(_file_of(entry["text"], verdict, allow_incoherent), row)
-                        rows.append(row)
-                        mismatches += verdict.mismatch
-                for failure in _failures(listed, order, known, source):
-                    fail(failure)
+                units = ledger.units(listed, order, samples)
+                for row, verdict in judged_rows(listed, order, units, template, entries):
+                    text = row["conversations"][1]["value"]
+                    write(_file_of(text, verdict, allow_incoherent), row)
+                    rows.append(row)
+                    mismatches += verdict.mismatch
+                for row in failed_rows(listed, order, units, entries):
+                    write_failed(row)
             tally.add(rows, mismatches)
-    results.figures = tally.metrics()
+    results.metrics = tally.metrics()
     if ledger.duplicate_count:
         write_jsonl(out / "duplicates.jsonl", ledger.duplicates())
     else:
         (out / "duplicates.jsonl").unlink(missing_ok=True)
     return results
-
-
-def _failures(
-    listed: Listed, order: Order, known: Mapping[int, tuple[int, bool]], source: IO[bytes]
-) -> Iterator[dict[str, Any]]:
-    """One row for each failed request, with the samples that it was to bring."""
-    for offset in dict.fromkeys(offset for offset, failed in known.values() if failed):
-        samples = [sample for sample, state in known.items() if state == (offset, True)]
-        entry = entry_at(source, offset)
-        yield {
-            "id": listed.key,
-            "where": listed.where,
-            "reason": entry["reason"],
-            "detail": entry["detail"],
-            "order": order,
-            "samples": samples,
-            "units": len(samples),
-        }

@@ -1,4 +1,4 @@
-"""Stage 2: read comparisons, ask the server for chains of thought, judge and save them."""
+"""Inference from start to end: read comparisons, ask the server, judge and save its responses."""
 
 import asyncio
 import json
@@ -6,62 +6,45 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from cot_reward.client import wire
 from cot_reward.client.capacity import Capacity
-from cot_reward.client.flow import ReadMedium, sample
+from cot_reward.client.flow import send_requests
 from cot_reward.client.outage import Outage
 from cot_reward.client.server import AttemptError, Server, ServerError
-from cot_reward.client.wire import Outcome, Sampling
+from cot_reward.client.wire import Outcome, Request, Sampling
 from cot_reward.errors import UserError
 from cot_reward.inference import results
+from cot_reward.inference.journal import journal_lines
 from cot_reward.inference.ledger import Ledger
-from cot_reward.inference.plan import Stage, journal_lines, run_key, run_there, same_run
+from cot_reward.inference.plan import Run
+from cot_reward.inference.results import Results
+from cot_reward.inference.resume import continued_settings, previous_settings, run_hash
 from cot_reward.inference.settings import InferenceSettings
-from cot_reward.judge import judge
 from cot_reward.media.paths import MediaError, resolve
-from cot_reward.media.sent import MediaReader
+from cot_reward.media.sent import MediaReader, file_url, url_reader
 from cot_reward.provenance import jsonable, versions
+from cot_reward.records import Verdict
 from cot_reward.store import Journal, write_json
-from cot_reward.tasks import TASKS
 
 
-def _file_url(path: Path) -> list[bytes]:
-    return [json.dumps(path.resolve().as_uri()).encode()]
-
-
-def _url_of(settings: InferenceSettings, reader: MediaReader) -> ReadMedium:
-    """What turns a path below the media root into the URL that is sent."""
-    within = settings.image_root or settings.media_root
-
-    def url(path: str) -> Iterable[bytes]:
-        file = resolve(path, settings.media_root, within)
-        sent, data, mime = reader.read(file)
-        if settings.media == "inline":
-            return wire.inline(data, mime)
-        assert sent is not None
-        return _file_url(sent)
-
-    return url
-
-
-async def _probe_files(settings: InferenceSettings, server: Server, how: Sampling) -> None:
-    """See whether the server reads files below the media root. Raises UserError when not."""
+async def _probe_files(media_root: Path, server: Server, sampling: Sampling) -> None:
+    """See whether the server reads files below the media root. Raises UserError if not."""
     from PIL import Image
 
-    root = settings.media_root.resolve()
+    root = media_root.resolve()
     probe = root / ".cache" / "media" / "probe.png"
     probe.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (56, 56)).save(probe)
-    content = wire.content("<image>Say yes.", "<image>", [_file_url(probe)])
+    content = wire.content("<image>Say yes.", "<image>", [file_url(probe)])
+    body = wire.body(content, sampling, count=1, seed=0, max_tokens=1)
     try:
-        await server.complete(wire.body(content, how, count=1, seed=0, max_tokens=1), how.timeout)
+        await server.complete(body, sampling.timeout)
     except AttemptError as fault:
         raise UserError(
             f"--media file: the server does not read {probe.as_uri()} ({fault.detail}); start it "
@@ -71,6 +54,7 @@ async def _probe_files(settings: InferenceSettings, server: Server, how: Samplin
 
 
 def _stop_on_signals() -> asyncio.Event:
+    """An event that SIGINT and SIGTERM set; the second signal ends the run at once."""
     stop = asyncio.Event()
 
     def interrupt() -> None:
@@ -85,66 +69,72 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 class _Progress:
-    """The bar on the terminal, with the accuracy so far."""
+    """The bar on the terminal, with the accuracy of the responses of this start."""
 
-    def __init__(self, stage: Stage, done: int) -> None:
+    def __init__(self, total: int, done: int) -> None:
         from tqdm import tqdm
 
-        self._bar = tqdm(
-            total=stage.expected - stage.bad_units, initial=done, unit="cot",
-            smoothing=0.1, mininterval=1.0,
-        )  # fmt: skip
+        self._bar = tqdm(total=total, initial=done, unit="cot", smoothing=0.1, mininterval=1.0)
         self.say = lambda line: self._bar.write(line, file=sys.stderr)
-        self._right = self._seen = self._failed = 0
+        self._correct = self._judged = self._failed = 0
 
-    def show(self, outcome: Outcome) -> None:
-        ask = outcome.ask
-        task, label = TASKS[ask.comparison.task], ask.comparison.presented(ask.order)[1]
-        for response in outcome.responses:
-            self._seen += 1
-            verdict = judge(response.text, task, label, response.finish_reason)
-            self._right += verdict.verdict == "correct"
-        self._failed += ask.count if outcome.reason else 0
-        accuracy = f"{self._right / max(1, self._seen):.3f}"
+    def show(self, outcomes: list[Outcome], verdicts: list[Verdict]) -> None:
+        self._judged += len(verdicts)
+        self._correct += sum(verdict.verdict == "correct" for verdict in verdicts)
+        self._failed += sum(outcome.request.count for outcome in outcomes if outcome.reason)
+        accuracy = f"{self._correct / max(1, self._judged):.3f}"
         self._bar.set_postfix(accuracy=accuracy, failed=self._failed, refresh=False)
-        self._bar.update(ask.count)
+        self._bar.update(sum(outcome.request.count for outcome in outcomes))
 
     def close(self) -> None:
         self._bar.close()
 
 
-async def _collect(
-    stage: Stage, journal: Journal, server: Server, how: Sampling, run: str
-) -> dict[str, Any]:
-    """Ask for everything that is missing; how it went. A response counts once it is on disk."""
-    settings = stage.settings
+@dataclass(frozen=True)
+class _Asking:
+    """How the asking went; `server_gone` says why the server was given up, "" if it was not."""
+
+    interrupted: bool
+    server_gone: str
+    metrics: dict[str, Any]
+
+
+async def _ask(
+    run: Run, journal: Journal, server: Server, sampling: Sampling, hashed_run: str
+) -> _Asking:
+    """Ask for everything that is missing. A response counts once it is on disk."""
+    settings = run.settings
     stop = _stop_on_signals()
-    done, failed = stage.progress()
-    before, requests = stage.counts["completion_tokens"], 0
-    progress = _Progress(stage, done + (0 if settings.retry_failed else failed))
-    limit = None if settings.concurrency == "auto" else int(settings.concurrency)
-    capacity = Capacity(limit, progress.say)
-    outage = Outage(server, how, settings.max_pause, stop, progress.say)
+    judged_before, failed_before = run.progress()
+    tokens_before, answered = run.counts["completion_tokens"], 0
+    progress = _Progress(
+        run.expected_units - run.bad_units,
+        judged_before + (0 if settings.retry_failed else failed_before),
+    )
+    capacity = Capacity(settings.fixed_concurrency, progress.say)
+    outage = Outage(server, sampling, settings.max_pause, stop, progress.say)
     began = time.monotonic()
     try:
         cache = settings.media_root / ".cache" / "media"
         with MediaReader(settings.image_max_pixels, cache) as reader:
-            url_of = _url_of(settings, reader)
-            batches = sample(stage.asks(), server, how, url_of, capacity, outage, stop)
+            read_url = url_reader(reader, settings.media_root, settings.image_root, settings.media)
+            batches = send_requests(
+                run.requests(), server, sampling, read_url, capacity, outage, stop
+            )
             async with aclosing(batches):
                 async for batch in batches:
-                    entries = [
-                        entry
+                    lines = [
+                        line
                         for outcome in batch
-                        for entry in journal_lines(outcome, run, stage.hashes)
+                        for line in journal_lines(outcome, hashed_run, run.template_hashes)
                     ]
-                    # Once for all that came meanwhile, and beside the loop: a disk takes its time.
-                    offsets = await asyncio.to_thread(journal.append, entries)
-                    for entry, offset in zip(entries, offsets, strict=True):
-                        stage.enter(entry, offset)
-                    for outcome in batch:
-                        requests += bool(outcome.responses)
-                        progress.show(outcome)
+                    # One write for the batch, in a thread: a disk takes its time.
+                    offsets = await asyncio.to_thread(journal.append, lines)
+                    verdicts = [
+                        run.enter(line, offset) for line, offset in zip(lines, offsets, strict=True)
+                    ]
+                    answered += sum(bool(outcome.responses) for outcome in batch)
+                    progress.show(batch, [verdict for verdict in verdicts if verdict])
     except OSError as error:
         raise UserError(
             f"{error.filename or journal.path}: cannot be written: {error.strerror}; "
@@ -152,23 +142,22 @@ async def _collect(
         ) from None
     finally:
         progress.close()
-        # What follows waits for nobody: an interrupt ends it.
+        # Nothing is in flight any more: from here on an interrupt ends the run at once.
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().remove_signal_handler(number)
     seconds = max(1e-9, time.monotonic() - began - outage.seconds)
-    responses = stage.progress()[0] - done
-    tokens = stage.counts["completion_tokens"] - before
-    return {
-        "interrupted": stop.is_set(),
-        "server_gone": outage.gone,
+    responses = run.progress()[0] - judged_before
+    tokens = run.counts["completion_tokens"] - tokens_before
+    metrics = {
         "concurrency": capacity.summary(),
         "pauses": outage.pauses,
         "paused_seconds": round(outage.seconds, 2),
         "asking_seconds": round(seconds, 2),
-        "requests_per_second": round(requests / seconds, 2),
+        "requests_per_second": round(answered / seconds, 2),
         "responses_per_second": round(responses / seconds, 2),
         "completion_tokens_per_second": round(tokens / seconds, 1),
     }
+    return _Asking(stop.is_set(), outage.gone, metrics)
 
 
 def _sampling(settings: InferenceSettings, model: str) -> Sampling:
@@ -178,85 +167,66 @@ def _sampling(settings: InferenceSettings, model: str) -> Sampling:
     )  # fmt: skip
 
 
-def _resume(stage: Stage, model: str | None) -> dict[str, Any]:
-    """Take in what the folder's journal holds; the run's settings in full. Raises UserError.
+def _resume(run: Run, model: str | None, judging: bool = True) -> dict[str, Any]:
+    """Take in the folder's journal; the settings of this start in full. Raises UserError.
 
-    `model` None: without a server it is taken to be the one of the run that is there.
+    `model` None: no server was asked, and the model is that of the last start.
     """
-    settings = stage.settings
-    there = settings.out / "settings.json"
-    before = run_there(there)
-    current = jsonable(asdict(settings)) | {
-        "model": model or before.get("model"), "templates": stage.hashes,
+    out = run.settings.out
+    previous = previous_settings(out / "settings.json")
+    current = jsonable(asdict(run.settings)) | {
+        "model": model or previous.get("model"), "templates": run.template_hashes,
     }  # fmt: skip
-    resolved = same_run(there, before, current)
-    journal = settings.out / "journal.jsonl"
-    stage.resume(journal, run_key(resolved), resolved["templates"].values())
+    resolved = continued_settings(out / "settings.json", previous, current)
+    run.resume(out / "journal.jsonl", run_hash(resolved), resolved["templates"].values(), judging)
     return resolved
 
 
 async def _run(settings: InferenceSettings, api_key: str) -> int:
     started = time.monotonic()
     async with Server(settings.base_url, api_key) as server:
-        model = await server.model(settings.model)
+        model = await server.resolve_model(settings.model)
         with (
             Journal(settings.out / "journal.jsonl") as journal,
             Ledger(settings.out / ".ledger.sqlite") as ledger,
         ):
-            for leftover in settings.out.glob(".*.json*.*"):  # of a run that was killed
+            # Half-written files of a start that was killed.
+            for leftover in settings.out.glob(".*.json*.*"):
                 leftover.unlink()
-            stage = Stage(settings, ledger)
-            resolved = _resume(stage, model)
+            run = Run(settings, ledger)
+            resolved = _resume(run, model)
             write_json(settings.out / "settings.json", resolved)
-            # A summary says that the folder is complete; until this run is over it is not.
+            # A summary says that the folder is complete, which it is not until this run ends.
             (settings.out / "summary.json").unlink(missing_ok=True)
-            how = _sampling(settings, model)
+            sampling = _sampling(settings, model)
             if settings.media == "file":
-                await _probe_files(settings, server, how)
-            went = await _collect(stage, journal, server, how, run_key(resolved))
-            return _finish(stage, journal.path, resolved, went, started)
+                await _probe_files(settings.media_root, server, sampling)
+            asking = await _ask(run, journal, server, sampling, run_hash(resolved))
+            return _finish(run, journal.path, resolved, asking, started)
 
 
 def _finish(
-    stage: Stage, journal: Path, resolved: dict[str, Any], went: dict[str, Any], started: float
+    run: Run, journal: Path, resolved: dict[str, Any], asking: _Asking, started: float
 ) -> int:
-    """Derive the files from the journal, check the account, write the summary last."""
-    settings = stage.settings
+    """Derive the files from the journal, check the account, write the summary last.
+
+    Returns the exit code.
+    """
+    settings = run.settings
     found = results.derive(
-        settings.out, stage.ledger, journal, stage.templates, settings.asked_orders,
+        settings.out, run.ledger, journal, run.templates, settings.asked_orders,
         settings.num_samples, settings.allow_incoherent,
     )  # fmt: skip
-    account = {
-        "expected": stage.expected,
-        "judged": found.judged,
-        "failed": found.failed_units,
-        "not_asked": stage.expected - found.judged - found.failed_units,
-    }
-    first_duplicates = [row["where"] for row in islice(stage.ledger.duplicates(), 20)]
-    interrupted, gone = went.pop("interrupted"), went.pop("server_gone")
-    summary = {
-        "stage": "inference",
-        "account": account,
-        "files": {name: found.rows[name] for name in results.FILES[:3]},
-        "failed_reasons": dict(found.reasons),
-        "duplicates": {"count": stage.ledger.duplicate_count, "first": first_duplicates},
-        **found.figures,
-        **{name: stage.counts[name] for name in ("prompt_tokens", "completion_tokens", "retries")},
-        **went,
-        "seconds": round(time.monotonic() - started, 2),
-        "template_hashes": resolved["templates"],
-        "settings": resolved,
-        "command": sys.argv,
-        "versions": versions("openai", "aiohttp", "pillow"),
-    }
-    _print(summary, settings.out)
-    if interrupted:
+    summary = _summary(run, found, resolved, asking, started)
+    account = summary["account"]
+    _print_summary(summary, settings.out)
+    if asking.interrupted:
         print("stopped early; the same command continues", file=sys.stderr)
         return 130
-    if gone:
+    if asking.server_gone:
         print(
-            f"error: the server was out for more than {settings.max_pause:.0f} s ({gone}); "
-            "everything before is kept, the same command continues",
+            f"error: the server was out for more than {settings.max_pause:.0f} s "
+            f"({asking.server_gone}); everything before is kept, the same command continues",
             file=sys.stderr,
         )
         return 1
@@ -270,7 +240,33 @@ def _finish(
     return 0
 
 
-def _print(summary: dict[str, Any], out: Path) -> None:
+def _summary(
+    run: Run, found: Results, resolved: dict[str, Any], asking: _Asking, started: float
+) -> dict[str, Any]:
+    first_duplicates = [row["where"] for row in islice(run.ledger.duplicates(), 20)]
+    return {
+        "stage": "inference",
+        "account": {
+            "expected": run.expected_units,
+            "judged": found.judged,
+            "failed": found.failed_units,
+            "not_asked": run.expected_units - found.judged - found.failed_units,
+        },
+        "files": {name: found.rows[name] for name in results.JUDGED_FILES},
+        "failed_reasons": dict(found.reasons),
+        "duplicates": {"count": run.ledger.duplicate_count, "first": first_duplicates},
+        **found.metrics,
+        **{name: run.counts[name] for name in ("prompt_tokens", "completion_tokens", "retries")},
+        **asking.metrics,
+        "seconds": round(time.monotonic() - started, 2),
+        "template_hashes": resolved["templates"],
+        "settings": resolved,
+        "command": sys.argv,
+        "versions": versions("openai", "aiohttp", "pillow"),
+    }
+
+
+def _print_summary(summary: dict[str, Any], out: Path) -> None:
     accuracy, files, account = summary["accuracy"], summary["files"], summary["account"]
     print(
         f"{out}: {account['judged']} judged of {account['expected']}, {account['failed']} failed, "
@@ -289,45 +285,48 @@ def _print(summary: dict[str, Any], out: Path) -> None:
 
 
 def _dry_run(settings: InferenceSettings) -> int:
-    """Print the first request without its image bytes, and the counts; send and write nothing."""
+    """Print the counts and the first request without its image bytes; send and write nothing."""
     with Ledger(None) as ledger:
-        stage = Stage(settings, ledger)
-        journal, there = settings.out / "journal.jsonl", settings.out / "settings.json"
-        if journal.exists() and there.exists():
-            _resume(stage, settings.model)
-        done, failed = stage.progress()
+        run = Run(settings, ledger)
+        journal, last_settings = settings.out / "journal.jsonl", settings.out / "settings.json"
+        if journal.exists() and last_settings.exists():
+            _resume(run, settings.model, judging=False)
+        judged, failed = run.progress()
         units = requests = 0
         first = None
-        for ask in filter(None, stage.asks()):
-            first = first or ask
-            units, requests = units + ask.count, requests + 1
+        for request in filter(None, run.requests()):
+            first = first or request
+            units, requests = units + request.count, requests + 1
         print(json.dumps({
             "comparisons": len(ledger), "bad_records": ledger.bad_count,
-            "duplicates": ledger.duplicate_count, "expected": stage.expected,
-            "judged": done, "failed": failed, "to_ask": units, "requests": requests,
-            "template_hashes": stage.hashes,
+            "duplicates": ledger.duplicate_count, "expected": run.expected_units,
+            "judged": judged, "failed": failed, "to_ask": units, "requests": requests,
+            "template_hashes": run.template_hashes,
         }, indent=2))  # fmt: skip
-        if first is None:
-            return 0
-        how = _sampling(settings, settings.model or "(the one that the server lists)")
-        reader = MediaReader(settings.image_max_pixels, cache_dir=None)
-        urls = []
-        for path in first.media:
-            try:
-                file = resolve(path, settings.media_root, settings.image_root)
-                _, data, mime = reader.read(file)
-                told = f"data:{mime};base64,({len(data):,} bytes of {path})"
-            except MediaError as error:
-                told = f"({error})"
-            urls.append([json.dumps(told).encode()])
-        content = wire.content(first.prompt, first.placeholder, urls)
-        request = json.loads(wire.body(content, how, first.count, first.seed))
-        print(json.dumps(request, indent=2, ensure_ascii=False))
+        if first is not None:
+            print(json.dumps(_readable_body(settings, first), indent=2, ensure_ascii=False))
         return 0
 
 
+def _readable_body(settings: InferenceSettings, request: Request) -> Any:
+    """The body of a request, with the size of each image, or its error, in place of its bytes."""
+    reader = MediaReader(settings.image_max_pixels, cache_dir=None)
+    urls = []
+    for path in request.media:
+        try:
+            file = resolve(path, settings.media_root, settings.image_root)
+            _, data, mime = reader.read(file)
+            url = f"data:{mime};base64,({len(data):,} bytes of {path})"
+        except MediaError as error:
+            url = f"({error})"
+        urls.append([json.dumps(url).encode()])
+    sampling = _sampling(settings, settings.model or "(the one that the server lists)")
+    content = wire.content(request.prompt, request.placeholder, urls)
+    return json.loads(wire.body(content, sampling, request.count, request.seed))
+
+
 def infer(settings: InferenceSettings, api_key: str) -> int:
-    """Run stage 2's inference; returns the exit code. Raises UserError."""
+    """Run inference, or print what it would ask; returns the exit code. Raises UserError."""
     try:
         return _dry_run(settings) if settings.dry_run else asyncio.run(_run(settings, api_key))
     except ServerError as error:

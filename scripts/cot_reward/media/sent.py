@@ -3,15 +3,19 @@
 import contextlib
 import hashlib
 import io
+import json
 import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Literal
+
+import pybase64
 
 from cot_reward.media.images import WEB_FORMATS, bound, decode_checked, needs_bound, read_file
-from cot_reward.media.paths import MediaError
+from cot_reward.media.paths import MediaError, resolve
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
@@ -143,3 +147,35 @@ class MediaReader:
     def __exit__(self, *exception: object) -> None:
         if self._seen is not None:
             self._seen.close()
+
+
+def data_url(data: bytes, mime: str) -> tuple[bytes, ...]:
+    """A data URL as a JSON string, in pieces, because each copy of a large one takes time."""
+    return b'"data:', mime.encode(), b";base64,", pybase64.b64encode(data), b'"'
+
+
+def file_url(path: Path) -> tuple[bytes, ...]:
+    """The file:// URL of a file as a JSON string, in pieces as `data_url` gives them."""
+    return (json.dumps(path.resolve().as_uri()).encode(),)
+
+
+def url_reader(
+    reader: MediaReader, media_root: Path, image_root: Path | None, form: Literal["inline", "file"]
+) -> Callable[[str], Iterable[bytes]]:
+    """A function from a path below the media root to the URL that a request holds for it.
+
+    `form` is "inline" for a data URL, "file" for a file:// URL, which needs a reader with a cache.
+    The function returns the JSON string of the URL in pieces. It blocks, and raises MediaError for
+    a medium that cannot be used or lies outside `image_root`, OSError when the cache cannot be
+    written.
+    """
+    within = image_root or media_root
+
+    def read_url(path: str) -> Iterable[bytes]:
+        file, data, mime = reader.read(resolve(path, media_root, within))
+        if form == "inline":
+            return data_url(data, mime)
+        assert file is not None
+        return file_url(file)
+
+    return read_url

@@ -31,13 +31,9 @@ def render(comparison: Comparison, order: Order, template: str) -> str:
     """
     task = TASKS[comparison.task]
     count = len(shown(comparison, order))
+    check_media_count(template, task, count)
     if task.placeholder not in template:
         template = task.placeholder * count + template
-    if template.count(task.placeholder) != count:
-        raise ValueError(
-            f"the template has {template.count(task.placeholder)} {task.placeholder}, "
-            f"but {count} are shown"
-        )
     if task.compares_media:
         return fill(template, {"caption": comparison.text})
     first, second = comparison.presented(order)[0]
@@ -51,6 +47,15 @@ def check_template(template: str, task: Task) -> None:
         raise ValueError(
             f"the template has no {{{missing[0]}}}; task {task.name} needs "
             + ", ".join("{" + name + "}" for name in task.fields)
+        )
+
+
+def check_media_count(template: str, task: Task, count: int) -> None:
+    """Raise ValueError when the template holds placeholders, but not one for each of the media."""
+    placeholders = template.count(task.placeholder)
+    if placeholders not in (0, count):
+        raise ValueError(
+            f"the template has {placeholders} {task.placeholder}, but {count} are shown"
         )
 
 

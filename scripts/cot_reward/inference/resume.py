@@ -1,0 +1,60 @@
+"""Resume a run: the settings that must not change between two starts in the same folder."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cot_reward.errors import UserError
+
+# With another value of one of these, a folder would hold two kinds of responses.
+FIXED_SETTINGS = ("model", "temperature", "top_p", "max_tokens", "seed", "image_max_pixels")
+
+
+def run_hash(settings: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits that stand for the model and the sampling settings."""
+    fixed = json.dumps([settings[name] for name in FIXED_SETTINGS])
+    return hashlib.sha256(fixed.encode()).hexdigest()[:16]
+
+
+def previous_settings(path: Path) -> dict[str, Any]:
+    """The settings.json of the last start in a folder; empty without one. Raises UserError."""
+    if not path.exists():
+        return {}
+    try:
+        previous: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return previous | {"templates": dict(previous["templates"])}
+    except (OSError, ValueError, LookupError, TypeError):
+        raise UserError(f"{path}: not a run's settings; restore or remove it") from None
+
+
+def continued_settings(
+    path: Path, previous: Mapping[str, Any], current: dict[str, Any]
+) -> dict[str, Any]:
+    """The settings of this start, with the template hashes of all tasks that the folder has.
+
+    `path` is the settings.json that `previous` (empty: a new folder) comes from. "templates" of
+    both maps a task to a template hash. Raises UserError when one of `FIXED_SETTINGS`, or the
+    template of a task, differs.
+    """
+    if not previous:
+        return current
+    templates = previous["templates"]
+    differences = [
+        f"{name}: {previous.get(name)!r} there, {current[name]!r} now"
+        for name in FIXED_SETTINGS
+        if previous.get(name) != current[name]
+    ]
+    differences += [
+        f"template of {task}: {templates[task]} there, {current_hash} now"
+        for task, current_hash in current["templates"].items()
+        if templates.get(task, current_hash) != current_hash
+    ]
+    if differences:
+        raise UserError(
+            f"{path.parent} holds a run with other settings; use another --out, or the same "
+            "settings:\n  " + "\n  ".join(differences)
+        )
+    # The data of this start may lack a task that the folder has.
+    return current | {"templates": templates | current["templates"]}
