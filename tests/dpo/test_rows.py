@@ -128,16 +128,15 @@ def test_a_chosen_answer_of_the_merger_is_taken(given: int) -> None:
 @pytest.mark.parametrize(
     "given", [None, 0, 3, -1, True, 1.0, 2.0, "1", "2", "Image 2 is better", [2], {"answer": 2}]
 )
-def test_anything_else_as_the_chosen_answer_is_read_from_the_text(
+def test_without_a_chosen_answer_it_is_read_from_the_text(
     folder: Path, tmp_path: Path, given: Any
 ) -> None:
+    """Whatever else stands in its place, or under the name `answer` in rows of others."""
     pair = row(["0.png"], chosen="2", rejected="x")
-    for changed in (pair, pair | {"chosen_answer": given}, pair | {"answer": given}):
-        path = write(tmp_path / "rows.jsonl", [changed])
-        (loaded,) = load_pairs(path, str(folder)).rows
-        assert loaded["answer"] == 2
-    unreadable = pair | {"chosen": "no answer", "chosen_answer": given}
-    assert group_labels(unreadable)["answer"] == 0
+    path = write(tmp_path / "rows.jsonl", [pair, pair | {"answer": given}])
+    assert [loaded["answer"] for loaded in load_pairs(path, str(folder)).rows] == [2, 2]
+    assert group_labels(pair | {"chosen_answer": given})["answer"] == 2
+    assert group_labels({"chosen": "no answer", "chosen_answer": given})["answer"] == 0
 
 
 def test_whether_one_model_wrote_both_texts() -> None:

@@ -68,16 +68,11 @@ def test_shipped_configs_parse(name: str) -> None:
 
 
 # --- help -----------------------------------------------------------------------------------------
-def help_of_script(flag: str, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *options, "scripts/DPO_VL.py", flag]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
-
-
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_shows_our_flags_and_imports_no_model_library(flag: str) -> None:
-    done = help_of_script(flag, "-X", "importtime")
+    command = [sys.executable, "-X", "importtime", "scripts/DPO_VL.py", flag]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "cot_reward.dpo.settings" in imported
     libraries = {"torch", "transformers", "trl", "datasets", "accelerate", "numpy", "PIL"}
@@ -91,10 +86,17 @@ def test_help_shows_our_flags_and_imports_no_model_library(flag: str) -> None:
     assert "--learning_rate" not in done.stdout
 
 
-def test_help_all_shows_our_flags_then_trls() -> None:
-    text = help_of_script("--help-all").stdout
-    assert text.startswith(help_of_script("--help").stdout)
-    theirs = text.removeprefix(help_of_script("--help").stdout)
+def printed(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    """What parsing the flags prints before it exits with 0."""
+    with pytest.raises(SystemExit, match=r"^0$"):
+        trl_settings.parse(flags, "About.")
+    return capsys.readouterr().out
+
+
+def test_help_all_shows_our_flags_then_trls(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, "--help-all")
+    assert text.startswith(help_text("About."))
+    theirs = text.removeprefix(help_text("About."))
     for flag in ("--learning_rate ", "--beta ", "--model_name_or_path ", "--use_peft "):
         assert f"  {flag}" in theirs
     assert "--skip_bad_rows" not in theirs
@@ -102,9 +104,7 @@ def test_help_all_shows_our_flags_then_trls() -> None:
 
 
 def test_parsing_help_prints_what_the_script_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match=r"^0$"):
-        trl_settings.parse(["--beta", "1", "--help"], "About.")
-    assert capsys.readouterr().out == help_text("About.")
+    assert printed(capsys, "--beta", "1", "--help") == help_text("About.")
 
 
 def test_every_boolean_of_the_help_is_a_flag() -> None:

@@ -24,7 +24,7 @@ from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import mixed_templates
 
 PLACEHOLDER = "<image>"
-_SHOWN = 10
+_PROBLEMS_SHOWN = 10
 
 # Counts the tokens of a row of `conversational`, prompt and longer response, given the sizes
 # (width, height) of its images as the model is shown them.
@@ -100,19 +100,21 @@ def load_pairs(
 
     problems = {number: _printable(what) for number, what in problems.items()}
     if problems and not skip_bad_rows:
-        raise UserError(described(Path(path), problems, total))
+        raise UserError(describe_problems(Path(path), problems, total))
     if not good:
         nothing = f"{path}: there are no rows"
-        raise UserError(described(Path(path), problems, total) if problems else nothing)
+        raise UserError(describe_problems(Path(path), problems, total) if problems else nothing)
     return Pairs(good, [f"{path}:{number}: {what}" for number, what in sorted(problems.items())])
 
 
-def described(path: Path, problems: Mapping[int, str], total: int) -> str:
+def describe_problems(path: Path, problems: Mapping[int, str], total: int) -> str:
     """How many rows are bad, and the first ten with their places."""
-    first = sorted(problems.items())[:_SHOWN]
+    first = sorted(problems.items())[:_PROBLEMS_SHOWN]
     place = row_noun(path)
     shown = "".join(f"\n  {place} {number}: {what}" for number, what in first)
-    more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    more = (
+        f"\n  and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
+    )
     return (
         f"{path}: {len(problems)} of {total} rows cannot be used:{shown}{more}\n"
         "mend them, or leave them out with --skip_bad_rows"

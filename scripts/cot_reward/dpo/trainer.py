@@ -60,7 +60,8 @@ class PairTrainer(DPOTrainer):
         with mock.patch.object(dpo_trainer, "hash_module", return_value="", create=True):
             super().__init__(**arguments)
         self._attach_shared_prefix()
-        # TRL's loss then always reads them from the batch; `_compute_loss` adds live ones to it.
+        # TRL's loss then always reads reference log-probs from the batch. Without a cache,
+        # `_compute_loss` adds them there.
         self.precompute_ref_logps = True
 
     def _attach_shared_prefix(self) -> None:
@@ -103,7 +104,7 @@ class PairTrainer(DPOTrainer):
         self.reference_counts["found"] += len(digests) - len(missing)
         self.reference_counts["computed"] += len(missing)
         if missing:
-            # The sort by digest makes ties in length come in one order in all processes.
+            # Sorted by digest first, so that rows of equal length have one order in all processes.
             indices = [index for _, index in sorted(missing.items())]
             indices.sort(key=lambda index: _approximate_length(dataset[index]))
             known |= self.compute_reference_logps(dataset, indices, name, batch_size)
@@ -211,7 +212,7 @@ class PairTrainer(DPOTrainer):
     # --- loss -------------------------------------------------------------------------------------
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         mode = "train" if self.model.training else "eval"
-        # Of a training step, `get_batch_samples` has dropped them.
+        # In training `get_batch_samples` has already dropped the repeated pairs.
         inputs = dict(inputs if mode == "train" else self._drop_repeated_pairs(inputs))
         pairs, share = inputs.pop("pairs"), inputs.pop("share", None)
         uneven = "real" in inputs
@@ -222,11 +223,7 @@ class PairTrainer(DPOTrainer):
         recorder = LogProbRecorder(model)
         weights = self.loss_weights
         if share is not None:
-            pair_share, token_share = share
-            self.loss_weights = [
-                weight * (token_share if kind == "sft" else pair_share)
-                for kind, weight in zip(self.loss_types, weights, strict=True)
-            ]
+            self.loss_weights = self._weights_of_share(*share)
         try:
             with _gather_unequal_lengths(self.accelerator) if uneven else nullcontext():
                 result = super()._compute_loss(recorder, inputs, return_outputs)
@@ -244,6 +241,13 @@ class PairTrainer(DPOTrainer):
             ld_alpha=self.ld_alpha,
         )
         return result
+
+    def _weights_of_share(self, pair_share: float, token_share: float) -> list[float]:
+        """The loss weights for a micro-batch with these shares of its step."""
+        return [
+            weight * (token_share if kind == "sft" else pair_share)
+            for kind, weight in zip(self.loss_types, self.loss_weights, strict=True)
+        ]
 
     def _sft_weight(self) -> float:
         """The weight of the mean over chosen tokens in the loss; 0 if pairs weigh it (WPO)."""
