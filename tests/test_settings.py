@@ -1,13 +1,12 @@
 """Settings: YAML, then flags; mistakes are named with the nearest right name."""
 
-import subprocess
-import sys
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import pytest
-from cot_reward import provenance, settings
+from cot_reward import settings
 from cot_reward.errors import UserError
 
 
@@ -71,7 +70,7 @@ def test_booleans(parse):
     assert parse("data: a", "--no-balance").balance is False
 
 
-def test_a_bare_off_is_a_word(parse):
+def test_a_bare_off_in_yaml_is_a_word(parse):
     """YAML 1.1 reads it as a boolean."""
     assert parse("data: a\nmode: off").mode == "off"
     with pytest.raises(UserError, match="True is not one of fast, slow, off"):
@@ -182,23 +181,113 @@ def test_help_shows_every_flag_and_default(capsys):
         assert flag in text
 
 
-def test_plain_is_what_json_holds():
-    value = {"a": Path("x/y"), "b": [Path("z"), 1, None], "c": {"d": Path("e")}}
-    assert provenance.jsonable(value) == {"a": "x/y", "b": ["z", 1, None], "c": {"d": "e"}}
+# --- aliases, positional lists, several dataclasses -----------------------------------------------
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """Two fields that had other names, one of them a boolean."""
+
+    num_samples: int = field(default=4, metadata={"help": "how many", "aliases": ("samples",)})
+    keep_ties: bool = field(
+        default=False, metadata={"help": "ties, too", "aliases": ("ties", "with_ties")}
+    )
+
+
+@dataclass(frozen=True)
+class Files:
+    data: list[Path] = field(metadata={"help": "JSON file", "positional": True})
+    out: str = "x.txt"
+
+
+@dataclass(frozen=True)
+class Extra:
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError("--seed must not be negative")
+
+
+def renamed(tmp_path: Path, yaml: str, *flags: str) -> Renamed:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml)
+    return settings.parse(Renamed, "x", config=path, argv=list(flags))
+
+
+@pytest.mark.parametrize("name", ["num_samples", "samples"])
+def test_an_alias_is_the_field_in_yaml_and_as_a_flag(tmp_path, name):
+    assert renamed(tmp_path, f"{name}: 7") == Renamed(num_samples=7)
+    assert renamed(tmp_path, "", f"--{name}", "7") == Renamed(num_samples=7)
+    assert renamed(tmp_path, "", f"--{name.replace('_', '-')}=7") == Renamed(num_samples=7)
+
+
+@pytest.mark.parametrize("name", ["keep_ties", "keep-ties", "ties", "with_ties", "with-ties"])
+def test_an_alias_of_a_boolean_has_a_negation(tmp_path, name):
+    assert renamed(tmp_path, "", f"--{name}").keep_ties
+    assert not renamed(tmp_path, "keep_ties: true", f"--no-{name}").keep_ties
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "message"),
-    [
-        ("return 3", 3, ""),
-        ("raise errors.UserError('x.json:7: bad')", 2, "error: x.json:7: bad\n"),
-        ("raise KeyboardInterrupt", 130, ""),
-    ],
+    ("yaml_name", "flag"), [("samples", "--num-samples"), ("num_samples", "--samples")]
 )
-def test_run_turns_the_users_mistakes_into_one_message(body, code, message):
-    program = f"from cot_reward import errors\ndef main():\n {body}\nerrors.run_script(main)"
-    scripts = Path(settings.__file__).parent.parent
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=scripts, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (code, message)
+def test_a_flag_wins_over_yaml_under_either_name(tmp_path, yaml_name, flag):
+    assert renamed(tmp_path, f"{yaml_name}: 7", flag, "9").num_samples == 9
+
+
+@pytest.mark.parametrize("keys", [("num_samples", "samples"), ("samples", "num_samples")])
+def test_a_field_that_yaml_sets_under_two_names_is_an_error(tmp_path, keys):
+    first, second = keys
+    message = rf"config\.yaml: '{first}' and '{second}' are the same; keep one"
+    with pytest.raises(UserError, match=message):
+        renamed(tmp_path, f"{first}: 7\n{second}: 7")
+
+
+def test_an_error_names_the_key_that_the_yaml_file_has(tmp_path):
+    with pytest.raises(UserError, match=r"config\.yaml: samples: 'many' is not of type int"):
+        renamed(tmp_path, "samples: many")
+    with pytest.raises(UserError, match=r"unknown key 'sample'. Did you mean 'samples'"):
+        renamed(tmp_path, "sample: 7")
+
+
+def test_a_positional_list_stands_without_a_flag():
+    def parse(*argv: str) -> Files:
+        return settings.parse(Files, "x", argv=argv)
+
+    assert parse("a.json", "b.json") == Files([Path("a.json"), Path("b.json")])
+    assert parse("a.json", "--out", "y") == Files([Path("a.json")], "y")
+    assert parse("--out", "y", "a.json") == Files([Path("a.json")], "y")
+    with pytest.raises(UserError, match="DATA"):
+        parse()
+    with pytest.raises(UserError, match="unknown flag '--data'"):
+        parse("a.json", "--data", "b.json")
+
+
+def test_several_dataclasses_share_a_file_and_a_command_line(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("samples: 7\nseed: 1")
+
+    def parse(*argv: str) -> tuple[Renamed, Extra]:
+        return settings.parse_several((Renamed, Extra), "x", config=path, argv=argv)
+
+    assert parse() == (Renamed(num_samples=7), Extra(seed=1))
+    assert parse("--seed", "2", "--ties") == (Renamed(7, keep_ties=True), Extra(seed=2))
+    with pytest.raises(UserError, match=r"unknown flag '--sed'. Did you mean '--seed'"):
+        parse("--sed", "2")
+    with pytest.raises(UserError, match="--seed must not be negative"):
+        parse("--seed=-1")
+    path.write_text("samples: 7\nseeds: 1")
+    with pytest.raises(UserError, match=r"unknown key 'seeds'. Did you mean 'seed'"):
+        parse()
+
+
+def test_help_shows_each_flag_once_in_one_spelling(capsys):
+    with pytest.raises(SystemExit):
+        settings.parse_several((Renamed, Extra, Files), "x", argv=["--help"])
+    text = capsys.readouterr().out
+    flags = re.findall(r"(?<!\w)--[\w-]+", text)
+    assert flags == [
+        "--help", "--config", "--num-samples", "--keep-ties", "--no-keep-ties", "--seed", "--out",
+    ]  # fmt: skip
+    assert "usage: " in text
+    assert "DATA ... [FLAG ...]" in text

@@ -1,11 +1,13 @@
-"""Settings of a script: dataclasses, filled from YAML and then from flags.
+"""Settings of a script: dataclasses that are filled from a YAML file and from flags.
 
-Flags win over YAML, and unknown keys of either are errors that name the nearest valid one. The
-metadata of a field may hold "help", "aliases" (further names of the flag and the YAML key, which
-the help does not show) and "positional" (its values stand without a flag).
+A flag wins over YAML. An unknown flag or key is an error that names the nearest valid one. The
+metadata of a field may hold:
+    help: the text in --help
+    aliases: further names of the flag and of the YAML key, which --help does not show
+    positional: the values of this list stand on the command line without a flag
 
-Two libraries were tried in its place: jsonargparse refuses `--data a.json b.json` and reads
-`orders: off` as a boolean; tyro reads no YAML. Each takes 0.3 s to start, this module 0.1 s.
+Two libraries were tried in place of this module: jsonargparse refuses `--data a.json b.json` and
+reads `orders: off` as a boolean; tyro reads no YAML. Each takes 0.3 s to start, this module 0.1 s.
 """
 
 import argparse
@@ -24,12 +26,12 @@ from cot_reward.errors import UserError, nearest
 
 Settings = TypeVar("Settings")
 
-# How values are called in the help.
+# The names of values in --help.
 _METAVARS = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """One entry a flag, in 100 columns."""
+    """Shows each flag once, in 100 columns."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30, width=100)
@@ -37,14 +39,14 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:
             return super()._format_action_invocation(action)
-        # The spelling with underscores and the old names work, and are not worth a place here.
+        # The spelling with underscores and the aliases work, too, and would only take space.
         shown = [flag for flag in action.option_strings if flag in _shown_flags(action)]
         metavar = "" if action.nargs == 0 else " " + str(action.metavar)
         return ", ".join(shown) + metavar
 
 
 def _shown_flags(action: argparse.Action) -> tuple[str, ...]:
-    """The main name of a flag; of a boolean also its negation; of --help its short form."""
+    """The main name of a flag, with the negation of a boolean and the short form of --help."""
     long = [flag for flag in action.option_strings if flag.startswith("--")]
     if isinstance(action, argparse.BooleanOptionalAction):
         return long[0], "--no-" + long[0].removeprefix("--")
@@ -52,7 +54,7 @@ def _shown_flags(action: argparse.Action) -> tuple[str, ...]:
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UserError for bad arguments, with the nearest valid flag for an unknown one."""
+    """A parser that raises UserError; for an unknown flag it names the nearest valid one."""
 
     def error(self, message: str) -> NoReturn:
         prefix = "unrecognized arguments: "
@@ -83,7 +85,7 @@ def read_yaml(path: Path, valid: Iterable[str]) -> dict[str, Any]:
 
 
 def _kind(field: Field[Any], hints: dict[str, Any]) -> tuple[Any, bool]:
-    """The scalar type of a field, and whether it is a list of them."""
+    """The scalar type of a field, and whether the field is a list of this type."""
     hint = hints[field.name]
     if isinstance(hint, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
@@ -130,7 +132,7 @@ def _coerce(value: Any, field: Field[Any], hints: dict[str, Any], where: str) ->
 
 
 def _names(field: Field[Any]) -> tuple[str, ...]:
-    """The names of a field, the main one first."""
+    """The main name of a field, then its aliases."""
     return field.name, *field.metadata.get("aliases", ())
 
 
@@ -144,10 +146,10 @@ def _flags(field: Field[Any]) -> list[str]:
 def parser_for(
     classes: Sequence[type[Any]], description: str, config: Path | None = None
 ) -> Parser:
-    """A parser of `--config` and a flag for each field of the dataclasses.
+    """A parser with `--config`, and a flag for each field of the dataclasses.
 
-    A field becomes the flag `--field-name` (`--field_name` works too). Booleans take `--x` and
-    `--no-x`; lists take several values.
+    The flag of a field is `--field-name`; `--field_name` works, too. A boolean takes `--x` and
+    `--no-x`; a list takes several values.
     """
     parser = Parser(
         description=description.strip(),
@@ -155,8 +157,8 @@ def parser_for(
         allow_abbrev=False,
         formatter_class=_HelpFormatter,
     )
-    told = "YAML file of these settings" + (f" (default: {config})" if config else "")
-    parser.add_argument("--config", type=Path, default=config, metavar="PATH", help=told)
+    text = "YAML file of these settings" + (f" (default: {config})" if config else "")
+    parser.add_argument("--config", type=Path, default=config, metavar="PATH", help=text)
     for cls in classes:
         hints = typing.get_type_hints(cls)
         for field in fields(cls):
@@ -194,7 +196,10 @@ def parse(
     config: Path | None = None,
     argv: Sequence[str] | None = None,
 ) -> Settings:
-    """Settings from `--config` (default: `config`) and flags; raises UserError."""
+    """Settings from the YAML file `--config` (default: `config`) and from flags.
+
+    Raises UserError, also for a ValueError of the dataclass.
+    """
     (parsed,) = parse_several((cls,), description, config=config, argv=argv)
     settings: Settings = parsed
     return settings
@@ -207,41 +212,57 @@ def parse_several(
     config: Path | None = None,
     argv: Sequence[str] | None = None,
 ) -> tuple[Any, ...]:
-    """As `parse`, for several dataclasses whose fields share one YAML file and one command line."""
+    """As `parse`, for several dataclasses that share one YAML file and one command line."""
     given = vars(parser_for(classes, description, config).parse_args(argv))
     path: Path | None = given.pop("config")
-    members = {field.name: (field, cls) for cls in classes for field in fields(cls)}
-    from_yaml = _read_settings(path, [field for field, _ in members.values()]) if path else {}
-    values: dict[type[Any], dict[str, Any]] = {cls: {} for cls in classes}
-    for name, (field, cls) in members.items():
-        hints = typing.get_type_hints(cls)
-        kind, many = _kind(field, hints)
-        if name in from_yaml:
-            key, value = from_yaml[name]
-            values[cls][name] = _coerce(value, field, hints, f"{path}: {key}")
-        value = given[name]
-        flag = f"--{name.replace('_', '-')}"
-        if value is not MISSING and not (many and value is None):
-            if isinstance(value, str) or many:
-                value = _from_text(value, kind, flag)
-            values[cls][name] = _coerce(value, field, hints, flag)
-        required = field.default is MISSING and field.default_factory is MISSING
-        if required and name not in values[cls]:
-            raise UserError(f"{flag} is needed (or '{name}' in YAML)")
+    every_field = [field for cls in classes for field in fields(cls)]
+    from_yaml = _read_settings(path, every_field) if path else {}
+    values = {cls: _values(cls, given, from_yaml, path) for cls in classes}
     try:
         return tuple(cls(**values[cls]) for cls in classes)
     except ValueError as error:
         raise UserError(str(error)) from None
 
 
+def _values(
+    cls: type[Any],
+    given: Mapping[str, Any],
+    from_yaml: Mapping[str, tuple[str, Any]],
+    path: Path | None,
+) -> dict[str, Any]:
+    """The value of each field that a flag or the YAML file `path` sets. Raises UserError."""
+    values: dict[str, Any] = {}
+    hints = typing.get_type_hints(cls)
+    for field in fields(cls):
+        name = field.name
+        kind, many = _kind(field, hints)
+        if name in from_yaml:
+            key, value = from_yaml[name]
+            values[name] = _coerce(value, field, hints, f"{path}: {key}")
+        value = given[name]
+        flag = f"--{name.replace('_', '-')}"
+        if value is not MISSING and not (many and value is None):
+            if isinstance(value, str) or many:
+                value = _from_text(value, kind, flag)
+            values[name] = _coerce(value, field, hints, flag)
+        required = field.default is MISSING and field.default_factory is MISSING
+        if required and name not in values:
+            raise UserError(f"{flag} is needed (or '{name}' in YAML)")
+    return values
+
+
 def _read_settings(path: Path, members: Sequence[Field[Any]]) -> Mapping[str, tuple[str, Any]]:
-    """Of each field in a YAML file: the key that it has there, and its value."""
-    main = {name: field.name for field in members for name in _names(field)}
+    """For each field that the YAML file sets: the key in the file (it may be an alias), the value.
+
+    Raises UserError for a file that sets one field twice.
+    """
+    field_of_key = {name: field.name for field in members for name in _names(field)}
     found: dict[str, tuple[str, Any]] = {}
-    for key, value in read_yaml(path, main).items():
-        if main[key] in found:
-            raise UserError(f"{path}: '{found[main[key]][0]}' and '{key}' are the same; keep one")
-        found[main[key]] = key, value
+    for key, value in read_yaml(path, field_of_key).items():
+        name = field_of_key[key]
+        if name in found:
+            raise UserError(f"{path}: '{found[name][0]}' and '{key}' are the same; keep one")
+        found[name] = key, value
     return found
 
 
