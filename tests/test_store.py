@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 from cot_reward import store
 from cot_reward.errors import UserError
-from cot_reward.store import Journal, journal_entries, write_json, write_text_file
+from cot_reward.store import (
+    Journal,
+    journal_entries,
+    write_cache_file,
+    write_json,
+    write_text_file,
+)
 from helpers.rows import read_lines
 
 SCRIPTS = Path(store.__file__).parent.parent
@@ -32,15 +38,24 @@ def python(program: str, *arguments: object) -> subprocess.CompletedProcess[str]
     )  # fmt: skip
 
 
-# --- whole files ----------------------------------------------------------------------------------
+# --- atomic files ---------------------------------------------------------------------------------
 
 
-def test_write_whole_replaces_and_leaves_nothing_else(tmp_path):
+def test_a_new_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path):
     path = tmp_path / "deep/x.json"
     write_json(path, {"a": "é"})
     write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 2}
     assert [p.name for p in path.parent.iterdir()] == ["x.json"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_cache_file_is_complete_and_readable_by_all(tmp_path):
+    path = tmp_path / "deep/x.png"
+    write_cache_file(path, b"old")
+    write_cache_file(path, b"\0new\xff")
+    assert path.read_bytes() == b"\0new\xff"
+    assert [p.name for p in path.parent.iterdir()] == ["x.png"]
     assert path.stat().st_mode & 0o777 == 0o644
 
 
@@ -157,7 +172,8 @@ except UserError as error:
 def test_kill_9_at_random_points_keeps_each_entry_exactly_once(tmp_path):
     """Each life continues at the first number that the journal lacks, as a resumed run does.
 
-    Before each append the writer tells what is on disk: all of that must be there after the kill.
+    Before each append the writer prints how many entries are on the disk. After the kill all of
+    them must be there.
     """
     path = tmp_path / "journal.jsonl"
     program = """
@@ -175,13 +191,13 @@ with Journal(Path(sys.argv[1])) as journal:
             cwd=SCRIPTS, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert writer.stdout is not None
-        told = [writer.stdout.readline()]
+        printed = [writer.stdout.readline()]
         time.sleep(draw.uniform(0, 0.05))
         writer.kill()
-        told += writer.stdout.read().splitlines(keepends=True)
+        printed += writer.stdout.read().splitlines(keepends=True)
         writer.wait()
         writer.stdout.close()
-        kept = max(int(line) for line in told if line.endswith("\n"))
+        kept = max(int(line) for line in printed if line.endswith("\n"))
         numbers = [entry["n"] for entry in entries(path)]
         assert numbers == list(range(len(numbers)))
         assert len(numbers) >= kept
@@ -197,7 +213,7 @@ with Journal(Path(sys.argv[1])) as journal:
             journal.append([{"n": n, "text": "x" * 900}])
         except OSError as error:
             print(n, error.strerror)
-            # As when somebody makes room while the program is still there.
+            # As if somebody freed some space while the program runs.
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
             break
 """

@@ -1,4 +1,4 @@
-"""Files that survive a kill: an append-only journal, and files that appear whole or not at all."""
+"""Files that survive a kill: append-only journals, and files that appear complete or not at all."""
 
 import json
 import os
@@ -11,41 +11,64 @@ from typing import IO, Any
 
 from cot_reward.errors import UserError
 
+# How much of a journal's end is read at a time, in search of its last line break.
+_REPAIR_BYTES = 65536
+
 
 def dump(row: Any) -> str:
     return json.dumps(row, ensure_ascii=False)
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[IO[str]]:
-    """A file to write to, which takes its name when the block ends, and is gone when it fails.
+def _replacement(path: Path, synced: bool, **options: Any) -> Iterator[IO[Any]]:
+    """A file, opened with `options`, that takes the name `path` when the block ends.
 
-    A reader sees the old file or the whole new one, also after a crash. Raises UserError when it
-    cannot be written (a full disk, say); then the old one stays.
+    It is removed when the block fails. `synced`: its content is on the disk before it takes the
+    name. Raises OSError.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-    try:
-        # A path in a summary may not be UTF-8.
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
+        with os.fdopen(descriptor, **options) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files private; these are outputs like any other.
+            if synced:
+                file.flush()
+                os.fsync(file.fileno())
+        # mkstemp makes private files; outputs are readable by all.
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except BaseException as error:
+    except BaseException:
         Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise UserError(f"{path}: cannot be written: {error.strerror}") from None
         raise
 
 
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[str]]:
+    """A text file to write to; it takes its name when the block ends.
+
+    A reader sees the old file or the complete new one, also after a crash. Raises UserError when
+    the file cannot be written (a full disk, say); then the old file stays.
+    """
+    try:
+        # A path in a summary may not be UTF-8.
+        with _replacement(path, True, mode="w", encoding="utf-8", errors="replace") as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def write_cache_file(path: Path, data: bytes) -> None:
+    """Write a file that can be made again: every reader sees a complete file.
+
+    It may be lost when the machine crashes, because syncing would take longer than writing. Several
+    processes may write it at the same time. Raises OSError.
+    """
+    with _replacement(path, False, mode="wb") as file:
+        file.write(data)
+
+
 def write_text_file(path: Path, text: str | Iterable[str]) -> None:
-    """Write a file by `atomic_file`. Raises UserError."""
+    """Write a text file with `atomic_file`. Raises UserError."""
     with atomic_file(path) as file:
         file.writelines([text] if isinstance(text, str) else text)
 
@@ -59,9 +82,9 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def journal_entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Every entry of a journal, with the byte where its line begins; a torn last line is left out.
+    """The entries of a journal, each with the byte where its line begins.
 
-    Raises UserError for a line that was damaged from outside.
+    A torn last line is left out. Raises UserError for a damaged line.
     """
     if not path.exists():
         return
@@ -90,15 +113,16 @@ def entry_at(file: IO[bytes], offset: int) -> dict[str, Any]:
 
 
 class Journal:
-    """An append-only JSONL file with one writer; an entry that `append` returned from is kept.
+    """An append-only JSONL file with one writer; entries are on the disk when `append` returns.
 
-    A torn last line, left by a kill or a full disk, is cut off when the journal is opened.
+    Opening the journal cuts off a torn last line, which a kill or a full disk leaves. Raises
+    UserError when another process has the journal open.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered: bytes that could not be written must not follow later, at another place.
+        # Unbuffered, so that bytes that could not be written do not follow later, in another place.
         self._file = path.open("a+b", buffering=0)
         self._lock()
         self._repair()
@@ -119,7 +143,7 @@ class Journal:
         size = self._file.seek(0, os.SEEK_END)
         end = size
         while end > 0:
-            start = max(0, end - 65536)
+            start = max(0, end - _REPAIR_BYTES)
             self._file.seek(start)
             newline = self._file.read(end - start).rfind(b"\n")
             if newline >= 0:
@@ -131,7 +155,7 @@ class Journal:
         self._file.seek(0, os.SEEK_END)
 
     def append(self, entries: Iterable[dict[str, Any]]) -> list[int]:
-        """Add entries, all of them or (on OSError, such as a full disk) none; where each begins."""
+        """Add all entries, or none on OSError (a full disk); returns the byte where each begins."""
         lines = [(dump(entry) + "\n").encode() for entry in entries]
         data = b"".join(lines)
         before = self._file.seek(0, os.SEEK_END)

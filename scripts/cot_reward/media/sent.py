@@ -4,10 +4,8 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import sqlite3
 import threading
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -16,17 +14,7 @@ import pybase64
 
 from cot_reward.media.images import WEB_FORMATS, bound, decode_checked, needs_bound, read_file
 from cot_reward.media.paths import MediaError, resolve
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Write so that `path` never holds a part, whoever else writes it at the same time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+from cot_reward.store import write_cache_file
 
 
 class _Seen:
@@ -138,7 +126,7 @@ class MediaReader:
         image.save(buffer, "PNG", compress_level=2)
         data = buffer.getvalue()
         if kept is not None:
-            _write_atomically(kept, data)
+            write_cache_file(kept, data)
         return kept, data, "image/png"
 
     def __enter__(self) -> "MediaReader":
