@@ -1,4 +1,4 @@
-"""The whole chain on real LLaMA-Factory, vLLM and TRL, in some minutes: what `make demo` runs."""
+"""The whole chain of `make demo`, with few rows: real LLaMA-Factory, vLLM and TRL, some minutes."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             assert first.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < deadline, "stage 1's inference did not begin"
             time.sleep(0.2)
-        # The whole group at once, as a lost session or the out-of-memory killer would.
+        # The whole process group at once, as when a session is lost or memory runs out.
         os.killpg(first.pid, signal.SIGKILL)
         first.wait(60)
     left = wait_until_gone()
@@ -122,7 +122,7 @@ def test_pairs_obey_their_definition(chain: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_the_table_has_every_stage_with_its_figures(chain: dict[str, Any]) -> None:
+def test_the_table_has_every_stage_with_its_metrics(chain: dict[str, Any]) -> None:
     results = json.loads((RUNS / "results.json").read_text())
     assert [record["stage"] for record in results["stages"]] == list(STAGES)
     for record in results["stages"]:

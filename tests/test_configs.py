@@ -1,7 +1,7 @@
-"""Every shipped configuration file is read by the program that it is for, and all are counted.
+"""Every shipped configuration file is read by its own program, and the files are counted.
 
-Only `use_cpu` and the variables of a one-process torchrun are added, and for files whose paths come
-by flag those paths.
+The tests add `use_cpu`, the variables of a one-process torchrun, and paths that a file leaves to
+the command line.
 """
 
 import json
@@ -28,8 +28,8 @@ FILES = sorted(
     if path.is_file()
 )
 
-# LLaMA-Factory's own readers, in its own environment, in one process for all files: it takes ten
-# seconds to start. Reads jobs (name, reader, argument), writes {name: error or ""}.
+# LLaMA-Factory's own readers, in its own environment. One process reads all files, since its start
+# takes ten seconds. It reads jobs (name, reader, argument) and writes {name: error or ""}.
 SERVER = """
 import json, os, sys, traceback
 from pathlib import Path
@@ -58,7 +58,7 @@ def datasets(path):
     folder = str(Path(path).parent)
     names = list(json.loads(Path(path).read_text()))
     assert len(get_dataset_list(names, folder)) == len(names)
-    # The sample rows stand for those of a run: `../` in a file name, and empty `videos`.
+    # The sample rows stand for the rows of a run: `../` in the file name, and empty `videos`.
     for name in ("sample_sft", "rejection"):
         model, data, training, _ = train(
             "configs/rejection_lora.yaml", dataset=name, preprocessing_num_workers=1
@@ -94,7 +94,7 @@ def values(path: str) -> dict[str, Any]:
 
 
 def flags_for(path: str, *names: str) -> list[str]:
-    """Flags for those of the names that the file leaves to the command line."""
+    """Flags for the names that the file leaves to the command line."""
     given = values(path)
     return [part for name in names if name not in given for part in (f"--{name}", f"some/{name}")]
 
@@ -104,7 +104,7 @@ def read_accelerate(path: str) -> None:
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     load_config_from_file(str(REPO / path))
-    # As `accelerate launch` merges it with its flags.
+    # Merged with flags in the way of `accelerate launch`.
     for flags, processes in ([], values(path)["num_processes"]), (["--num_processes", "3"], 3):
         arguments = launch_command_parser().parse_args(["--config_file", path, *flags, "x.py"])
         arguments, config, _ = _validate_launch_command(arguments)
@@ -145,7 +145,7 @@ def read_template(path: str) -> None:
     check_template((REPO / path).read_text(encoding="utf-8"), TASKS["image_generation"])
 
 
-# Which program reads which files. Every file must match exactly one line.
+# The program that reads each file. Every file must match exactly one line.
 LOADERS: dict[str, LlamaFactory | Callable[[str], None]] = {
     "configs/qwen_cold_start.yaml": LlamaFactory("train"),
     "configs/rejection.yaml": LlamaFactory("train"),
@@ -167,7 +167,7 @@ LOADERS: dict[str, LlamaFactory | Callable[[str], None]] = {
     "configs/demo/**/world.yaml": read_world,
     "configs/demo/**/template.txt": read_template,
 }
-# Raised by hand with each new file, so that a pattern that sees too few of them is noticed.
+# Changed by hand with each new file: a pattern that finds too few files is then noticed.
 EXPECTED = 27
 MATCHES = {
     file: [pattern for pattern in LOADERS if REPO / file in set(REPO.glob(pattern))]
@@ -177,9 +177,9 @@ MATCHES = {
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """file -> "" or the traceback, of every file that LLaMA-Factory reads."""
+    """For every file that LLaMA-Factory reads: "", or the traceback."""
     assert SFT_PYTHON.exists(), f"{SFT_PYTHON} is missing: make envs"
-    # A house of its own: LLaMA-Factory refuses an output_dir that a run here has already filled.
+    # In a folder of its own: LLaMA-Factory refuses an output_dir that a run here has filled.
     house = tmp_path_factory.mktemp("house")
     (house / "configs").symlink_to(REPO / "configs")
     (house / "dataset").mkdir()
@@ -264,7 +264,7 @@ def test_real_training_settings(name: str) -> None:
         "finetuning_type": "lora" if name.endswith("lora") else "full",
     }
     assert {key: config.get(key) for key in expected} == expected
-    # With the key, a plain `llamafactory-cli train` on one GPU asks for torchrun.
+    # With this key, `llamafactory-cli train` on one GPU needs torchrun.
     assert ("deepspeed" in config) != name.endswith("lora")
 
 
@@ -315,7 +315,7 @@ def test_no_absolute_paths() -> None:
 
 
 def test_readers_refuse_a_wrong_key(tmp_path: Path, results: dict[str, str]) -> None:
-    """The loaders above would notice a slip."""
+    """The loaders of this file notice a mistake."""
     assert "not_a_key" in results["wrong"]
     for file, load in [
         ("configs/inference.yaml", read_inference),

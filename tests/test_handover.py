@@ -1,8 +1,8 @@
 """A checkpoint handed from one environment to the next keeps its tokens, pictures and weights.
 
-The way of the chain: the demo's base (main), LLaMA-Factory (sft), vLLM (serve-cpu), TRL (main),
-vLLM (serve-cpu). The same comparison must become the same token ids everywhere, with images below
-the pixel bound and above it.
+The order is that of the chain: the demo's base (main), LLaMA-Factory (sft), vLLM (serve-cpu), TRL
+(main), vLLM (serve-cpu). A comparison must become the same token ids in each, with images below and
+above the pixel bound.
 """
 
 import json
@@ -20,7 +20,7 @@ from PIL import Image
 BOUND = 262144
 PROMPT = "Text Caption: [a red circle, 12.5 cm]"
 
-# argv: checkpoint, request, folder to save to. Loads, reads the comparison, saves what it loaded.
+# argv: checkpoint, request, output folder. Loads the checkpoint, reads the comparison, saves again.
 PASS_ON = """
 import json, sys
 import torch
@@ -44,7 +44,7 @@ result = {"ids": batch["input_ids"][0].tolist(), "grid": batch["image_grid_thw"]
 print("RESULT" + json.dumps(result | {"logits": logits}))
 """
 
-# The same through LLaMA-Factory's own loader, template and image preprocessing.
+# The same with LLaMA-Factory's own loader, template and image preprocessing.
 PASS_ON_SFT = """
 import json, sys
 from llamafactory.data.template import get_template_and_fix_tokenizer
@@ -78,7 +78,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=[((56, 56), (112, 84)), ((700, 500), (1000, 700))], ids=["below", "above"])
 def comparison(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Two pictures, as they are and as the client sends them, and a prompt."""
+    """A request file: two pictures, the same two as the client sends them, and a prompt."""
     rng = np.random.default_rng(0)
     originals, bounded = [], []
     for i, (width, height) in enumerate(request.param):

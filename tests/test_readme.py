@@ -32,7 +32,7 @@ def commands(name: str) -> list[str]:
 
 
 def repository_files() -> list[str]:
-    """What git knows or would add: not environments, not what runs wrote."""
+    """The files that git has or would add, without environments and results of runs."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=REPO, capture_output=True, text=True, check=True,

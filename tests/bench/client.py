@@ -1,4 +1,4 @@
-"""The client of stage 2 against a mock that costs nothing, beside other clients, in rounds.
+"""The client next to other clients, in rounds, against a mock server that costs almost nothing.
 
     .envs/main/bin/python tests/bench/client.py [--items 2000] [--rounds 3] [--curator PYTHON]
         [--only NAME ...] [--rss-items 1000 10000 100000] [--format png] [--size 512]
@@ -31,18 +31,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fast_server import TOKENS, FastServer
+from fast_server import ANSWER_TOKENS, FastServer
 
 REPO = Path(__file__).parents[2]
 SCRIPT = [sys.executable, "scripts/image_stream_gpt.py"]
-OTHERS = "tests/bench/others.py"
+OTHER_CLIENTS = "tests/bench/other_clients.py"
 TEMPLATE = REPO / "configs/demo/template.txt"
 # Items of the run that stands for start-up.
-FEW = 8
+START_UP_ITEMS = 8
 OURS = ("ours", "ours-file", "ours-again", "ours-file-again")
 # The original pictures; every file is one of them plus a comment of its own.
-PICTURES = 16
-RSS_SIZE = 64
+DISTINCT_PICTURES = 16
+MEMORY_RUN_PIXELS = 64
 
 
 # --- inputs ---------------------------------------------------------------------------------------
@@ -57,7 +57,7 @@ def pictures(size: int, form: str) -> Iterator[bytes]:
 
     generator = numpy.random.default_rng(0)
     y, x = numpy.mgrid[0:size, 0:size] / size
-    for _ in range(PICTURES):
+    for _ in range(DISTINCT_PICTURES):
         a, b, c = generator.uniform(0, 160, (3, 3))
         base = x[..., None] * a + y[..., None] * b + numpy.sin(9 * x * y)[..., None] * c / 2 + 20
         coarse = generator.normal(0, 12, (size // 4, size // 4, 3)).repeat(4, 0).repeat(4, 1)
@@ -85,7 +85,7 @@ def write_pictures(folder: Path, count: int, size: int, form: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     originals = list(pictures(size, form))
     for number in range(count):
-        data = with_comment(originals[number % PICTURES], b"%d" % number)
+        data = with_comment(originals[number % DISTINCT_PICTURES], b"%d" % number)
         (folder / f"{number}.{form}").write_bytes(data)
 
 
@@ -111,7 +111,7 @@ def write_rows(path: Path, pairs: Sequence[tuple[int, int]], form: str) -> Path:
 # --- one process ----------------------------------------------------------------------------------
 
 
-def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """The function's result, from a process of its own: ours has to stay small, since the peak
     memory of a child counts from what its parent had when it was started."""
     with multiprocessing.Pool(1) as pool:
@@ -160,8 +160,8 @@ def run(command: Sequence[object], items: int, server: FastServer, log: Path) ->
     wall = time.monotonic() - started
     seen = server.seen()
     if process.returncode or seen.items < items:
-        said = log.read_text()[-3000:]
-        sys.exit(f"{command}\nexit {process.returncode}, {seen.items} of {items} asked\n{said}")
+        log_end = log.read_text()[-3000:]
+        sys.exit(f"{command}\nexit {process.returncode}, {seen.items} of {items} asked\n{log_end}")
     cpu, peak = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
     return Run(items, wall, cpu, peak, seen.seconds, seen.cpu_seconds)
 
@@ -188,7 +188,16 @@ class Clients:
                 *(["--media", "file"] if "file" in name else []), *self._options.ours,
             ]  # fmt: skip
         python = self._options.curator if name == "curator" else sys.executable
-        return [python, OTHERS, name, data, images, TEMPLATE, self._server.url, out / "answers"]
+        return [
+            python,
+            OTHER_CLIENTS,
+            name,
+            data,
+            images,
+            TEMPLATE,
+            self._server.url,
+            out / "answers",
+        ]
 
     def run(self, name: str, data: Path, images: Path, items: int) -> Run:
         # Nothing that an earlier run has kept may help, but where that is the question.
@@ -207,7 +216,9 @@ class Clients:
             if summary["account"]["judged"] != items:
                 sys.exit(f"{name}: {items} items, but {summary['account']}")
             # The server's first request comes when the first images are ready already.
-            done = replace(done, asking=items * TOKENS / summary["completion_tokens_per_second"])
+            done = replace(
+                done, asking=items * ANSWER_TOKENS / summary["completion_tokens_per_second"]
+            )
         shutil.rmtree(out)
         return done
 
@@ -225,21 +236,24 @@ TITLES = {
     "curator": "(b) bespokelabs-curator, 64 in flight",
 }
 # Slow clients get fewer items; their cost per item does not depend on how many.
-SHARES = {"streaming": 0.2, "curator": 0.5}
+ITEM_SHARES = {"streaming": 0.2, "curator": 0.5}
 
 
 def throughput(folder: Path, server: FastServer, options: argparse.Namespace) -> None:
     form = options.format
     images = folder / "media" / "images"
-    apart(write_pictures, images, 2 * options.items, options.size, form)
+    in_own_process(write_pictures, images, 2 * options.items, options.size, form)
     clients = Clients(folder, server, options)
     names = [name for name in clients.names() if not options.only or name in options.only]
-    counts = {name: max(FEW + 1, int(options.items * SHARES.get(name, 1))) for name in names}
+    counts = {
+        name: max(START_UP_ITEMS + 1, int(options.items * ITEM_SHARES.get(name, 1)))
+        for name in names
+    }
     data = {
         count: write_rows(
             folder / f"{count}.json", [(2 * n, 2 * n + 1) for n in range(count)], form
         )
-        for count in {FEW, *counts.values()}
+        for count in {START_UP_ITEMS, *counts.values()}
     }
     first = [images / f"{number}.{form}" for number in range(min(400, 2 * options.items))]
     size = statistics.mean(path.stat().st_size for path in first) / 1000
@@ -250,14 +264,14 @@ def throughput(folder: Path, server: FastServer, options: argparse.Namespace) ->
         # Each round begins with another client.
         at = number % len(names)
         for name in names[at:] + names[:at]:
-            few[name].append(clients.run(name, data[FEW], images, FEW))
+            few[name].append(clients.run(name, data[START_UP_ITEMS], images, START_UP_ITEMS))
             many[name].append(clients.run(name, data[counts[name]], images, counts[name]))
             progress(f"round {number + 1}: {name}", few[name][-1], many[name][-1])
-        media.append(2 * 1000 * apart(preparing, first) / len(first))
+        media.append(2 * 1000 * in_own_process(preparing, first) / len(first))
     print(
         f"Items of two {options.size} x {options.size} {form.upper()} images of {size:.0f} KB, "
-        f"all bytes distinct; answers of {TOKENS} tokens (streamed: in {options.stream_writes} "
-        f"writes); `--concurrency {options.concurrency}`; "
+        f"all bytes distinct; answers of {ANSWER_TOKENS} tokens (streamed: in "
+        f"{options.stream_writes} writes); `--concurrency {options.concurrency}`; "
         f'medians of {options.rounds} rounds. "x (a)": median over the rounds of the rate over '
         f"that of (a) in the same round.\n"
     )
@@ -269,14 +283,16 @@ def throughput(folder: Path, server: FastServer, options: argparse.Namespace) ->
     for name in names:
         start_up = statistics.median(done.cpu for done in few[name])
         cpu = [cpu_ms(done, start_up) for done in many[name]]
-        beside = [spent - apart_ for spent, apart_ in zip(cpu, media, strict=True)]
+        without_images = [
+            spent - images_only for spent, images_only in zip(cpu, media, strict=True)
+        ]
         cells = [
             TITLES[name],
             str(counts[name]),
             f"{spread(rate[name], 1)}",
             ratio(rate[name], rate["streaming"]) if "streaming" in rate else "",
             spread(cpu, 2),
-            spread(beside, 2) if name in ("ours", "ours-file") else "",
+            spread(without_images, 2) if name in ("ours", "ours-file") else "",
             f"{statistics.median(done.peak_mib for done in many[name]):.0f}",
             f"{statistics.median(done.wall for done in many[name]):.1f}",
             f"{statistics.median(done.wall for done in few[name]):.1f}",
@@ -291,7 +307,7 @@ def throughput(folder: Path, server: FastServer, options: argparse.Namespace) ->
 
 def cpu_ms(done: Run, start_up: float) -> float:
     """CPU per item beyond that of a run of a few items."""
-    return 1000 * (done.cpu - start_up) / (done.items - FEW)
+    return 1000 * (done.cpu - start_up) / (done.items - START_UP_ITEMS)
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -314,16 +330,22 @@ def memory(folder: Path, server: FastServer, options: argparse.Namespace) -> Non
     while count * (count - 1) // 2 < most:
         count += 1
     images = folder / "small" / "images"
-    apart(write_pictures, images, count, RSS_SIZE, "jpeg")
+    in_own_process(write_pictures, images, count, MEMORY_RUN_PIXELS, "jpeg")
     clients = Clients(folder, server, options)
     pairs = [(a, b) for a in range(count) for b in range(a + 1, count)]
     print(
-        f"Peak memory of `{TITLES['ours'].split('`')[1]}` over ever more items ({RSS_SIZE} x "
-        f"{RSS_SIZE} JPEG images, every pair of {count} of them once):\n"
+        f"Peak memory of `{TITLES['ours'].split('`')[1]}` over ever more items "
+        f"({MEMORY_RUN_PIXELS} x {MEMORY_RUN_PIXELS} JPEG images, every pair of {count} of them "
+        "once):\n"
     )
     print("| items | peak RSS MiB | KiB per further item | items/s | CPU ms/item | whole run s |")
     print("|" + "---|" * 6)
-    few = clients.run("ours", write_rows(folder / "few.json", pairs[:FEW], "jpeg"), images, FEW)
+    few = clients.run(
+        "ours",
+        write_rows(folder / "few.json", pairs[:START_UP_ITEMS], "jpeg"),
+        images,
+        START_UP_ITEMS,
+    )
     peaks: list[float] = []
     before = None
     for items in options.rss_items:
@@ -349,8 +371,8 @@ def environment(options: argparse.Namespace) -> str:
     held = [f"{name} {version(name)}" for name in ("openai", "aiohttp", "pillow")]
     if options.curator:
         code = "from importlib.metadata import version as v; print(v('bespokelabs-curator'))"
-        told = subprocess.run([options.curator, "-c", code], capture_output=True, text=True)
-        held.append(f"bespokelabs-curator {told.stdout.strip()}")
+        printed = subprocess.run([options.curator, "-c", code], capture_output=True, text=True)
+        held.append(f"bespokelabs-curator {printed.stdout.strip()}")
     return (
         f"{date.today()}; {os.cpu_count()} cores, {memory:.0f} GiB, load {os.getloadavg()[0]:.1f} "
         f"at the start; Python {platform.python_version()}, {', '.join(held)}.\n"

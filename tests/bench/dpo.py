@@ -1,4 +1,4 @@
-"""DPO steps of ours beside stock TRL's, in turns: same data, model, loss and precision.
+"""DPO steps of ours next to stock TRL's, in turns: same data, model, loss and precision.
 
     .envs/main/bin/python tests/bench/dpo.py [--rounds 3] [--steps 8] [--threads N]
         [--prompts 256 1032 2048 4096 8192] [--masked] [--quick]
@@ -41,9 +41,9 @@ from typing import Any
 REPO = Path(__file__).parents[2]
 sys.path.insert(0, str(REPO / "scripts"))
 
-WARM_UP = 2  # steps
+WARM_UP_STEPS = 2
 EPOCHS = 3  # of a whole run
-TOLERANCE = 1e-3
+MAX_RELATIVE_DIFFERENCE = 1e-3
 COMPLETION = "<think>\nThe images{}.\n</think>\n<answer>Image {} is better</answer>"
 TRAINING: dict[str, Any] = {"use_cpu": True, "bf16": False, "seed": 0, "learning_rate": 1e-5}
 TRAINING |= {"per_device_train_batch_size": 1, "dataloader_num_workers": 0, "logging_steps": 1}
@@ -133,7 +133,7 @@ def picture(seed: int, width: int, height: int) -> Any:
     return Image.fromarray(pixels.clip(0, 255).astype("uint8"))
 
 
-def whole_mask(of_responses: Any, prompt_mask: Any, widths: tuple[int, ...]) -> Any:
+def full_mask(of_responses: Any, prompt_mask: Any, widths: tuple[int, ...]) -> Any:
     """What every token of a row sees, (pairs, 1, length, length): the plain way of sharing."""
     import torch
 
@@ -194,7 +194,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     from cot_reward.dpo import shared_prefix, trainer
 
     if job["variant"] == "masked":
-        shared_prefix.response_mask = functools.partial(whole_mask, shared_prefix.response_mask)
+        shared_prefix.response_mask = functools.partial(full_mask, shared_prefix.response_mask)
     base, rows = f"{job['folder']}/base", Path(job["folder"], f"{job['prompt']}.jsonl")
     settings = TRAINING | {
         "gradient_checkpointing": job["checkpointing"],
@@ -235,7 +235,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     trainer.train()
-    steps = [after - at for at, after in itertools.pairwise(ends)][WARM_UP - 1 :]
+    steps = [after - at for at, after in itertools.pairwise(ends)][WARM_UP_STEPS - 1 :]
     trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
     assert {str(parameter.dtype) for parameter in trained} == {"torch.float32"}
     return result | {
@@ -257,9 +257,9 @@ def call(threads: int, **job: Any) -> dict[str, Any]:
     if done.returncode:
         sys.exit(f"{job}\n{done.stderr[-5000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    told = {name: round(value, 3) for name, value in result.items() if name != "losses"}
+    rounded = {name: round(value, 3) for name, value in result.items() if name != "losses"}
     what = [job[name] for name in ("prompt", "checkpointing", "variant")]
-    print(time.strftime("%H:%M:%S"), *what, told, file=sys.stderr, flush=True)
+    print(time.strftime("%H:%M:%S"), *what, rounded, file=sys.stderr, flush=True)
     return result
 
 
@@ -272,7 +272,7 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 
 class Turns:
-    """Runs of stock and ours in turns, and figures of ours beside stock's of the same round."""
+    """Runs of stock and ours in turns, and metrics of ours next to stock's of the same round."""
 
     def __init__(self, variants: list[str], rounds: int, cache: Path, **job: Any) -> None:
         self._seen: dict[str, list[dict[str, Any]]] = {variant: [] for variant in variants}
@@ -282,7 +282,7 @@ class Turns:
                 kept = cache if job.get("steps") else cache / str(number)
                 self._seen[variant].append(call(variant=variant, cache=kept, **job))
 
-    def figures(self, variant: str, name: str) -> list[float]:
+    def metrics(self, variant: str, name: str) -> list[float]:
         return [run[name] for run in self._seen[variant]]
 
     def ratios(self, over: str, under: str, name: str) -> list[float]:
@@ -307,8 +307,9 @@ def measure(options: argparse.Namespace, sizes: Any, folder: Path) -> float:
         f"{date.today()}; {os.cpu_count()} CPUs, {options.threads} threads, load "
         f"{os.getloadavg()[0]:.1f} at the start; Python {platform.python_version()}, {versions}.\n"
         f"Random Qwen2.5-VL of {model}, fp32; {count} rows of two images, P tokens of prompt, "
-        f"{completions} of completions; {options.steps} timed steps of one pair after {WARM_UP}; "
-        f"medians of {options.rounds} rounds (least to most), ratios within a round.\n\n"
+        f"{completions} of completions; {options.steps} timed steps of one pair "
+        f"after {WARM_UP_STEPS}; medians of {options.rounds} rounds (least to most), ratios within "
+        "a round.\n\n"
         "| P | checkpointing | variant | s/step | x stock's speed | peak MiB | of stock's "
         "| loss off by | relative | filling s/row |\n|" + "---|" * 10,
         flush=True,
@@ -322,15 +323,15 @@ def measure(options: argparse.Namespace, sizes: Any, folder: Path) -> float:
         filled = call(variant="cached", cache=cache, fill_only=True, **job)["filling"]
         variants = ["stock", "cached", *["live"] * (prompt == main)]
         variants += ["masked"] * options.masked
-        turns = Turns(variants, options.rounds, cache, steps=WARM_UP + options.steps, **job)
+        turns = Turns(variants, options.rounds, cache, steps=WARM_UP_STEPS + options.steps, **job)
         for variant in variants:
             speeds = turns.ratios("stock", variant, "step")
             shares = turns.ratios(variant, "stock", "peak")
             absolute, relative = turns.off(variant)
             print(
                 f"| {prompt} | {'on' if checkpointing else 'off'} | {variant} "
-                f"| {spread(turns.figures(variant, 'step'), 3)} | {spread(speeds)} "
-                f"| {statistics.median(turns.figures(variant, 'peak')):.0f} | {spread(shares)} "
+                f"| {spread(turns.metrics(variant, 'step'), 3)} | {spread(speeds)} "
+                f"| {statistics.median(turns.metrics(variant, 'peak')):.0f} | {spread(shares)} "
                 f"| {absolute:.1e} | {relative:.1e} "
                 f"| {f'{filled:.3f}' if variant == 'cached' else ''} |",
                 flush=True,
@@ -344,11 +345,11 @@ def measure(options: argparse.Namespace, sizes: Any, folder: Path) -> float:
     turns = Turns(["stock", "cached"], options.rounds, folder / "whole", prompt=main, **common)
     speeds = turns.ratios("stock", "cached", "whole")
     absolute, relative = turns.off("cached")
-    own, theirs = (spread(turns.figures(variant, "whole"), 1) for variant in ("cached", "stock"))
+    own, theirs = (spread(turns.metrics(variant, "whole"), 1) for variant in ("cached", "stock"))
     print(
         f"\nA whole run at P = {main} ({EPOCHS} epochs, from reading the rows to the end of "
         f"training, ours with filling the cache): stock {theirs} s, ours {own} s, "
-        f"{spread(speeds)} x; filling {spread(turns.figures('cached', 'filling'), 3)} s/row; "
+        f"{spread(speeds)} x; filling {spread(turns.metrics('cached', 'filling'), 3)} s/row; "
         f"losses off by {absolute:.1e}, relative {relative:.1e}.\n\n"
         f"| aim at P = {main} | wanted | seen | reached |\n|" + "---|" * 4
     )
@@ -388,7 +389,7 @@ def main() -> None:
         options.prompts = [128, 160] if options.quick else [256, 1032, 2048, 4096, 8192]
     with tempfile.TemporaryDirectory() as folder:
         off = measure(options, QUICK if options.quick else FULL, Path(folder))
-    if not off <= TOLERANCE:
+    if not off <= MAX_RELATIVE_DIFFERENCE:
         sys.exit(
             f"\nNOT EQUAL: losses are up to {off:.1e} (relative) from stock TRL's; no figure above "
             "means anything before that is explained."

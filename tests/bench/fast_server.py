@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-TOKENS = 300
+ANSWER_TOKENS = 300
 # A request with a smaller body is no item: a client's probe or warm-up.
-LEAST_BODY = 400
+MIN_ITEM_BYTES = 400
 # Where "stream" is looked for: the body's first and last bytes, between them are the images.
-_ENDS = 4096
+_KEPT_BYTES = 4096
 _STREAM = re.compile(rb'"stream":\s*true')
 _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 
@@ -92,7 +92,7 @@ def _json(value: Any, status: str = "200 OK") -> bytes:
     return _head(status, "application/json", len(body)) + body
 
 
-def _whole() -> bytes:
+def _completion() -> bytes:
     message: dict[str, Any] = {
         "role": "assistant",
         "content": answer_text(),
@@ -100,7 +100,11 @@ def _whole() -> bytes:
         "tool_calls": [],
     }
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-    usage = {"prompt_tokens": 800, "completion_tokens": TOKENS, "total_tokens": 800 + TOKENS}
+    usage = {
+        "prompt_tokens": 800,
+        "completion_tokens": ANSWER_TOKENS,
+        "total_tokens": 800 + ANSWER_TOKENS,
+    }
     return _json({
         "id": "chatcmpl-0", "object": "chat.completion", "created": 0, "model": "mock",
         "choices": [choice], "usage": usage,
@@ -110,7 +114,7 @@ def _whole() -> bytes:
 def _stream(writes: int) -> list[bytes]:
     """One event per token, each an HTTP chunk as from a real server, in so many writes."""
     text = answer_text()
-    cuts = [len(text) * number // TOKENS for number in range(TOKENS + 1)]
+    cuts = [len(text) * number // ANSWER_TOKENS for number in range(ANSWER_TOKENS + 1)]
     deltas = [{"content": text[a:b]} for a, b in pairwise(cuts)]
     deltas[0] |= {"role": "assistant"}
     events = [
@@ -142,7 +146,7 @@ class _Record:
 class _Connection(asyncio.BufferedProtocol):
     """Reads into one buffer for all connections, which is used up before the next read."""
 
-    whole: bytes
+    completion: bytes
     stream: list[bytes]
 
     def connection_made(self, transport: Any) -> None:
@@ -169,8 +173,8 @@ class _Connection(asyncio.BufferedProtocol):
             if not body:
                 continue
             if self._missing == self._size:
-                self._ends = bytes(_VIEW[at : at + min(body, _ENDS)])
-            last = max(0, self._missing - _ENDS)
+                self._ends = bytes(_VIEW[at : at + min(body, _KEPT_BYTES)])
+            last = max(0, self._missing - _KEPT_BYTES)
             if last < body:
                 self._ends += bytes(_VIEW[at + last : at + body])
             at += body
@@ -188,15 +192,15 @@ class _Connection(asyncio.BufferedProtocol):
             self._transport.close()
             return
         self._size = self._missing = int(length[1])
-        if not _Record.items and not _Record.first and self._size >= LEAST_BODY:
+        if not _Record.items and not _Record.first and self._size >= MIN_ITEM_BYTES:
             _Record.first = time.monotonic()
 
     def _answer(self) -> None:
         if _STREAM.search(self._ends):
             self._write(iter(self.stream))
         else:
-            self._transport.write(self.whole)
-        if self._size >= LEAST_BODY:
+            self._transport.write(self.completion)
+        if self._size >= MIN_ITEM_BYTES:
             _Record.items += 1
             _Record.last = time.monotonic()
 
@@ -225,7 +229,7 @@ def _page(head: bytes) -> bytes:
 
 
 async def _main(writes: int) -> None:
-    _Connection.whole, _Connection.stream = _whole(), _stream(writes)
+    _Connection.completion, _Connection.stream = _completion(), _stream(writes)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(_Connection, "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)

@@ -1,4 +1,4 @@
-"""The merger beside a plain dictionary join, in turns, over ever more rows.
+"""The merger next to a plain dictionary join, in turns, over ever more rows.
 
     .envs/main/bin/python tests/bench/merge.py [--sizes 100000 1000000 4000000] [--rounds 3]
         [--work DIR] [--keep] [--ours FLAG ...]
@@ -52,18 +52,18 @@ REPO = Path(__file__).parents[2]
 SEED = b"0"
 SIDES = ("correct", "incorrect")
 TASK = TASKS["image_generation"]
-MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20  # MiB
-SHARE = 0.7  # of the memory that the dictionaries may fill
+MEMORY_MIB = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20  # MiB
+MAX_MEMORY_SHARE = 0.7  # of the memory that the dictionaries may fill
 # What they need, in MiB a row and side, where no smaller size was measured.
-GUESS = 0.009
+DICTIONARY_MIB_PER_ROW = 0.009
 # Disk in bytes for each row and side: both files, pairs of two runs, and room to sort.
-DISK = 7000
+DISK_BYTES_PER_ROW = 7000
 
 # --- the data -------------------------------------------------------------------------------------
 
 # Rows are numbered; row n of both files is about presentation n, but for the first ten of every
 # thousand. Nothing is remembered: all that a row says follows from its number.
-BLOCK = 1000
+ROWS_PER_BLOCK = 1000
 NOISE = {
     "malformed in correct": (0,),
     "malformed in incorrect": (1,),
@@ -72,9 +72,9 @@ NOISE = {
     "twice in both files": (8,),
     "of the next presentation, in other words": (9,),
 }
-NOISY = sum(map(len, NOISE.values()))
+NOISY_ROWS_PER_BLOCK = sum(map(len, NOISE.values()))
 # Presentations from here on are in one file only.
-STRANGERS = 30_000_000
+FIRST_UNPARTNERED = 30_000_000
 
 SOURCES = ("EvalMuse/train_data", "HPD/train_data")
 MODELS = ("think-stage1", "think-stage2")
@@ -213,8 +213,8 @@ def row(side: int, number: int, sample: int = 0, contradicts: bool = False) -> s
 
 def line(side: int, number: int) -> str:
     """Line `number` of a file, before the lines are shuffled."""
-    kind = number % BLOCK
-    if kind >= NOISY:
+    kind = number % ROWS_PER_BLOCK
+    if kind >= NOISY_ROWS_PER_BLOCK:
         return row(side, number)
     if kind in NOISE["of the next presentation, in other words"]:
         return row(side, number + 1, sample=1)
@@ -223,7 +223,7 @@ def line(side: int, number: int) -> str:
     if kind in NOISE["chosen, but its totals contradict its answer"]:
         return row(side, number, contradicts=not side)
     if kind in NOISE["without a partner"]:
-        return row(side, number + STRANGERS * side)
+        return row(side, number + FIRST_UNPARTNERED * side)
     if kind in NOISE[f"malformed in {SIDES[side]}"]:
         whole = row(side, number)
         cut, lost, other = (
@@ -231,7 +231,7 @@ def line(side: int, number: int) -> str:
             whole.replace('"conversations"', '"messages"'),
             '"a text"\n',
         )
-        return (cut, lost, other)[number // BLOCK % 3]
+        return (cut, lost, other)[number // ROWS_PER_BLOCK % 3]
     return row(side, number)
 
 
@@ -240,7 +240,7 @@ def planned(size: int) -> tuple[int, int]:
     import numpy
 
     numbers = numpy.arange(size)
-    numbers = numbers[numbers % BLOCK >= NOISY]
+    numbers = numbers[numbers % ROWS_PER_BLOCK >= NOISY_ROWS_PER_BLOCK]
     # As `presented` does it.
     comparisons = 2 * (numbers // 3) + numbers % 3 // 2
     return len(numbers), len(numpy.unique(comparisons))
@@ -333,6 +333,7 @@ def dictionary_join(correct: Path, incorrect: Path, out: Path) -> None:
                 "id": right["id"],
                 "task": right["task"],
                 "order": right["order"],
+                "chosen_answer": right["answer"],
                 "chosen_model": right["model"],
                 "rejected_model": wrong["model"],
             }
@@ -431,8 +432,8 @@ def watched(command: list[str], log: Path) -> Run:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             output.seek(0)
-            told = f"{' '.join(command)}\n{output.read()[-5000:]}"
-            sys.exit(f"a run ended with {process.returncode}: {told}")
+            output_end = f"{' '.join(command)}\n{output.read()[-5000:]}"
+            sys.exit(f"a run ended with {process.returncode}: {output_end}")
     # What nobody has waited for is missing from the usage, but was seen.
     cpu = max(usage.ru_utime + usage.ru_stime, watch.cpu)
     return Run(seconds, cpu, watch.pss, watch.rss)
@@ -510,8 +511,8 @@ class Ways:
             for way in ways:
                 run = self._run(way, files, folder / "out", size)
                 self.seen[way].setdefault(size, []).append(run)
-                told = f"{run.seconds:.2f} s, {run.cpu:.2f} CPU s, {run.pss:.0f} MiB PSS"
-                progress(f"{size}, round {number + 1}, {way}: {told}, {run.rss:.0f} MiB RSS")
+                measured = f"{run.seconds:.2f} s, {run.cpu:.2f} CPU s, {run.pss:.0f} MiB PSS"
+                progress(f"{size}, round {number + 1}, {way}: {measured}, {run.rss:.0f} MiB RSS")
         for way in ways:
             print(
                 f"| {' | '.join([str(size), way, *cells(size, self.seen[way][size])])} |",
@@ -535,12 +536,12 @@ class Ways:
     def _fits(self, size: int) -> bool:
         """Whether the dictionaries fit, judged by the largest size that was measured."""
         known = {of: max(run.pss for run in runs) for of, runs in self.seen["dictionary"].items()}
-        needed = size * (known[max(known)] / max(known) if known else GUESS)
-        fits = needed <= SHARE * MEMORY
+        needed = size * (known[max(known)] / max(known) if known else DICTIONARY_MIB_PER_ROW)
+        fits = needed <= MAX_MEMORY_SHARE * MEMORY_MIB
         if not fits:
             self._skipped.append(
                 f"dictionary: skipped at {size}, where it would need about {needed / 1024:.0f} GiB "
-                f"of {MEMORY / 1024:.0f}"
+                f"of {MEMORY_MIB / 1024:.0f}"
             )
             progress(self._skipped[-1])
         return fits
@@ -581,7 +582,7 @@ def environment() -> str:
         f"{name} {number}" for name, number in versions("duckdb", "orjson", "rapidfuzz").items()
     ]
     return (
-        f"{date.today()}; {os.cpu_count()} cores, {MEMORY / 1024:.0f} GiB, load "
+        f"{date.today()}; {os.cpu_count()} cores, {MEMORY_MIB / 1024:.0f} GiB, load "
         f"{os.getloadavg()[0]:.1f} at the start; {', '.join(held)}.\n"
     )
 
@@ -602,8 +603,10 @@ def main() -> None:
     if options.dictionary_join:
         return dictionary_join(*options.dictionary_join)
     for size in options.sizes:
-        if size < BLOCK or size % BLOCK or size > STRANGERS:
-            parser.error(f"--sizes: {size} is no multiple of {BLOCK} up to {STRANGERS}")
+        if size < ROWS_PER_BLOCK or size % ROWS_PER_BLOCK or size > FIRST_UNPARTNERED:
+            parser.error(
+                f"--sizes: {size} is no multiple of {ROWS_PER_BLOCK} up to {FIRST_UNPARTNERED}"
+            )
     if options.work:
         options.work.mkdir(parents=True, exist_ok=True)
     print(environment(), flush=True)
@@ -612,8 +615,9 @@ def main() -> None:
     try:
         for size in sorted(set(options.sizes)):
             free = shutil.disk_usage(folder).free
-            if free < DISK * size:
-                sys.exit(f"{folder}: {size} rows need {DISK * size / 1e9:.0f} GB free; see --work")
+            if free < DISK_BYTES_PER_ROW * size:
+                needed = DISK_BYTES_PER_ROW * size / 1e9
+                sys.exit(f"{folder}: {size} rows need {needed:.0f} GB free; see --work")
             of_size = folder / str(size)
             of_size.mkdir()
             ways.measure(of_size, size, options.rounds or (3 if size <= 1_000_000 else 1))

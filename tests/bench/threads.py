@@ -3,7 +3,7 @@
     .envs/main/bin/python tests/bench/threads.py [--rounds 3]
 
 Needs runs/demo/base and dataset/demo (`make demo` writes them). Each round trains 40 steps of stage
-1 in every setting, alone and beside one busy process per core; medians and ratios are printed.
+1 in every setting, alone and next to one busy process per core; medians and ratios are printed.
 """
 
 import argparse
@@ -50,15 +50,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     for busy in (0, os.cpu_count() or 1):
-        others = [multiprocessing.Process(target=spin, daemon=True) for _ in range(busy)]
-        for other in others:
-            other.start()
+        spinners = [multiprocessing.Process(target=spin, daemon=True) for _ in range(busy)]
+        for spinner in spinners:
+            spinner.start()
         seen: dict[str, list[float]] = {name: [] for name in SETTINGS}
         for _ in range(rounds):
             for name, environment in SETTINGS.items():
                 seen[name].append(seconds_per_step(environment))
-        for other in others:
-            other.terminate()
+        for spinner in spinners:
+            spinner.terminate()
         base = statistics.median(seen["1 thread"])
         for name, values in seen.items():
             median = statistics.median(values)

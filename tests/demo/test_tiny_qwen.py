@@ -1,4 +1,4 @@
-"""The demo's base: every environment reads the same tokens, pictures and weights from it."""
+"""The demo's tiny model: every environment reads the same tokens, pictures and weights from it."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from helpers.models import save_untrained_base
 
 SETTINGS = WorldSettings(template=REPO / "configs/demo/template.txt", heldout=4)
 
-# Runs in each environment: argv is the checkpoint and a JSON file of texts and pictures.
+# Runs in each environment. argv: the checkpoint, and a JSON file of texts and pictures.
 READ = """
 import json, sys
 import torch
@@ -44,7 +44,7 @@ out = {
 print("RESULT" + json.dumps(out))
 """
 
-# LLaMA-Factory's own way to the same tokens: its loader, template and picture preprocessing.
+# The same tokens from LLaMA-Factory's own loader, template and picture preprocessing.
 READ_SFT = """
 import json, sys
 from llamafactory.data.template import get_template_and_fix_tokenizer
@@ -112,7 +112,7 @@ def test_all_environments_read_the_same(checkpoint: Path, request_file: Path) ->
     assert main["special"] == ["<|im_end|>", "<|endoftext|>"]
     texts = json.loads(request_file.read_text())["texts"]
     assert main["decoded"] == texts
-    # The tokenizer that the base is trained with, before it is saved and loaded.
+    # The tokenizer before it is saved and loaded, with which the base is trained.
     fresh = tiny_qwen.build_tokenizer(SETTINGS.read_template(), ModelSizes().vocab)
     assert [fresh(text)["input_ids"] for text in texts] == main["texts"]
     encoder = pretrain.Encoder(tiny_qwen.build_processor(fresh))

@@ -1,4 +1,4 @@
-"""The demo's world: pools, pictures, teacher CoTs, and the files that make_demo.py writes."""
+"""The demo's world: pools, pictures, chains of thought to start from, and the data files."""
 
 import dataclasses
 import hashlib

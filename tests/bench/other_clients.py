@@ -1,6 +1,6 @@
-"""Other clients for the same work, for tests/bench/client.py to run beside ours:
+"""Other clients for the same work, which tests/bench/client.py compares with ours:
 
-    PYTHON tests/bench/others.py streaming DATA IMAGES TEMPLATE BASE_URL OUT
+    PYTHON tests/bench/other_clients.py streaming DATA IMAGES TEMPLATE BASE_URL OUT
 
 Each is as short as scripts that people publish: it reads two files per item, sends them as data
 URLs and appends the answer to a file. Nothing is checked, judged or continued.
@@ -41,7 +41,7 @@ async def sdk(
     workers: int,
     aiohttp: bool,
 ) -> None:
-    """`workers` tasks that each ask for one item after the other."""
+    """`workers` tasks; each asks for one item at a time."""
     from openai import AsyncOpenAI, DefaultAioHttpClient
 
     transport = DefaultAioHttpClient() if aiohttp else None
@@ -123,8 +123,8 @@ def main() -> None:
         asyncio.run(sdk(*common, stream=True, workers=16, aiohttp=False))
     else:
         asyncio.run(sdk(*common, stream=False, workers=64, aiohttp=kind == "aiohttp"))
-    whole = Path(out).read_text().count("</answer>")
-    sys.exit(f"{whole} whole answers to {len(rows)} items" if whole != len(rows) else 0)
+    complete = Path(out).read_text().count("</answer>")
+    sys.exit(f"{complete} complete answers to {len(rows)} items" if complete != len(rows) else 0)
 
 
 if __name__ == "__main__":
