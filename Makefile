@@ -67,13 +67,13 @@ check: $(ENVS)/dev/pins ## lint, format and types
 	$(ENVS)/dev/bin/mypy
 bench: bench-client bench-capacity bench-merge bench-dpo ## benchmarks; their results are in tests/bench/RESULTS.md
 	$(ENVS)/main/bin/python tests/bench/threads.py
-bench-client: envs ## the client against a fast mock, beside other clients (10 to 15 minutes; its flags: tests/bench/client.py)
+bench-client: envs ## the client and other clients against a fast mock server (10 to 15 minutes; its flags: tests/bench/client.py)
 	$(ENVS)/main/bin/python tests/bench/client.py
-bench-capacity: envs ## --concurrency auto beside fixed ones on a real server (needs `make demo`)
+bench-capacity: envs ## --concurrency auto and fixed numbers on a real server (needs `make demo`)
 	$(ENVS)/main/bin/python tests/bench/capacity.py
-bench-merge: envs ## the merger beside a dictionary join (half an hour and 30 GB of disk; its flags: tests/bench/merge.py)
+bench-merge: envs ## the merger and a dictionary join (half an hour and 30 GB of disk; its flags: tests/bench/merge.py)
 	$(ENVS)/main/bin/python tests/bench/merge.py
-bench-dpo: envs ## stage 3 beside stock TRL (an hour on 2 cores; its flags: tests/bench/dpo.py)
+bench-dpo: envs ## stage 3 and stock TRL (an hour on 2 cores; its flags: tests/bench/dpo.py)
 	$(ENVS)/main/bin/python tests/bench/dpo.py
 test: envs check ## every check and test, the whole chain among them
 	$(ENVS)/dev/bin/pytest
