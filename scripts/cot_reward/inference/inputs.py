@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cot_reward.errors import UserError
 from cot_reward.inference.ledger import Ledger
-from cot_reward.media.paths import prefix_of
+from cot_reward.media.paths import media_prefix
 from cot_reward.records import Comparison, valid_unicode
 from cot_reward.rows.adapters import adapter_for
 from cot_reward.rows.reading import STDIN, read_rows
@@ -29,7 +29,7 @@ def read_comparisons(
     a record for which `check` raises ValueError. Raises UserError for a missing file, an unknown
     adapter or task, and when no record can be used.
     """
-    prefix = prefix_of(image_root or media_root, media_root)
+    prefix = media_prefix(image_root or media_root, media_root)
     if adapter_name is not None:
         # An unknown name is the user's mistake, and not that of the first record.
         adapter_for({}, adapter_name)

@@ -44,7 +44,7 @@ class Run:
         templates = _read_templates(settings.template)
 
         def check_placeholders(comparison: Comparison) -> None:
-            task, media = TASKS[comparison.task], prompts.shown(comparison, "given")
+            task, media = TASKS[comparison.task], prompts.shown_media(comparison, "given")
             check_media_count(templates[task.name], task, len(media))
 
         read_comparisons(
@@ -136,7 +136,7 @@ class Run:
                         seed=request_seed(settings.seed, listed.key, order) + first,
                         prompt=prompts.render(comparison, order, template),
                         placeholder=TASKS[comparison.task].placeholder,
-                        media=prompts.shown(comparison, order),
+                        media=prompts.shown_media(comparison, order),
                     )  # fmt: skip
 
 

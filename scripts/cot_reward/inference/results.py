@@ -13,7 +13,7 @@ from cot_reward.records import Order, Verdict, conversation, placeholder_in
 from cot_reward.stats import Tally
 from cot_reward.store import atomic_file, dump, entry_at, write_jsonl
 from cot_reward.tasks import TASKS
-from cot_reward.tasks.prompts import render, shown, template_hash
+from cot_reward.tasks.prompts import render, shown_media, template_hash
 
 JUDGED_FILES = ("correct", "incorrect", "unusable")
 FILES = (*JUDGED_FILES, "failed")
@@ -43,7 +43,7 @@ def judged_rows(
     comparison = listed.comparison
     task = TASKS[comparison.task]
     label = comparison.presented(order)[1]
-    media = list(shown(comparison, order))
+    media = list(shown_media(comparison, order))
     prompt, hashed_template = render(comparison, order, template), template_hash(template)
     for offset, verdict in judged:
         entry = entry_at(journal, offset)

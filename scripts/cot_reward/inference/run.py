@@ -19,12 +19,11 @@ from cot_reward.client.outage import Outage
 from cot_reward.client.server import AttemptError, Server, ServerError
 from cot_reward.client.wire import Outcome, Request, Sampling
 from cot_reward.errors import UserError
-from cot_reward.inference import results
+from cot_reward.inference import results, resume
 from cot_reward.inference.journal import journal_lines
 from cot_reward.inference.ledger import Ledger
 from cot_reward.inference.plan import Run
 from cot_reward.inference.results import Results
-from cot_reward.inference.resume import continued_settings, previous_settings, run_hash
 from cot_reward.inference.settings import InferenceSettings
 from cot_reward.media.paths import MediaError, resolve
 from cot_reward.media.sent import MediaReader, file_url, url_reader
@@ -100,7 +99,7 @@ class _Asking:
 
 
 async def _ask(
-    run: Run, journal: Journal, server: Server, sampling: Sampling, hashed_run: str
+    run: Run, journal: Journal, server: Server, sampling: Sampling, run_hash: str
 ) -> _Asking:
     """Ask for everything that is missing. A response counts once it is on disk."""
     settings = run.settings
@@ -126,7 +125,7 @@ async def _ask(
                     lines = [
                         line
                         for outcome in batch
-                        for line in journal_lines(outcome, hashed_run, run.template_hashes)
+                        for line in journal_lines(outcome, run_hash, run.template_hashes)
                     ]
                     # One write for the batch, in a thread: a disk takes its time.
                     offsets = await asyncio.to_thread(journal.append, lines)
@@ -173,12 +172,14 @@ def _resume(run: Run, model: str | None, judging: bool = True) -> dict[str, Any]
     `model` None: no server was asked, and the model is that of the last start.
     """
     out = run.settings.out
-    previous = previous_settings(out / "settings.json")
+    previous = resume.previous_settings(out / "settings.json")
     current = jsonable(asdict(run.settings)) | {
         "model": model or previous.get("model"), "templates": run.template_hashes,
     }  # fmt: skip
-    resolved = continued_settings(out / "settings.json", previous, current)
-    run.resume(out / "journal.jsonl", run_hash(resolved), resolved["templates"].values(), judging)
+    resolved = resume.continued_settings(out / "settings.json", previous, current)
+    run.resume(
+        out / "journal.jsonl", resume.run_hash(resolved), resolved["templates"].values(), judging
+    )
     return resolved
 
 
@@ -201,7 +202,7 @@ async def _run(settings: InferenceSettings, api_key: str) -> int:
             sampling = _sampling(settings, model)
             if settings.media == "file":
                 await _probe_files(settings.media_root, server, sampling)
-            asking = await _ask(run, journal, server, sampling, run_hash(resolved))
+            asking = await _ask(run, journal, server, sampling, resume.run_hash(resolved))
             return _finish(run, journal.path, resolved, asking, started)
 
 
