@@ -21,7 +21,7 @@ from cot_reward.media.images import EXIF_ORIENTATION
 from cot_reward.media.sent import MediaReader, url_reader
 from cot_reward.records import Comparison
 from cot_reward.tasks import TASKS
-from cot_reward.tasks.prompts import render, shown
+from cot_reward.tasks.prompts import render, shown_media
 from helpers.dpo import LLAMA_FACTORY, row, save_pictures, trainer_for, write
 from helpers.environments import REPO
 from helpers.models import save_untrained_base
@@ -47,7 +47,7 @@ def comparisons() -> list[dict[str, Any]]:
 
     def asked(comparison: Comparison, order: Any = "given", template: str = "") -> dict[str, Any]:
         template = template or TASKS[comparison.task].template
-        images = list(shown(comparison, order))
+        images = list(shown_media(comparison, order))
         return row(images, problem=render(comparison, order, template), task=comparison.task)
 
     two_texts = Comparison(

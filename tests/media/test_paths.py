@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from cot_reward.errors import UserError
-from cot_reward.media.paths import MediaError, prefix_of, resolve
+from cot_reward.media.paths import MediaError, media_prefix, resolve
 from helpers.pictures import noise, reason_of, saved
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 def test_the_image_root_lies_in_the_media_root(tmp_path: Path) -> None:
     (tmp_path / "media/images").mkdir(parents=True)
-    assert prefix_of(tmp_path / "media/images", tmp_path / "media") == "images"
-    assert prefix_of(tmp_path / "media", tmp_path / "media") == ""
+    assert media_prefix(tmp_path / "media/images", tmp_path / "media") == "images"
+    assert media_prefix(tmp_path / "media", tmp_path / "media") == ""
     with pytest.raises(UserError, match="not inside --media-root"):
-        prefix_of(tmp_path / "elsewhere", tmp_path / "media")
+        media_prefix(tmp_path / "elsewhere", tmp_path / "media")
 
 
 def test_resolve(tmp_path: Path) -> None:

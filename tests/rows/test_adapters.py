@@ -6,7 +6,7 @@ from cot_reward.inference.inputs import read_comparisons
 from cot_reward.inference.ledger import Ledger
 from cot_reward.records import Comparison
 from cot_reward.rows.adapters import adapter_for, upstream
-from cot_reward.tasks.prompts import shown
+from cot_reward.tasks.prompts import shown_media
 from helpers.environments import REPO
 from helpers.rows import raw_row
 
@@ -85,5 +85,5 @@ def test_the_samples_are_read():
             assert [listed.comparison.task for listed in found] == tasks
             assert ledger.bad_count == ledger.duplicate_count == 0
         for listed in found:
-            for path in shown(listed.comparison, "given"):
+            for path in shown_media(listed.comparison, "given"):
                 assert (REPO / "dataset/sample" / path).is_file()

@@ -150,11 +150,11 @@ def test_an_entry_that_is_cut_by_the_edge_of_a_chunk_is_one_entry(tmp_path, numb
     path = tmp_path / "x.json"
     for chunk in range(1, 12):
         path.write_text(f'[{number}, {{"a": {number}}}, {number}]')
-        before, reading._CHUNK = reading._CHUNK, chunk
+        before, reading.CHUNK_CHARACTERS = reading.CHUNK_CHARACTERS, chunk
         try:
             found = rows(path)
         finally:
-            reading._CHUNK = before
+            reading.CHUNK_CHARACTERS = before
         assert found == [(1, ValueError), (2, {"a": json.loads(number)}), (3, ValueError)]
 
 
@@ -184,11 +184,14 @@ def test_a_line_that_is_not_unicode_costs_itself(tmp_path):
 def test_a_list_reads_as_the_standard_library_reads_it(tmp_path, made, chunk, indent):
     path = tmp_path / "x.json"
     path.write_text(json.dumps(made, indent=indent))
-    before, reading._CHUNK = reading._CHUNK, chunk  # entries fall across the edges of chunks
+    before, reading.CHUNK_CHARACTERS = (
+        reading.CHUNK_CHARACTERS,
+        chunk,
+    )  # entries fall across the edges of chunks
     try:
         read = list(read_rows(path))
     finally:
-        reading._CHUNK = before
+        reading.CHUNK_CHARACTERS = before
     assert [number for number, _ in read] == list(range(1, len(made) + 1))
     for (_, row), item in zip(read, made, strict=True):
         if isinstance(row, dict):

@@ -29,7 +29,7 @@ class EscapeError(ValueError):
     reason = "escapes"
 
 
-def prefix_of(image_root: Path, media_root: Path) -> str:
+def media_prefix(image_root: Path, media_root: Path) -> str:
     """What turns a path below the image root into one below the media root ("" when the same).
 
     Raises UserError when the image root is not inside the media root.

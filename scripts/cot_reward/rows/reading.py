@@ -14,18 +14,18 @@ import orjson
 from cot_reward.errors import UserError
 from cot_reward.store import dump
 
-# What is read at once, in characters, and the longest entry of a JSON list that is waited for.
-_CHUNK = 2**18
-_LONGEST = 2**26
+# How much of a JSON list is read at once, and the longest entry that one may have.
+CHUNK_CHARACTERS = 2**18
+MAX_ENTRY_CHARACTERS = 2**26
 # Standard input, as a file name.
 STDIN = Path("-")
 
 _BOM = b"\xef\xbb\xbf"
-# How a list begins that was saved as JSONL. Anything else there is a line, and a bad one at worst.
+# The beginning of a JSON list in a file that is called JSONL. Any other beginning is a line.
 _LIST_IN_JSONL = re.compile(rb"\[[ \t\r]*(?:\{|\n|\Z|\]\s*\Z)")
 
 Row = dict[str, Any] | ValueError
-# The message about a row that is valid JSON and no object.
+# The message about a row that is valid JSON and not an object.
 NOT_AN_OBJECT = "not an object"
 
 
@@ -40,10 +40,10 @@ class BrokenFileError(UserError):
 def read_rows(path: Path, may_be_empty: bool = False) -> Iterator[tuple[int, Row]]:
     """Rows of a JSON list, JSONL or Parquet file (`-`: standard input, JSON or JSONL).
 
-    Each comes with its position from 1: list index, line, or row. A row that is no JSON object
-    comes as a ValueError in its place, so that one bad line costs one row. Raises UserError when
-    the file is missing, empty (unless `may_be_empty`), or, as a list or Parquet file, broken; of a
-    broken list the entries before the fault come first.
+    Each row comes with its position from 1: list index, line, or row. In place of a row that is
+    not a JSON object comes a ValueError, so that one bad line costs one row. Raises UserError when
+    the file is missing, empty (unless `may_be_empty`), or a broken list or Parquet file. The
+    entries of a broken list before its fault come first.
     """
     try:
         if path.suffix == ".parquet":
@@ -73,9 +73,9 @@ def read_rows(path: Path, may_be_empty: bool = False) -> Iterator[tuple[int, Row
 
 
 def spans(path: Path, size: int) -> list[tuple[int, int]]:
-    """Parts (from byte, to byte) of `size` bytes that `read_span` reads; one for an empty file.
+    """Parts (from byte, to byte) of `size` bytes for `read_span`; one part for an empty file.
 
-    An empty list for what can only be read from its beginning: JSON lists, Parquet, pipes.
+    An empty list for JSON lists, Parquet files and pipes, which can only be read from the start.
     """
     if path.suffix == ".parquet" or not path.is_file():
         return []
@@ -87,9 +87,9 @@ def spans(path: Path, size: int) -> list[tuple[int, int]]:
 
 
 def read_span(path: Path, start: int, end: int) -> Iterator[tuple[int, Row | None]]:
-    """The lines of a JSONL file that begin in these bytes, numbered from 1; None: a blank one.
+    """The lines of a JSONL file that begin in these bytes, numbered from 1; None for a blank line.
 
-    As `read_rows` reads them, but for integers of more than 64 bits, which come as floats.
+    Rows are as `read_rows` gives them, but integers of more than 64 bits come as floats.
     """
     with path.open("rb") as file:
         at = start
@@ -119,7 +119,7 @@ def _is_list(file: io.BufferedReader, path: Path) -> bool:
 
 
 def _fast_object(line: bytes) -> Row:
-    # Three times as fast, and stricter: what it refuses, the standard library may know.
+    # orjson is three times as fast and stricter: the standard library may read what it refuses.
     with suppress(orjson.JSONDecodeError):
         item = orjson.loads(line)
         return item if isinstance(item, dict) else ValueError(NOT_AN_OBJECT)
@@ -138,7 +138,7 @@ def _checked(item: Any) -> Row:
     if not isinstance(item, dict):
         return ValueError(NOT_AN_OBJECT)
     try:
-        # JSON can spell half a character (a lone surrogate); no file or request can hold it.
+        # JSON can hold a lone surrogate (half a character); a UTF-8 file or request cannot.
         dump(item).encode()
     except UnicodeEncodeError as error:
         return ValueError(f"not valid Unicode: {error}")
@@ -148,91 +148,107 @@ def _checked(item: Any) -> Row:
 
 
 def _list(file: IO[bytes], path: Path) -> Iterator[Any]:
-    """The entries of a JSON list.
-
-    By the standard library's decoder: ijson, which streams lists faster, turns half a character
-    into "?" without a word, and knows neither NaN nor integers above 64 bits.
-    """
+    """The entries of a JSON list. Raises BrokenFileError after the last good entry."""
     text = io.TextIOWrapper(file, "utf-8-sig")
-    decode = json.JSONDecoder().raw_decode
-    buffer, at = text.read(_CHUNK), 0
-    lines_before_buffer = 0
-
-    def more() -> bool:
-        nonlocal buffer, at, lines_before_buffer
-        # Twice as much each time, so that a long entry is not decoded too often.
-        added = text.read(max(_CHUNK, len(buffer) - at))
-        if added:
-            lines_before_buffer += buffer.count("\n", 0, at)
-            buffer, at = buffer[at:] + added, 0
-        return bool(added)
-
-    def skip_space() -> str:
-        """The next character that is no white space; "" at the end of the file."""
-        nonlocal at
-        while True:
-            while at < len(buffer) and buffer[at] in " \t\r\n":
-                at += 1
-            if at < len(buffer):
-                return buffer[at]
-            if not more():
-                return ""
-
-    def broken(why: object, position: int | None = None) -> UserError:
-        end = at if position is None else position
-        line = 1 + lines_before_buffer + buffer.count("\n", 0, end)
-        return BrokenFileError(
-            f"{path}:{line}: not a complete JSON list ({why}); was its writer stopped half-way?",
-            line,
-        )
-
+    entries = _ListReader(text, path)
     try:
-        skip_space()
-        at += 1
-        if skip_space() != "]":
-            count = 0
-            while True:
-                skip_space()
-                while True:
-                    try:
-                        item, end = decode(buffer, at)
-                        # A number at the buffer's end may go on: "1" may be the head of "1e+5".
-                        whole = isinstance(item, dict | list | str) or len(buffer) - end >= 3
-                        if whole or not more():
-                            at = end
-                            break
-                    except json.JSONDecodeError as error:
-                        if len(buffer) - at > _LONGEST or not more():
-                            why = f"entry {count + 1}: {error.msg}"
-                            raise broken(why, error.pos) from None
-                yield item
-                count += 1
-                following = skip_space()
-                if following != ",":
-                    break
-                at += 1
-        if skip_space() != "]":
-            raise broken(f"after entry {count}: {buffer[at : at + 20]!r} where ',' or ']' belongs")
-        at += 1
-        if skip_space():
-            raise broken(f"something stands behind its end: {buffer[at : at + 20]!r}")
+        yield from entries.read()
     except (UnicodeDecodeError, BrokenFileError):
         raise
     except (ValueError, RecursionError) as error:
-        raise broken(error) from None
+        raise entries.broken(error) from None
     finally:
         text.detach()
+
+
+class _ListReader:
+    """Reads a JSON list entry by entry, with the standard library's decoder.
+
+    ijson, which streams lists faster, replaces a lone surrogate by "?" without an error, and reads
+    neither NaN nor integers above 64 bits.
+    """
+
+    def __init__(self, text: IO[str], path: Path) -> None:
+        self._text, self._path = text, path
+        self._decode = json.JSONDecoder().raw_decode
+        self._buffer, self._at = text.read(CHUNK_CHARACTERS), 0
+        self._lines_before_buffer = 0
+
+    def read(self) -> Iterator[Any]:
+        self._next_character()
+        self._at += 1
+        count = 0
+        if self._next_character() != "]":
+            count = 1
+            yield self._entry(count)
+            while self._next_character() == ",":
+                self._at += 1
+                self._next_character()
+                count += 1
+                yield self._entry(count)
+        if self._next_character() != "]":
+            raise self.broken(f"after entry {count}: {self._found()} where ',' or ']' belongs")
+        self._at += 1
+        if self._next_character():
+            raise self.broken(f"something stands behind its end: {self._found()}")
+
+    def broken(self, why: object, position: int | None = None) -> BrokenFileError:
+        """The error for a fault at a position in the buffer (None: the present one)."""
+        end = self._at if position is None else position
+        line = 1 + self._lines_before_buffer + self._buffer.count("\n", 0, end)
+        return BrokenFileError(
+            f"{self._path}:{line}: not a complete JSON list ({why}); was its writer stopped "
+            "half-way?",
+            line,
+        )
+
+    def _entry(self, number: int) -> Any:
+        while True:
+            try:
+                item, end = self._decode(self._buffer, self._at)
+            except json.JSONDecodeError as error:
+                too_long = len(self._buffer) - self._at > MAX_ENTRY_CHARACTERS
+                if too_long or not self._read_more():
+                    raise self.broken(f"entry {number}: {error.msg}", error.pos) from None
+                continue
+            # A number at the buffer's end may go on: "1" may be the start of "1e+5".
+            complete = isinstance(item, dict | list | str) or len(self._buffer) - end >= 3
+            if complete or not self._read_more():
+                self._at = end
+                return item
+
+    def _next_character(self) -> str:
+        """The next character that is not white space; "" at the end of the file."""
+        while True:
+            while self._at < len(self._buffer):
+                character = self._buffer[self._at]
+                if character not in " \t\r\n":
+                    return character
+                self._at += 1
+            if not self._read_more():
+                return ""
+
+    def _read_more(self) -> bool:
+        # Twice as much each time, so that a long entry is not decoded too often.
+        added = self._text.read(max(CHUNK_CHARACTERS, len(self._buffer) - self._at))
+        if added:
+            self._lines_before_buffer += self._buffer.count("\n", 0, self._at)
+            self._buffer, self._at = self._buffer[self._at :] + added, 0
+        return bool(added)
+
+    def _found(self) -> str:
+        return repr(self._buffer[self._at : self._at + 20])
 
 
 def _parquet(path: Path) -> Iterator[Row]:
     if not path.exists():
         raise FileNotFoundError(path)
-    # Imported here: it takes a third of a second.
+    # Imported here, because it takes a third of a second.
     from pyarrow import ArrowException, types
     from pyarrow.parquet import ParquetFile
 
     def fits(kind: Any) -> bool:
-        """Whether JSON can hold it; data sets carry times and pictures beside what is read."""
+        """Whether JSON can hold the type; data sets have further columns of times and pictures."""
         if types.is_dictionary(kind):
             return fits(kind.value_type)
         if types.is_nested(kind):

@@ -17,7 +17,7 @@ def fill(template: str, values: dict[str, str]) -> str:
     return re.sub(pattern, lambda found: values[found[0][1:-1]], template) if values else template
 
 
-def shown(comparison: Comparison, order: Order) -> tuple[str, ...]:
+def shown_media(comparison: Comparison, order: Order) -> tuple[str, ...]:
     """The media that the model sees, in their order: the context, then media candidates."""
     candidates = comparison.presented(order)[0]
     return (*comparison.context, *(candidates if TASKS[comparison.task].compares_media else ()))
@@ -30,7 +30,7 @@ def render(comparison: Comparison, order: Order, template: str) -> str:
     Raises ValueError when their number is not that of the media.
     """
     task = TASKS[comparison.task]
-    count = len(shown(comparison, order))
+    count = len(shown_media(comparison, order))
     check_media_count(template, task, count)
     if task.placeholder not in template:
         template = task.placeholder * count + template
