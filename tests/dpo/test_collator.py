@@ -100,14 +100,14 @@ def test_a_batch_without_its_last_pairs(
     pairs = write(tmp_path / "pairs.jsonl", varied(4, images=(2, 1, 3), form=FORM))
     trainer, _ = trainer_for(base, folder, pairs, tmp_path / "out", *flags)
     rows = [trainer.train_dataset[i] for i in range(4)]
-    ours = keep_first_pairs(trainer.data_collator(rows), 2)
-    whole = trainer.data_collator(rows[:2])
-    assert ours.keys() == whole.keys()
-    assert ours["pairs"]["images"].tolist() == [2, 1]
-    assert torch.equal(ours["pixel_values"], whole["pixel_values"])
-    assert torch.equal(ours["image_grid_thw"], whole["image_grid_thw"])
+    cut = keep_first_pairs(trainer.data_collator(rows), 2)
+    expected = trainer.data_collator(rows[:2])
+    assert cut.keys() == expected.keys()
+    assert cut["pairs"]["images"].tolist() == [2, 1]
+    assert torch.equal(cut["pixel_values"], expected["pixel_values"])
+    assert torch.equal(cut["image_grid_thw"], expected["image_grid_thw"])
     losses = [
         trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch)).item()
-        for batch in (ours, whole)
+        for batch in (cut, expected)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)

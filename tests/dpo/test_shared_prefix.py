@@ -253,8 +253,8 @@ def test_generation_with_an_attached_model_is_unchanged(
         "image_grid_thw": batch["image_grid_thw"],
     }
     plain = AutoModelForImageTextToText.from_pretrained(bases["qwen2_5_vl"], dtype=torch.float32)
-    said = [
+    generated = [
         model.eval().generate(**inputs, max_new_tokens=12, do_sample=False)
         for model in (ours.model, plain)
     ]
-    assert torch.equal(*said)
+    assert torch.equal(*generated)

@@ -72,7 +72,7 @@ def test_accumulation_and_batch_size_change_nothing(
     for size in (4, 2, 1):
         flags = f"--per_device_train_batch_size {size} --gradient_accumulation_steps {4 // size}"
         trained(base, folder, pairs, tmp_path / str(size), *flags.split())
-    whole = weights(tmp_path / "4")
+    expected_weights = weights(tmp_path / "4")
     assert len(history(tmp_path / "4")) == 6
     assert history(tmp_path / "1") == pytest.approx(history(tmp_path / "4"), rel=1e-5)
     for size in ("2", "1"):
@@ -82,7 +82,7 @@ def test_accumulation_and_batch_size_change_nothing(
                 history(tmp_path / "4", key)[1:], rel=1e-4, abs=1e-4
             )
         for name, weight in weights(tmp_path / size).items():
-            torch.testing.assert_close(weight, whole[name], rtol=0, atol=1e-5)
+            torch.testing.assert_close(weight, expected_weights[name], rtol=0, atol=1e-5)
 
 
 def launched(base: Path, folder: Path, pairs: str, out: Path, count: int, *flags: str) -> Path:
@@ -120,7 +120,7 @@ def test_two_processes_train_as_one(base: Path, folder: Path, pairs: str, tmp_pa
         zero = ("--deepspeed", "configs/deepspeed/zero2.json")
         many.append(launched(base, folder, pairs, tmp_path / "zero2", 2, *zero))
     assert len(history(one)) == 6
-    whole = weights(one)
+    expected_weights = weights(one)
     for out in many:
         for key in ("loss", "rewards/margins", "rewards/accuracies_answer_2", "grad_norm"):
             # At the first step policy and reference are one, and rounding makes the margin.
@@ -129,7 +129,9 @@ def test_two_processes_train_as_one(base: Path, folder: Path, pairs: str, tmp_pa
             assert history(out, key) == pytest.approx(history(one, key), rel=1e-3)
         for name, weight in weights(out).items():
             # DeepSpeed writes the head, too, that is tied to the embedding.
-            expected = whole["model.embed_tokens.weight" if name == "lm_head.weight" else name]
+            expected = expected_weights[
+                "model.embed_tokens.weight" if name == "lm_head.weight" else name
+            ]
             torch.testing.assert_close(weight, expected, rtol=0, atol=1e-5)
         # Each process computed its part of the reference log-probs, and no row was lost.
         files = list((out / "cache").glob("*/*.jsonl"))
@@ -146,14 +148,14 @@ def test_a_resumed_run_ends_with_the_same_weights(
     base: Path, folder: Path, pairs: str, tmp_path: Path, adapter: tuple[str, ...]
 ) -> None:
     saving = ("--save_strategy", "steps", "--save_steps", "3", *adapter)
-    trained(base, folder, pairs, tmp_path / "whole", *saving)
+    trained(base, folder, pairs, tmp_path / "uninterrupted", *saving)
     cut = tmp_path / "cut"
     trained(base, folder, pairs, cut, *saving, dies_at=8)
     trainer = trained(base, folder, pairs, cut, *saving, "--resume_from_checkpoint", "true")
     assert trainer.reference_counts == {"found": 11, "computed": 0}
-    assert len(history(cut)) == len(history(tmp_path / "whole")) == 12
+    assert len(history(cut)) == len(history(tmp_path / "uninterrupted")) == 12
     for name, weight in weights(cut).items():
-        assert torch.equal(weight, weights(tmp_path / "whole")[name]), name
+        assert torch.equal(weight, weights(tmp_path / "uninterrupted")[name]), name
 
 
 @pytest.mark.slow
@@ -177,10 +179,10 @@ def test_a_killed_run_is_taken_up(base: Path, folder: Path, pairs: str, tmp_path
     assert running.wait() == -signal.SIGKILL
     assert not (out / "summary.json").exists()
     assert start(out, "--resume_from_checkpoint", "true").wait() == 0
-    assert start(tmp_path / "whole").wait() == 0
+    assert start(tmp_path / "uninterrupted").wait() == 0
     assert len(history(out)) == 44
     for name, weight in weights(out).items():
-        assert torch.equal(weight, weights(tmp_path / "whole")[name]), name
+        assert torch.equal(weight, weights(tmp_path / "uninterrupted")[name]), name
 
 
 def test_half_a_checkpoint_is_passed_over(
@@ -188,7 +190,7 @@ def test_half_a_checkpoint_is_passed_over(
 ) -> None:
     saving = ("--save_strategy", "steps", "--save_steps", "3")
     trained(base, folder, pairs, tmp_path / "out", *saving)
-    whole = weights(tmp_path / "out")
+    expected_weights = weights(tmp_path / "out")
     state = tmp_path / "out/checkpoint-9/trainer_state.json"
     state.write_text(state.read_text()[:100])
     (tmp_path / "out/checkpoint-12/model.safetensors").write_bytes(b"cut")
@@ -197,7 +199,7 @@ def test_half_a_checkpoint_is_passed_over(
     trainer = trained(base, folder, pairs, tmp_path / "out", *resuming)
     assert trainer.args.resume_from_checkpoint.endswith("checkpoint-6")
     for name, weight in weights(tmp_path / "out").items():
-        assert torch.equal(weight, whole[name])
+        assert torch.equal(weight, expected_weights[name])
 
 
 def test_deepspeed_does_not_round_reference_log_probs(

@@ -17,8 +17,8 @@ T = TypeVar("T")
 def broadcast_from_main(work: Callable[[], T]) -> T:
     """Run `work` in the main process and return its result in every process.
 
-    When it raises UserError, the main process raises the error and the others exit with code 2, so
-    that the message appears once.
+    When it raises UserError, the main process raises the error and the other processes exit with
+    code 2, so that the message appears once.
     """
     state = PartialState()
     box: list[Any] = [None]

@@ -12,7 +12,7 @@ _COLUMNS = 8
 
 
 def sequence_logps(log_probs: Tensor, completion_mask: Tensor, ld_alpha: float | None) -> Tensor:
-    """Log-probs of whole responses, (2 x pairs,), from the log-probs of their tokens.
+    """Log-probs of responses, (2 x pairs,), from the log-probs of their tokens.
 
     With `ld_alpha` (LD-DPO, arXiv 2409.06411, as TRL has it) the tokens after the shorter
     response's length are weighted by it.

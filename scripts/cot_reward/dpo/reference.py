@@ -73,7 +73,7 @@ class ReferenceCache:
         """All entries: digest of a row -> log-probs of its chosen and its rejected text."""
         entries: dict[str, Logps] = {}
         for path in sorted(self.folder.glob("*.jsonl")):
-            # A crash leaves an empty file or half a line; such rows are computed again.
+            # A crash leaves an empty file or half a line; its rows are computed again.
             with suppress(UserError):
                 for _, entry in read_rows(path):
                     if isinstance(entry, ValueError):

@@ -57,7 +57,7 @@ _USED_NAMES: list[tuple[type, str, tuple[str, ...]]] = [
 
 
 def _check_functions() -> None:
-    """Raise AttributeError when a function of the trainers no longer uses such a name."""
+    """Raise AttributeError when a function of the trainers no longer uses one of its names."""
     for trainer, function, names in _USED_NAMES:
         code = inspect.unwrap(getattr(trainer, function)).__code__
         for name in names:

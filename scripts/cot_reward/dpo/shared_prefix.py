@@ -143,17 +143,17 @@ def attach(model: Any) -> None:
         prompt_mask: Tensor | None = None,
         prompt_mm_token_type_ids: Tensor | None = None,
         widths: tuple[int, ...] = (),
-        **others: Any,
+        **arguments: Any,
     ) -> Any:
         if prompt_ids is None:
-            return stock_forward(input_ids=input_ids, attention_mask=attention_mask, **others)
+            return stock_forward(input_ids=input_ids, attention_mask=attention_mask, **arguments)
         types = prompt_mm_token_type_ids
         if input_ids is None or prompt_mask is None or types is None:
             raise TypeError("a shared prompt needs input_ids, prompt_mask and its token types")
-        pixels, grid = others.pop("pixel_values"), others.pop("image_grid_thw")
+        pixels, grid = arguments.pop("pixel_values"), arguments.pop("image_grid_thw")
         # The model with the LM head passes these to its backbone as None.
         for name in ("position_ids", "mm_encoder_outputs", "mm_token_type_ids"):
-            others.pop(name, None)
+            arguments.pop(name, None)
         # Gradient checkpointing with an adapter makes all embeddings require gradients, also those
         # of patches, and autograd would record a frozen vision tower.
         frozen = not any(parameter.requires_grad for parameter in self.visual.parameters())
@@ -164,7 +164,7 @@ def attach(model: Any) -> None:
             attention_mask={"full_attention": response_mask(prompt_mask, widths)},
             position_ids=row_positions(self, prompt_ids, prompt_mask, types, grid, widths),
             mm_encoder_outputs={"image": features},
-            **others,
+            **arguments,
         )
         outputs.last_hidden_state = _split_responses(outputs.last_hidden_state, widths)
         return outputs
