@@ -1,4 +1,4 @@
-"""A mistake that the user can mend: its exception, its message, and the exit code that follows."""
+"""Mistakes that the user can correct: the exception, its message and the exit code of a script."""
 
 import difflib
 import sys
@@ -7,17 +7,17 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; shown as one message, without a traceback."""
+    """A mistake that the user can correct; a script shows one message, without a traceback."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """' Did you mean ...?' with the closest valid name, or '' when none is close."""
+    """' Did you mean ...?' with the closest valid name; '' when no name is close."""
     close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def run_script(main: Callable[[], int]) -> NoReturn:
-    """Call `main()` and exit with what it returns; a UserError becomes one message and exit 2."""
+    """Call `main()` and exit with its return value; a UserError becomes one message and exit 2."""
     try:
         code = main()
     except UserError as error:
@@ -26,7 +26,7 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
-        # The reader of our output went away (`| head`); there is nothing left to tell it.
+        # The reader of our output has ended (`| head`); no further error is worth printing.
         sys.stderr.close()
         code = 1
     sys.exit(code)

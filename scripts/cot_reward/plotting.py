@@ -1,16 +1,16 @@
-"""The look of every plot, and curves from the log history that transformers' trainers keep."""
+"""Plots: the style of all of them, and curves from the log history of transformers' trainers."""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# With fewer points the raw line is clear enough by itself.
-_LEAST_POINTS_TO_SMOOTH = 30
+# With fewer points the raw line is clear enough.
+_MIN_POINTS_TO_SMOOTH = 30
 
 
 def new_figure() -> tuple[Any, Any]:
-    """An empty figure and its axes, in the size and look of all plots; drawn without a screen."""
+    """An empty figure and its axes, in the size and style of all plots; it needs no screen."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -24,7 +24,7 @@ def new_figure() -> tuple[Any, Any]:
 
 
 def save_figure(figure: Any, axes: Any, path: Path, title: str) -> None:
-    """Write the figure as a PNG, and free its memory."""
+    """Write the figure as a PNG and free its memory."""
     from matplotlib import pyplot
 
     axes.set_title(title)
@@ -34,9 +34,9 @@ def save_figure(figure: Any, axes: Any, path: Path, title: str) -> None:
 
 
 def series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    """Steps and values of one key, in order; entries without it, or not finite, are left out.
+    """The steps and values of one key, in order. An entry without a finite value is left out.
 
-    Knows `log_history` (key "step") and LLaMA-Factory's trainer_log.jsonl ("current_steps").
+    Reads `log_history` (key "step") and LLaMA-Factory's trainer_log.jsonl ("current_steps").
     """
     steps, values = [], []
     for entry in history:
@@ -49,7 +49,7 @@ def series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float],
 
 
 def smoothed(values: Sequence[float], weight: float = 0.8) -> list[float]:
-    """The exponential moving average, its start corrected for the missing past."""
+    """The exponential moving average, with bias correction at the start (as in Adam)."""
     average, total, out = 0.0, 0.0, []
     for value in values:
         average = weight * average + (1 - weight) * value
@@ -61,7 +61,7 @@ def smoothed(values: Sequence[float], weight: float = 0.8) -> list[float]:
 def plot_history(
     history: Sequence[Mapping[str, Any]], keys: Sequence[str], path: Path, title: str
 ) -> bool:
-    """Draw the keys that occur in the history into one PNG; False, and no file, if none does."""
+    """Draw the keys of the history into one PNG; False, and no file, if no key occurs."""
     from matplotlib import ticker
 
     drawn = [(key, *series(history, key)) for key in keys]
@@ -72,7 +72,7 @@ def plot_history(
     for number, (key, steps, values) in enumerate(drawn):
         colour = f"C{number}"
         marker = "o" if len(steps) <= 12 else None
-        if len(steps) < _LEAST_POINTS_TO_SMOOTH or key.startswith("eval"):
+        if len(steps) < _MIN_POINTS_TO_SMOOTH or key.startswith("eval"):
             axes.plot(steps, values, color=colour, marker=marker, markersize=4, label=key)
         else:
             axes.plot(steps, values, color=colour, alpha=0.3, linewidth=1)
@@ -81,7 +81,7 @@ def plot_history(
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     if len(drawn) == 1:
         axes.set_ylabel(drawn[0][0])
-    if len(drawn) > 1 or len(drawn[0][1]) >= _LEAST_POINTS_TO_SMOOTH:
+    if len(drawn) > 1 or len(drawn[0][1]) >= _MIN_POINTS_TO_SMOOTH:
         axes.legend(frameon=False)
     save_figure(figure, axes, path, title)
     return True

@@ -1,4 +1,4 @@
-"""What a run's summary says of the settings and the software that made it."""
+"""The versions of packages, and settings as JSON: what a summary says about how it was made."""
 
 import platform
 from contextlib import suppress
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Python's and the packages' versions; of a package that is not installed there is none."""
+    """The versions of Python and of the packages; a package that is not installed is left out."""
     found = {"python": platform.python_version()}
     for name in packages:
         with suppress(PackageNotFoundError):
@@ -17,7 +17,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def jsonable(value: Any) -> Any:
-    """Settings as JSON can hold them: paths as text."""
+    """Settings in the types of JSON: paths become strings."""
     if isinstance(value, dict):
         return {key: jsonable(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-# Tokens that stand for a medium in LLaMA-Factory's rows, by the column of the media.
+# The tokens that stand for a medium in LLaMA-Factory's rows, by the column of the media.
 PLACEHOLDERS = {"images": "<image>", "videos": "<video>"}
-# LLaMA-Factory would look for audio behind this one.
+# LLaMA-Factory would expect an audio file for this token.
 FOREIGN_PLACEHOLDER = "<audio>"
-# A processor would take these, wherever they stand, for further media.
+# A processor would take these tokens, wherever they stand, for further media.
 RESERVED = ("<|image_pad|>", "<|video_pad|>")
 
 Order = Literal["given", "swapped"]
@@ -19,12 +19,12 @@ ORDERS: tuple[Order, Order] = ("given", "swapped")
 
 
 def valid_unicode(text: str) -> str:
-    """Text without lone surrogates, which JSON and file names can hold and UTF-8 cannot."""
+    """The text with a "?" for each lone surrogate, which JSON and file names can hold."""
     return text.encode("utf-8", "replace").decode()
 
 
 def placeholder_in(text: str) -> str:
-    """A token in the text that a trainer would take for a medium; "" when there is none."""
+    """A token in the text that a trainer would take for a medium; "" for a text without one."""
     return next((t for t in (*PLACEHOLDERS.values(), FOREIGN_PLACEHOLDER) if t in text), "")
 
 
@@ -33,7 +33,7 @@ def comparison_key(task: str, text: str, context: Sequence[str], pair: Sequence[
 
     `text` is the caption or question, `context` the media that the question is about, `pair` the
     two candidates (media paths below the media root, or answer texts). Both presentation orders
-    share one key; a caption that comes with other images has another key.
+    have the same key; the same caption with other images has another key.
     """
     text = unicodedata.normalize("NFC", text).strip()
     material = [task, text, list(context), sorted(pair)]
@@ -45,9 +45,9 @@ def comparison_key(task: str, text: str, context: Sequence[str], pair: Sequence[
 class Task:
     """One kind of comparison.
 
-    `noun` names a candidate in texts ("Image 1"). `medium` is what the model is shown: the two
-    candidates, or, where candidates are answer texts, what the question is about. `fields` are what
-    a template may name in braces.
+    `noun` names a candidate in texts ("Image 1"). `medium` is the type of the media that the model
+    sees: the two candidates or, where candidates are answer texts, the medium of the question.
+    `fields` are the names in braces that a template of the task needs.
     """
 
     name: str
@@ -63,23 +63,24 @@ class Task:
 
     @property
     def placeholder(self) -> str:
-        """The token that stands for one medium in a written prompt."""
+        """The token that stands for one medium in a prompt."""
         return f"<{self.medium}>"
 
     @property
     def answers(self) -> tuple[str, str]:
-        """The two strings of which the answer block must hold exactly one."""
+        """The two answer strings; an answer block must be exactly one of them."""
         return f"{self.noun} 1 is better", f"{self.noun} 2 is better"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two candidates for one text, with the one that people prefer.
+    """Two candidates for one text, and which of them people prefer.
 
-    `label` is 1 or 2 and counts in the given order. `source` names the data set. Media paths are
-    relative to the media root.
-    Raises ValueError for a label outside {1, 2}, two equal candidates, or a text with the token
-    that stands for a medium.
+    `label` is the preferred candidate, 1 or 2 in the given order. `source` names the data set.
+    Media paths are relative to the media root.
+
+    Raises ValueError for a label outside {1, 2}, an empty text, two equal candidates, or a token in
+    a text that stands for a medium.
     """
 
     task: str
@@ -105,7 +106,7 @@ class Comparison:
         return comparison_key(self.task, self.text, self.context, self.candidates)
 
     def presented(self, order: Order) -> tuple[tuple[str, str], int]:
-        """The candidates as shown in this order, and the label as it counts there."""
+        """The candidates and the label in this presentation order."""
         first, second = self.candidates
         return (
             ((first, second), self.label) if order == "given" else ((second, first), 3 - self.label)
@@ -114,7 +115,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Response:
-    """One sampled completion. `finish_reason` is the server's own word ("stop", "length", ...)."""
+    """One sampled completion. `finish_reason` is the server's ("stop", "length", ...)."""
 
     text: str
     finish_reason: str
@@ -128,8 +129,8 @@ class Verdict:
 
     verdict: correct | incorrect | unparsed | truncated
     coherence: wrong_sum | contradicts | tie | no_totals | coherent, "" when unparsed or truncated
-    answer: 1 | 2 as presented, 0 when there is none
-    mismatch: the summands of the totals are not the scores given above them
+    answer: 1 | 2 as presented, 0 without an answer
+    mismatch: the summands of the totals are not the scores that the text gives before them
     """
 
     verdict: str
@@ -138,8 +139,8 @@ class Verdict:
     mismatch: bool = False
 
 
-# Every row of correct.jsonl, incorrect.jsonl and unusable.jsonl has every key: `datasets` infers
-# a column's type from the first chunk, and a key that is absent or null there breaks the load.
+# Judged rows. Each row of correct.jsonl, incorrect.jsonl and unusable.jsonl has every key:
+# `datasets` infers a column's type from the first chunk, and fails if a key is missing or null.
 ROW_FIELDS: dict[str, type] = {
     "conversations": list,
     "images": list,

@@ -1,1 +1,1 @@
-"""Media: paths inside their roots, images as the model sees them, and what is sent of them."""
+"""Media: paths inside their roots, images as the model sees them, and what a request holds."""

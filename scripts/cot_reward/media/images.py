@@ -2,8 +2,7 @@
 
 The same pixels must reach the model in all three stages. LLaMA-Factory drops an alpha channel and
 ignores EXIF orientation, while vLLM and recent transformers lay alpha on white and rotate by EXIF.
-`bound` does what LLaMA-Factory does, and its result carries neither, so that no reader after it can
-differ.
+`bound` does what LLaMA-Factory does. Its result has neither alpha nor EXIF, so later readers agree.
 """
 
 import contextlib
@@ -21,19 +20,19 @@ from cot_reward.media.paths import MediaError
 
 T = TypeVar("T")
 
-# image_max_pixels of the training configurations: 512 x 512.
+# `image_max_pixels` of the training configurations: 512 x 512.
 MAX_PIXELS = 262_144
-# LLaMA-Factory's default image_min_pixels, which no configuration here changes: 32 x 32.
+# LLaMA-Factory's default `image_min_pixels`, which no configuration here changes: 32 x 32.
 MIN_PIXELS = 32 * 32
-# Largest source that is decoded; Pillow's own default for refusing a decompression bomb.
+# The largest image that is decoded: Pillow's default limit against decompression bombs.
 MAX_SOURCE_PIXELS = 178_956_970
-# Largest file that is read.
+# The largest file that is read.
 MAX_BYTES = 2**28
 
-# Formats that are read. A list keeps Pillow from trying rare decoders on unknown bytes; its EPS
-# reader, for one, starts Ghostscript.
+# Formats that are read. The list keeps Pillow from trying rare decoders on unknown bytes; its EPS
+# decoder, for example, starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-# Formats whose bytes may travel as they are.
+# Formats of which the file itself may be sent.
 WEB_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 # Modes that every reader turns into the same RGB pixels.
 PLAIN_MODES = ("RGB", "L")
@@ -46,9 +45,9 @@ def _decode(
 ) -> Image.Image:
     """A fully decoded image; `path` is named in errors.
 
-    `prepare` is called when the header has been read.
+    `prepare` is called after the header is read. Raises MediaError.
     """
-    # Some libraries set this for the whole process, and then a half image passes as a whole one.
+    # Some libraries set this for the whole process; a truncated image would then be no error.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         image = Image.open(stream, formats=FORMATS)
@@ -82,7 +81,10 @@ def _decode(
 
 
 def read_file(path: Path, read: Callable[[IO[bytes]], T]) -> T:
-    """`read` of the open file; a file that is not there, unreadable or empty is a MediaError."""
+    """The result of `read` on the open file.
+
+    Raises MediaError for a file that is missing, unreadable, empty or too large.
+    """
     try:
         with path.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -105,9 +107,9 @@ def read_file(path: Path, read: Callable[[IO[bytes]], T]) -> T:
 
 
 def load_image(path: Path) -> Image.Image:
-    """The image in a file, fully decoded (`verify()` would pass a truncated JPEG).
+    """The image in a file (of an animation the first frame). Raises MediaError.
 
-    Of an animation it is the first frame. Raises MediaError.
+    It is fully decoded, because `verify()` accepts a truncated JPEG.
     """
     return read_file(path, lambda stream: _decode(stream, path))
 
@@ -126,7 +128,7 @@ def _scaled(width: int, height: int, pixels: int) -> tuple[int, int]:
 
 
 def _area_sizes(width: int, height: int, max_pixels: int) -> list[tuple[int, int]]:
-    """The sizes (width, height) that bring the area within its limits, in turn; often none."""
+    """The sizes (width, height) of the resizes that bring the area within limits; often none."""
     sizes = []
     if width * height > max_pixels:
         width, height = _scaled(width, height, max_pixels)
@@ -138,7 +140,7 @@ def _area_sizes(width: int, height: int, max_pixels: int) -> list[tuple[int, int
 
 
 def _side_sizes(width: int, height: int) -> list[tuple[int, int]]:
-    """The sizes (width, height) that give both sides their minimum and ratio; often none."""
+    """The sizes (width, height) of the resizes that bring the sides within limits; often none."""
     sizes = []
     if min(width, height) < 28:
         width, height = max(width, 28), max(height, 28)
@@ -157,11 +159,11 @@ def bound(image: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Source: `_preprocess_image` of `MMPluginMixin` and then of `Qwen2VLPlugin` in
     llamafactory/data/mm_plugin.py, version 0.9.5, with `image_max_pixels` = `max_pixels` and the
-    default `image_min_pixels`. The limits of area are kept in the image's own mode, those of the
-    sides after the conversion to RGB; each resize uses Pillow's default filter for the mode. Theirs
-    keeps the source's metadata; here it goes, since a transparency entry or an EXIF orientation
-    would make transformers and vLLM change the pixels. 16-bit grey becomes almost all white, there
-    as here: convert such images to 8 bits beforehand.
+    default `image_min_pixels`. The area is resized in the image's own mode, the sides after the
+    conversion to RGB; each resize uses Pillow's default filter for the mode. LLaMA-Factory keeps
+    the metadata; `bound` removes them, because transparency or an EXIF orientation would make
+    transformers and vLLM change the pixels. Both make 16-bit grey images almost white: convert
+    these to 8 bits beforehand.
 
     Raises MediaError "too_large" for an image so thin that a side would become 0.
     """
@@ -179,9 +181,9 @@ def bound(image: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def needs_bound(image: Image.Image, max_pixels: int = MAX_PIXELS) -> bool:
-    """Whether a reader of the original file would see other pixels than those of `bound`.
+    """Whether a reader of the original file may see other pixels than those of `bound`.
 
-    That is so when `bound` changes the size, and when the file has an alpha channel, a transparent
+    It may when `bound` changes the size, and when the file has an alpha channel, a transparent
     colour, an EXIF orientation or an unusual mode, which readers treat differently. Raises
     MediaError as `bound` does.
     """
@@ -192,7 +194,7 @@ def needs_bound(image: Image.Image, max_pixels: int = MAX_PIXELS) -> bool:
     try:
         if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
             return True
-    except Exception:  # broken metadata; readers differ in what they then do
+    except Exception:  # readers treat broken metadata differently
         return True
     return False
 
@@ -200,17 +202,17 @@ def needs_bound(image: Image.Image, max_pixels: int = MAX_PIXELS) -> bool:
 def decode_checked(
     source: bytes, path: Path, max_pixels: int
 ) -> tuple[Image.Image, tuple[int, int], bool]:
-    """A file's image, decoded whole, its real size, and whether it was decoded smaller than that.
+    """A file's image, its real size, and whether the image is decoded at a smaller size.
 
-    That is so for a JPEG that needs no bound: all its data are read at an eighth of its size, too,
-    and the same faults found, in six tenths of the time.
+    A JPEG that needs no bound is decoded at an eighth of its size: this reads all of its data and
+    finds the same faults in 6/10 of the time. Raises MediaError.
     """
     size, smaller = (0, 0), False
 
     def prepare(image: Image.Image) -> None:
         nonlocal size, smaller
         size = image.size
-        with contextlib.suppress(MediaError):  # it comes again when the image is bound
+        with contextlib.suppress(MediaError):  # `bound` will raise it again
             if image.format == "JPEG" and not needs_bound(image, max_pixels):
                 image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
                 smaller = True
@@ -219,9 +221,9 @@ def decode_checked(
 
 
 def inspect_image(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[str, tuple[int, int]]:
-    """The sha256 of an image file's bytes, and the width and height that `bound` gives the image.
+    """The sha256 of a file's bytes (hexadecimal), and the image's (width, height) after `bound`.
 
-    Raises MediaError for a file that `load_image` or `bound` would refuse.
+    Raises MediaError for a file that `load_image` or `bound` refuses.
     """
     source = read_file(path, lambda stream: stream.read())
     _, size, _ = decode_checked(source, path, max_pixels)

@@ -12,7 +12,7 @@ Reason = Literal["missing", "escapes", "corrupt", "empty", "too_large", "not_an_
 
 
 class MediaError(Exception):
-    """A medium that cannot be used. `reason` says why in a word, the message how to mend it."""
+    """A medium that cannot be used. `reason` says why in a word, the message what to do."""
 
     def __init__(self, message: str, reason: Reason) -> None:
         super().__init__(message, reason)
@@ -24,13 +24,13 @@ class MediaError(Exception):
 
 
 class EscapeError(ValueError):
-    """A media path that leaves its root; `reason` is what failed.jsonl says of it."""
+    """A media path that leads out of its root; `reason` is the word for it in failed.jsonl."""
 
     reason = "escapes"
 
 
 def media_prefix(image_root: Path, media_root: Path) -> str:
-    """What turns a path below the image root into one below the media root ("" when the same).
+    """The path of the image root below the media root ("" when they are the same).
 
     Raises UserError when the image root is not inside the media root.
     """
@@ -45,7 +45,10 @@ def media_prefix(image_root: Path, media_root: Path) -> str:
 
 
 def media_path(path: Any, prefix: str) -> str:
-    """A path below the image root as one below the media root; ValueError if it leads out."""
+    """A path below the image root as a path below the media root.
+
+    Raises ValueError for a path that names no file, EscapeError for one that leads out.
+    """
     if not isinstance(path, str) or not path:
         raise ValueError(f"a media path must be a string, not {path!r:.60}")
     path = posixpath.normpath(path)
@@ -56,15 +59,15 @@ def media_path(path: Any, prefix: str) -> str:
     return posixpath.normpath(posixpath.join(prefix, path))
 
 
-# A run's roots stay what they were at its start.
-_real = lru_cache(maxsize=64)(os.path.realpath)
+# Cached, because the roots do not change during a run.
+_real_path = lru_cache(maxsize=64)(os.path.realpath)
 
 
 def resolve(path: str, root: Path, within: Path | None = None) -> Path:
-    """The real file that `path`, relative to `root`, names; it must lie below `within`, too.
+    """The real file of a path relative to `root`; it must lie below `within`, too.
 
-    Raises MediaError: "escapes" for an absolute path, and for one that leaves the root by `..` or
-    by a link; "missing" when there is no such file.
+    Raises MediaError: "escapes" for an absolute path, and for a path that leaves the root by `..`
+    or by a link; "missing" when there is no such file.
     """
     if PurePath(path).is_absolute():
         raise MediaError(
@@ -72,8 +75,8 @@ def resolve(path: str, root: Path, within: Path | None = None) -> Path:
             "escapes",
         )
     try:
-        roots = {_real(os.path.abspath(folder)) for folder in (root, within or root)}
-        # A third of the time of `Path.resolve`.
+        roots = {_real_path(os.path.abspath(folder)) for folder in (root, within or root)}
+        # os.path takes a third of the time of `Path.resolve`.
         real = os.path.realpath(os.path.join(root, path))
         inside = all(f"{real}/".startswith(f"{folder.rstrip('/')}/") for folder in roots)
         found = os.path.isfile(real)

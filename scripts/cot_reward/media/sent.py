@@ -1,4 +1,4 @@
-"""What is sent of an image, and a cache of it: each content is decoded and checked once."""
+"""What a request holds of an image: bytes and a URL; and a cache, so that it is decoded once."""
 
 import contextlib
 import hashlib
@@ -16,125 +16,61 @@ from cot_reward.media.images import WEB_FORMATS, bound, decode_checked, needs_bo
 from cot_reward.media.paths import MediaError, resolve
 from cot_reward.store import write_cache_file
 
-
-class _Seen:
-    """Which contents travel as they are: sha256 and bound -> MIME type, in a database on disk.
-
-    It only saves time, so that whatever is wrong with it is passed over, and what a kill loses of
-    it is found again. Safe to use from several threads and processes.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._lock = threading.Lock()
-        self._new: dict[bytes, str] = {}
-        self._database: sqlite3.Connection | None = None
-        with contextlib.suppress(OSError), self._use():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(
-                folder / "seen.sqlite", timeout=1, check_same_thread=False, isolation_level=None
-            )
-            self._database.executescript(
-                "PRAGMA synchronous = OFF; PRAGMA cache_size = -4000; CREATE TABLE IF NOT EXISTS "
-                "seen (key BLOB PRIMARY KEY, mime TEXT) WITHOUT ROWID"
-            )
-
-    @contextlib.contextmanager
-    def _use(self) -> Iterator[None]:
-        """One thread at a time; after an error the database is left alone, and free for others."""
-        with self._lock:
-            try:
-                yield
-            except sqlite3.Error:
-                with contextlib.suppress(sqlite3.Error):
-                    if self._database is not None:
-                        self._database.close()
-                self._database = None
-
-    def get(self, key: bytes) -> str:
-        """The MIME type; "" when the content is not known."""
-        mime = ""
-        with self._use():
-            if key in self._new:
-                mime = self._new[key]
-            elif self._database is not None:
-                found = self._database.execute("SELECT mime FROM seen WHERE key = ?", (key,))
-                (mime,) = found.fetchone() or ("",)
-        return mime if mime in WEB_FORMATS.values() else ""
-
-    def add(self, key: bytes, mime: str) -> None:
-        with self._use():
-            self._new[key] = mime
-            if len(self._new) >= 256:
-                self._write()
-
-    def _write(self) -> None:
-        new, self._new = self._new, {}
-        if self._database is not None:
-            # At once: a transaction each would cost more than decoding.
-            self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?)", new.items())
-            self._database.execute("COMMIT")
-
-    def close(self) -> None:
-        with self._use():
-            self._write()
-            if self._database is not None:
-                self._database.close()
-                self._database = None
+_ENTRIES_PER_TRANSACTION = 256
 
 
 class MediaReader:
-    """Media as they are sent, each fully decoded once: what was found is kept by content.
+    """Reads what is sent of a file; with a cache each content is decoded and checked once.
 
-    A JPEG, PNG or WebP that needs no bound travels as it is. Otherwise the bounded image travels as
-    PNG, without loss. `cache_dir` has that PNG, or the note that the source travels as it is, under
-    the source's sha256 and `max_pixels`; None: no cache. Safe to use from several threads and
-    processes. Use as `with MediaReader(...) as reader`.
+    A JPEG, PNG or WebP that needs no bound is sent unchanged. Of any other image the bounded image
+    is sent as a PNG, without loss. `cache_dir` keeps this PNG, or the note that the file is sent
+    unchanged, by the file's sha256 and `max_pixels`; None: no cache. Safe to use from several
+    threads and processes. Use as `with MediaReader(...) as reader`.
     """
 
     def __init__(self, max_pixels: int, cache_dir: Path | None) -> None:
         self.max_pixels, self.cache_dir = max_pixels, cache_dir
-        self._seen = _Seen(cache_dir) if cache_dir is not None else None
+        self._unchanged = _UnchangedFiles(cache_dir) if cache_dir is not None else None
 
     def read(self, path: Path) -> tuple[Path | None, bytes, str]:
-        """The file that holds what is sent (None without a cache), its bytes and MIME type.
+        """The file with the sent bytes (None for a PNG without a cache), the bytes, the MIME type.
 
         Raises MediaError, and OSError when the cache cannot be written.
         """
         source = read_file(path, lambda stream: stream.read())
-        kept, key = None, b""
-        if self.cache_dir is not None and self._seen is not None:
+        cached, key = None, b""
+        if self.cache_dir is not None and self._unchanged is not None:
             digest = hashlib.sha256(source)
             key = digest.digest() + self.max_pixels.to_bytes(8, "big")
-            if mime := self._seen.get(key):
+            if mime := self._unchanged.get(key):
                 return path, source, mime
-            kept = self.cache_dir / f"{digest.hexdigest()}-{self.max_pixels}.png"
+            cached = self.cache_dir / f"{digest.hexdigest()}-{self.max_pixels}.png"
             with contextlib.suppress(FileNotFoundError):
-                return kept, kept.read_bytes(), "image/png"
+                return cached, cached.read_bytes(), "image/png"
         image, _, smaller = decode_checked(source, path, self.max_pixels)
         try:
             if smaller or (image.format in WEB_FORMATS and not needs_bound(image, self.max_pixels)):
                 mime = WEB_FORMATS[str(image.format)]
-                if self._seen is not None:
-                    self._seen.add(key, mime)
+                if self._unchanged is not None:
+                    self._unchanged.add(key, mime)
                 return path, source, mime
             image = bound(image, self.max_pixels)
         except MediaError as error:
             raise MediaError(f"{path}: {error}", error.reason) from None
         buffer = io.BytesIO()
-        # Level 2 takes a quarter of the time of the default level and gives 5% more bytes.
+        # Level 2 takes a quarter of the default level's time and gives 5% more bytes.
         image.save(buffer, "PNG", compress_level=2)
         data = buffer.getvalue()
-        if kept is not None:
-            write_cache_file(kept, data)
-        return kept, data, "image/png"
+        if cached is not None:
+            write_cache_file(cached, data)
+        return cached, data, "image/png"
 
     def __enter__(self) -> "MediaReader":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._seen is not None:
-            self._seen.close()
+        if self._unchanged is not None:
+            self._unchanged.close()
 
 
 def data_url(data: bytes, mime: str) -> tuple[bytes, ...]:
@@ -167,3 +103,69 @@ def url_reader(
         return file_url(file)
 
     return read_url
+
+
+class _UnchangedFiles:
+    """The files that are sent unchanged: sha256 and bound -> MIME type, in a database on disk.
+
+    It only saves time: any fault of it is ignored, and entries that a kill loses are made again.
+    Safe to use from several threads and processes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = threading.Lock()
+        self._new: dict[bytes, str] = {}
+        self._database: sqlite3.Connection | None = None
+        with contextlib.suppress(OSError), self._use():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(
+                folder / "seen.sqlite", timeout=1, check_same_thread=False, isolation_level=None
+            )
+            self._database.executescript(
+                "PRAGMA synchronous = OFF; PRAGMA cache_size = -4000; CREATE TABLE IF NOT EXISTS "
+                "seen (key BLOB PRIMARY KEY, mime TEXT) WITHOUT ROWID"
+            )
+
+    @contextlib.contextmanager
+    def _use(self) -> Iterator[None]:
+        """One thread at a time. After an error the database is closed and not used again."""
+        with self._lock:
+            try:
+                yield
+            except sqlite3.Error:
+                with contextlib.suppress(sqlite3.Error):
+                    if self._database is not None:
+                        self._database.close()
+                self._database = None
+
+    def get(self, key: bytes) -> str:
+        """The MIME type; "" for an unknown content."""
+        mime = ""
+        with self._use():
+            if key in self._new:
+                mime = self._new[key]
+            elif self._database is not None:
+                found = self._database.execute("SELECT mime FROM seen WHERE key = ?", (key,))
+                (mime,) = found.fetchone() or ("",)
+        return mime if mime in WEB_FORMATS.values() else ""
+
+    def add(self, key: bytes, mime: str) -> None:
+        with self._use():
+            self._new[key] = mime
+            if len(self._new) >= _ENTRIES_PER_TRANSACTION:
+                self._write()
+
+    def _write(self) -> None:
+        new, self._new = self._new, {}
+        if self._database is not None:
+            # Many in one transaction: one transaction for each would cost more than decoding.
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?)", new.items())
+            self._database.execute("COMMIT")
+
+    def close(self) -> None:
+        with self._use():
+            self._write()
+            if self._database is not None:
+                self._database.close()
+                self._database = None

@@ -1,1 +1,1 @@
-"""Rows of files: read, adapted, checked, and judged."""
+"""Rows of files: read, adapted to comparisons, validated; and templates derived from them."""

@@ -2,7 +2,7 @@
 
 from cot_reward.records import Task
 
-# Captions follow the template's last marker; candidates of understanding tasks follow theirs.
+# The caption follows the last marker of a prompt.
 CAPTION_MARKER = "Text Caption:"
 
 

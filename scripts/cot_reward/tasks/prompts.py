@@ -1,4 +1,4 @@
-"""Prompts: a template filled with a comparison, and the media that are shown with it."""
+"""Prompts: templates filled with comparisons, and the media that belong to a prompt."""
 
 import hashlib
 import re
@@ -9,9 +9,9 @@ from cot_reward.tasks import TASKS
 
 
 def fill(template: str, values: dict[str, str]) -> str:
-    """The template with each `{field}` of `values` replaced, all at once.
+    """The template with each `{field}` of `values` replaced, in one pass.
 
-    Braces in a caption, or around anything that is not a field, stay as they are.
+    Braces in a value, and braces around anything else than a field, stay as they are.
     """
     pattern = "|".join(re.escape("{" + name + "}") for name in values)
     return re.sub(pattern, lambda found: values[found[0][1:-1]], template) if values else template
@@ -26,7 +26,8 @@ def shown_media(comparison: Comparison, order: Order) -> tuple[str, ...]:
 def render(comparison: Comparison, order: Order, template: str) -> str:
     """The prompt as it is written to rows, with one placeholder for each medium.
 
-    A template may hold the placeholders itself, where stage 1 had them elsewhere than in front.
+    A template without placeholders gets them in front. It may hold them itself, if stage 1 had them
+    in other places.
     Raises ValueError when their number is not that of the media.
     """
     task = TASKS[comparison.task]
@@ -41,7 +42,7 @@ def render(comparison: Comparison, order: Order, template: str) -> str:
 
 
 def check_template(template: str, task: Task) -> None:
-    """Raise ValueError when a field of the task is missing from the template."""
+    """Raises ValueError when a field of the task is missing from the template."""
     missing = [name for name in task.fields if "{" + name + "}" not in template]
     if missing:
         raise ValueError(
@@ -51,7 +52,7 @@ def check_template(template: str, task: Task) -> None:
 
 
 def check_media_count(template: str, task: Task, count: int) -> None:
-    """Raise ValueError when the template holds placeholders, but not one for each of the media."""
+    """Raises ValueError when the template holds placeholders, but not one for each of the media."""
     placeholders = template.count(task.placeholder)
     if placeholders not in (0, count):
         raise ValueError(
@@ -60,13 +61,17 @@ def check_media_count(template: str, task: Task, count: int) -> None:
 
 
 def template_hash(template: str) -> str:
-    """16 hexadecimal digits that stand for the exact text of a template."""
+    """The identity of a template's exact text: 16 hexadecimal digits (of its sha256)."""
     return hashlib.sha256(template.encode()).hexdigest()[:16]
 
 
 def mixed_templates(hashes: Mapping[str, Collection[str]]) -> str:
-    """A warning when rows of one task (task -> template hashes) have several prompts; else ""."""
-    mixed = [f"{task}: {', '.join(sorted(set(of)))}" for task, of in hashes.items() if len(of) > 1]
+    """A warning when a task has several templates (`hashes`: task -> template hashes), else ""."""
+    mixed = [
+        f"{task}: {', '.join(sorted(set(found)))}"
+        for task, found in hashes.items()
+        if len(found) > 1
+    ]
     if not mixed:
         return ""
     return (

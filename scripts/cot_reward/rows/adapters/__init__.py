@@ -1,7 +1,7 @@
-"""Adapters: a raw row of some data set -> Comparison. A new data set is one file of this folder.
+"""Adapters: a raw row of a data set -> Comparison. A new data set is one file in this folder.
 
-Such a file has two functions, `recognises(row) -> bool` and `adapt(row, prefix) -> Comparison`, and
-a line in `ADAPTERS` below.
+The file has two functions, `recognises(row) -> bool` and `adapt(row, prefix) -> Comparison`, and
+gets a line in `ADAPTERS` below. `adapt` raises ValueError for a row that it cannot read.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from cot_reward.errors import UserError
 from cot_reward.records import Comparison
 from cot_reward.rows.adapters import comparison, upstream
 
-# (row, what leads from the media root to what its paths are relative to) -> Comparison
+# (row, prefix of its media paths below the media root) -> Comparison
 Adapter = Callable[[dict[str, Any], str], Comparison]
 
-# name -> (does this row look like one?, adapter)
+# name -> (whether a row has the data set's form, adapter)
 ADAPTERS: dict[str, tuple[Callable[[dict[str, Any]], bool], Adapter]] = {
     "upstream": (upstream.recognises, upstream.adapt),
     "comparison": (comparison.recognises, comparison.adapt),
@@ -31,6 +31,6 @@ def adapter_for(row: dict[str, Any], name: str | None) -> Adapter:
         if recognises(row):
             return adapter
     raise UserError(
-        f"no adapter knows rows with the keys {sorted(row)}; name "
-        f"one with --adapter ({', '.join(ADAPTERS)}) or add one in scripts/cot_reward/rows/adapters/"
+        f"no adapter knows rows with the keys {sorted(row)}; name one with --adapter "
+        f"({', '.join(ADAPTERS)}) or add one in scripts/cot_reward/rows/adapters/"
     )

@@ -1,4 +1,4 @@
-"""Our own plain rows, for any task: what data are converted to when no adapter reads them."""
+"""Rows of our own form, for any task: convert data to them when no adapter reads the data."""
 
 from typing import Any
 
@@ -12,10 +12,8 @@ def recognises(row: dict[str, Any]) -> bool:
 
 
 def adapt(row: dict[str, Any], prefix: str) -> Comparison:
-    """Rows of our own, for any task: what other data are converted to when no adapter reads them.
-
-    `task` (or --task), `text` (caption or question), `candidates` (two media paths or two answer
-    texts), `label` (1 or 2), and for questions `context` (the media that they are about).
+    """A row's keys are `task` (or --task), `text` (caption or question), `candidates` (two media
+    paths or two answer texts), `label` (1 or 2), and for questions `context` (media paths).
     """
     task = TASKS.get(row.get("task", ""))
     if task is None:

@@ -1,4 +1,4 @@
-"""Rows as UnifiedReward publishes them (EvalMuse, HPD, OIP, ...)."""
+"""Rows in the form of the UnifiedReward data sets (EvalMuse, HPD, OIP, ...)."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ def recognises(row: dict[str, Any]) -> bool:
 
 
 def adapt(row: dict[str, Any], prefix: str) -> Comparison:
-    """Rows as UnifiedReward publishes them: `prompt`, two `images`, and the label in the gpt turn.
+    """A row has the caption in `prompt`, two `images`, and the label in the gpt turn.
 
-    The human turn there is a direct-answer prompt and is not used.
+    Its human turn is a direct-answer prompt and is not used.
     """
     images = row.get("images")
     if not isinstance(images, list) or len(images) != 2:
