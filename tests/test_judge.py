@@ -229,9 +229,9 @@ def test_a_part_of_a_calculation_or_of_a_row_is_not_a_total(first, second):
 
 
 def test_a_mismatch_stands_beside_the_coherence():
-    said = "1. A: Image 1 (8/10), Image 2 (6/10)\n2. B: Image 1 (9/10), Image 2 (7/10)\n"
-    kept = said + "Total: Image 1: 8+9=17, Image 2: 6+7=13"
-    other = said + "Total: Image 1: 7+9=16, Image 2: 6+7=13"
+    scores = "1. A: Image 1 (8/10), Image 2 (6/10)\n2. B: Image 1 (9/10), Image 2 (7/10)\n"
+    kept = scores + "Total: Image 1: 8+9=17, Image 2: 6+7=13"
+    other = scores + "Total: Image 1: 7+9=16, Image 2: 6+7=13"
     assert judge(thought(kept), IMAGES, 1) == Verdict("correct", "coherent", 1, mismatch=False)
     assert judge(thought(other), IMAGES, 1) == Verdict("correct", "coherent", 1, mismatch=True)
 
@@ -244,9 +244,11 @@ def test_without_any_score_that_can_be_read_there_is_no_mismatch():
 
 
 def test_scores_between_a_stray_word_and_the_totals_are_compared():
-    said = "I will total them. A: Image 1 (8/10), Image 2 (6/10), B: Image 1 (9/10), Image 2 (7/10)"
-    assert not judge(thought(f"{said}\nImage 1: 8+9=17, Image 2: 6+7=13"), IMAGES, 1).mismatch
-    assert judge(thought(f"{said}\nImage 1: 8+8=16, Image 2: 6+7=13"), IMAGES, 1).mismatch
+    scores = (
+        "I will total them. A: Image 1 (8/10), Image 2 (6/10), B: Image 1 (9/10), Image 2 (7/10)"
+    )
+    assert not judge(thought(f"{scores}\nImage 1: 8+9=17, Image 2: 6+7=13"), IMAGES, 1).mismatch
+    assert judge(thought(f"{scores}\nImage 1: 8+8=16, Image 2: 6+7=13"), IMAGES, 1).mismatch
 
 
 def test_totals_without_summands_cannot_mismatch():
@@ -457,7 +459,7 @@ def test_every_wrong_answer_is_saved_as_incorrect(finding):
 
 
 @pytest.mark.parametrize("name", ["unparsed", "truncated"])
-def test_what_cannot_be_read_is_unusable(name):
+def test_an_answer_that_cannot_be_read_is_unusable(name):
     assert destination(Verdict(name, "", 0), allow_incoherent=True) == "unusable"
 
 
@@ -483,8 +485,8 @@ ANY_TASK = st.sampled_from(list(TASKS.values()))
 
 @given(TEXTS, ANY_TASK, st.sampled_from([1, 2]), st.text(max_size=8))
 def test_no_text_crashes_it(text, task, label, finish_reason):
-    for whole in (text, f"<think>{text}</think><answer>{task.answers[0]}</answer>"):
-        found = judge(whole, task, label, finish_reason)
+    for completion in (text, f"<think>{text}</think><answer>{task.answers[0]}</answer>"):
+        found = judge(completion, task, label, finish_reason)
         assert found.verdict in ("correct", "incorrect", "unparsed", "truncated")
         assert (found.answer == 0) == (found.verdict in ("unparsed", "truncated"))
         assert (found.coherence == "") == (found.answer == 0)

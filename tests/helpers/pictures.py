@@ -1,4 +1,4 @@
-"""Pictures in memory and on disk, what is sent of them, and why one is refused."""
+"""Pictures in memory and on disk, what is sent of them, and the reason of a MediaError."""
 
 import random
 from collections.abc import Callable

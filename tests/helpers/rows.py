@@ -57,7 +57,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_rows(path: Path, rows: list[Any]) -> Path:
-    """As lines or as a list, by the file's ending."""
+    """Write lines to a .jsonl file, else a list."""
     if path.suffix == ".jsonl":
         return write_lines(path, rows)
     path.write_text(json.dumps(rows, indent=1))

@@ -139,7 +139,9 @@ def test_needs_bound() -> None:
 
 # --- broken files ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_load_takes_whole_files_and_refuses_cut_ones(tmp_path: Path, format_: str) -> None:
+def test_complete_files_are_loaded_and_truncated_files_are_refused(
+    tmp_path: Path, format_: str
+) -> None:
     path = saved(tmp_path / "a.img", noise("RGB", 64, 48, 0), format=format_)
     assert load_image(path).size == (64, 48)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -151,7 +153,7 @@ def test_a_library_that_allows_truncated_images_changes_nothing(
 ) -> None:
     path = saved(tmp_path / "a.jpg", noise("RGB", 256, 256, 0))
     path.write_bytes(path.read_bytes()[:9000])
-    Image.open(path).verify()  # Pillow's own check lets it pass
+    Image.open(path).verify()  # Pillow's own check accepts it
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     assert reason_of(load_image, path) == "corrupt"
 

@@ -1,4 +1,4 @@
-"""Paths of media: none leads out of its root."""
+"""Paths of media: a path never leads out of its root."""
 
 import contextlib
 from pathlib import Path

@@ -31,7 +31,7 @@ from PIL import Image
 @pytest.mark.parametrize(
     ("suffix", "mime"), [("jpg", "image/jpeg"), ("png", "image/png"), ("webp", "image/webp")]
 )
-def test_bytes_within_the_bound_travel_as_they_are(tmp_path: Path, suffix: str, mime: str) -> None:
+def test_files_within_the_bound_are_sent_unchanged(tmp_path: Path, suffix: str, mime: str) -> None:
     path = saved(tmp_path / f"a.{suffix}", noise("RGB", 200, 100, 0))
     assert encoded(path, 262144, tmp_path / "cache") == (path.read_bytes(), mime)
     assert list((tmp_path / "cache").glob("*.png")) == []
@@ -41,7 +41,7 @@ BOUNDED = bounded_pictures()
 
 
 @pytest.mark.parametrize("name", BOUNDED)
-def test_other_images_travel_bounded_and_without_loss(tmp_path: Path, name: str) -> None:
+def test_other_images_are_sent_bounded_and_without_loss(tmp_path: Path, name: str) -> None:
     image, options = BOUNDED[name]
     path = saved(tmp_path / name, image, **options)
     sent, mime = encoded(path, 262144, None)
@@ -125,9 +125,7 @@ def test_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert encoded(path, 262144, cache) != first
 
 
-def test_what_travels_as_it_is_is_decoded_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unchanged_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path / "a.png", noise("RGB", 200, 100, 0))
     cache = tmp_path / "cache"
     first = encoded(path, 262144, cache)
@@ -136,7 +134,7 @@ def test_what_travels_as_it_is_is_decoded_once(
     monkeypatch.setattr(sent, "decode_checked", lambda *a: decoded.append(a) or decode(*a))
     assert encoded(path, 262144, cache) == first
     assert decoded == []
-    # Another bound is another question, and so is another content.
+    # Another bound has another entry, and so has another content.
     assert encoded(path, 16384, cache) != first
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(MediaError, match="broken or cut short"):
@@ -153,7 +151,7 @@ def test_a_file_too_large_to_be_an_image_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [b"no database", b""])
-def test_what_is_wrong_with_the_notes_is_passed_over(tmp_path: Path, wrong: bytes) -> None:
+def test_faults_of_the_database_are_ignored(tmp_path: Path, wrong: bytes) -> None:
     path = saved(tmp_path / "a.png", noise("RGB", 200, 100, 0))
     cache = tmp_path / "cache"
     cache.mkdir()
@@ -165,7 +163,7 @@ def test_what_is_wrong_with_the_notes_is_passed_over(tmp_path: Path, wrong: byte
     assert encoded(path, 262144, cache)[0] == path.read_bytes()
 
 
-def test_many_threads_and_readers_share_their_notes(tmp_path: Path) -> None:
+def test_threads_and_readers_share_the_database(tmp_path: Path) -> None:
     paths = [saved(tmp_path / f"{n}.png", noise("RGB", 40, 40, n)) for n in range(600)]
     cache = tmp_path / "cache"
     with (

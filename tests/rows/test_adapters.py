@@ -57,10 +57,10 @@ def test_a_bad_row_says_what_is_wrong(change, message):
         upstream.adapt(raw_row("a cat", ["1.png", "2.png"]) | change, "")
 
 
-@pytest.mark.parametrize("said", ["", "Image 1", "Image 3 is better than Image 2.", "a tie"])
-def test_a_label_is_never_guessed(said):
+@pytest.mark.parametrize("preference", ["", "Image 1", "Image 3 is better than Image 2.", "a tie"])
+def test_a_label_is_never_guessed(preference):
     row = raw_row("a cat", ["1.png", "2.png"])
-    row["conversations"][1]["value"] = said
+    row["conversations"][1]["value"] = preference
     with pytest.raises(ValueError, match="the label"):
         upstream.adapt(row, "")
 

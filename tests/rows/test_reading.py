@@ -1,4 +1,4 @@
-"""Rows of JSON, JSONL and Parquet files, whole and broken ones."""
+"""Rows of JSON, JSONL and Parquet files, complete and broken."""
 
 import io
 import json
@@ -52,7 +52,7 @@ def test_a_bad_item_of_a_list_costs_itself(tmp_path):
 @pytest.mark.parametrize("mark", ["", "\ufeff", " \n"])
 @pytest.mark.parametrize("first", ["[1]", "[]", "[torn", "[1, 2", '["a"]', "[[{"])
 def test_a_bad_first_line_costs_itself(tmp_path, first, mark):
-    """It begins as a list does."""
+    """The line begins as a list does."""
     path = tmp_path / "x.jsonl"
     lines = [{"a": n} for n in range(3000)]
     good = "".join(json.dumps(line) + "\n" for line in lines)
@@ -60,7 +60,7 @@ def test_a_bad_first_line_costs_itself(tmp_path, first, mark):
     number = 1 + mark.count("\n")
     assert rows(path) == [(number, ValueError), *enumerate(lines, number + 1)]
     assert reading.spans(path, 2**20) == [(0, path.stat().st_size)]
-    # Only where the name says that there are lines.
+    # Only in a file whose name says that it has lines.
     with pytest.raises(UserError, match="not a complete JSON list"):
         rows(path.rename(tmp_path / "x.json"))
 
@@ -85,7 +85,7 @@ def test_a_list_that_was_saved_as_lines_is_a_list(tmp_path, content, mark):
 
 
 @pytest.mark.parametrize("content", ["", " \n\n", "\ufeff"])
-def test_a_file_may_be_empty_where_that_is_said(tmp_path, content):
+def test_a_file_may_be_empty_where_the_caller_allows_it(tmp_path, content):
     path = tmp_path / "x.jsonl"
     path.write_text(content, encoding="utf-8")
     assert list(read_rows(path, may_be_empty=True)) == []
@@ -215,9 +215,9 @@ def test_parquet_reads_like_json(tmp_path):
     made = [{"prompt": f"é {n}", "images": ["a", "b"], "n": n} for n in range(600)]
     pq.write_table(pa.Table.from_pylist(made), path)
     assert [row for _, row in read_rows(path)] == made
-    # Data sets carry pictures and times beside what is read; no row is bad for that.
-    beside = {"pixels": [b"\xff"], "when": datetime(1, 1, 1), "size": {"w": 1, "raw": b"x"}}
-    pq.write_table(pa.Table.from_pylist([made[0] | beside, made[1] | beside]), path)
+    # Data sets have further columns of pictures and times, which are left out.
+    further = {"pixels": [b"\xff"], "when": datetime(1, 1, 1), "size": {"w": 1, "raw": b"x"}}
+    pq.write_table(pa.Table.from_pylist([made[0] | further, made[1] | further]), path)
     assert [row for _, row in read_rows(path)] == made[:2]
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match="cannot be read as Parquet"):
@@ -253,11 +253,13 @@ def test_parts_of_a_file_are_the_file(tmp_path, made, size, mark, ended):
             if row is not None:
                 read.append((before + number, row if isinstance(row, dict) else type(row)))
         before += number
-    whole = rows(path) if any(line.strip() for line in lines) else []
-    assert [number for number, _ in read] == [number for number, _ in whole]
+    expected = rows(path) if any(line.strip() for line in lines) else []
+    assert [number for number, _ in read] == [number for number, _ in expected]
     # Integers of more than 64 bits come as floats.
     rough = [json.loads(json.dumps(row, default=str), parse_int=float) for _, row in read]
-    assert rough == [json.loads(json.dumps(row, default=str), parse_int=float) for _, row in whole]
+    assert rough == [
+        json.loads(json.dumps(row, default=str), parse_int=float) for _, row in expected
+    ]
 
 
 def test_lists_and_parquet_are_read_in_one_piece(tmp_path):

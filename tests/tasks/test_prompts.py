@@ -1,11 +1,8 @@
-"""Templates: filling, checking, and finding the caption again."""
+"""Templates: filled, checked, and identified by their hashes."""
 
 import pytest
 from cot_reward.tasks import TASKS
-from cot_reward.tasks.generation import caption_in
 from cot_reward.tasks.prompts import check_template, fill, mixed_templates, template_hash
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def values(task, text="X"):
@@ -13,7 +10,7 @@ def values(task, text="X"):
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_each_tasks_own_template_is_whole_and_shows_its_answers(task):
+def test_each_tasks_own_template_is_complete_and_shows_its_answers(task):
     check_template(task.template, task)
     filled = fill(task.template, values(task))
     assert "{" not in filled
@@ -52,34 +49,6 @@ def test_the_hash_stands_for_the_exact_text():
     assert len(template_hash("a")) == 16
 
 
-@pytest.mark.parametrize(
-    ("prompt", "caption"),
-    [
-        ("Judge. Text Caption: [a cat]", "a cat"),
-        ("Judge.\nText Caption: a cat\n", "a cat"),
-        ("Text Caption: [a [small] cat]", "a [small] cat"),
-        ("Text Caption: [a] and [b]", "a] and [b"),
-        ("Text Caption: example\nText Caption: [ a cat ]", "a cat"),
-        ("Text Caption: [a\ncat]", "a\ncat"),
-        ("Text Caption: [a cat", "[a cat"),
-    ],
-)
-def test_the_caption_follows_the_last_marker(prompt, caption):
-    assert caption_in(prompt) == caption
-
-
-@pytest.mark.parametrize("prompt", ["", "a cat", "Text Caption:", "Text Caption: []", "caption: x"])
-def test_no_marker_or_no_text_is_an_error(prompt):
-    with pytest.raises(ValueError, match="no caption"):
-        caption_in(prompt)
-
-
-@given(st.text().map(str.strip).filter(bool).filter(lambda text: "Text Caption:" not in text))
-def test_the_caption_comes_back_out_of_the_own_template(caption):
-    task = TASKS["image_generation"]
-    assert caption_in(fill(task.template, {"caption": caption})) == caption
-
-
-def test_one_template_for_each_task_is_no_matter_and_two_are():
+def test_two_templates_for_one_task_are_a_warning():
     assert mixed_templates({"image_generation": {"a"}, "image_understanding": {"b"}}) == ""
     assert "image_generation: a, b" in mixed_templates({"image_generation": ["b", "a"]})
