@@ -3,10 +3,10 @@
     python scripts/derive_template.py dataset/ImageGen-CoT-Reward-5K/train_data.json
     python scripts/derive_template.py rows.jsonl more.json --task video_generation --out -
 
-Finds what the prompts of all rows have in common, and writes it as a template with the field
-{caption} where the caption stands; the client takes it with --template. The prompt of a row is the
-first human turn of `conversations`, else `problem` or `prompt`. When more than 1% of the rows
-deviate, nothing is written. Exit status: 0 written, 2 not written.
+The template is what the prompts of all rows have in common, with the field {caption} in place of
+the caption; give it to the client with --template. The prompt of a row is the first human turn of
+`conversations`, else `problem` or `prompt`. When more than 1% of the rows deviate, nothing is
+written. Exit status: 0 written, 2 not written.
 """
 
 from dataclasses import dataclass, field
@@ -22,9 +22,9 @@ class TemplateSettings:
     data: list[Path] = field(metadata={"help": "JSON or JSONL file", "positional": True})
     out: str = field(
         default="configs/template.txt",
-        metadata={"help": "the template's file; -: the template to stdout, the rest to stderr"},
+        metadata={"help": "file to write; -: the template to stdout, the rest to stderr"},
     )
-    task: str = field(default="image_generation", metadata={"help": "what the rows are about"})
+    task: str = field(default="image_generation", metadata={"help": "the task of the rows"})
 
 
 def main() -> int:
