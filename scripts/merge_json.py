@@ -1,30 +1,33 @@
-"""Join correct and incorrect chains of thought into DPO pairs, or audit a file of pairs.
+"""Join correct and incorrect chains of thought into DPO pairs.
 
     python scripts/merge_json.py                                     # configs/merge.yaml
     python scripts/merge_json.py --correct runs/stage2_infer/correct.jsonl \\
         --incorrect runs/stage1_infer/incorrect.jsonl runs/stage2_infer/incorrect.jsonl \\
         --out dataset/dpo
-    python scripts/merge_json.py --report dataset/dpo/train.jsonl    # changes nothing; --json
+
+`--report FILE [--json] [--seed N]` audits a file of pairs instead, as scripts/audit_pairs.py does.
 """
 
 import sys
 from pathlib import Path
 
 from cot_reward import errors, settings
-from cot_reward.pairing.settings import MergeSettings, ReportSettings
+from cot_reward.pairing.settings import AuditSettings, MergeSettings
 
 
 def main() -> int:
     about = __doc__ or ""
-    if any(word.split("=")[0] == "--report" for word in sys.argv[1:]):
-        asked = settings.parse(ReportSettings, about)
-        from cot_reward.pairing.audit import report  # neither imports what the other needs
+    # The file behind --report is the argument of the audit.
+    audit_flags = [word.removeprefix("--report=") for word in sys.argv[1:] if word != "--report"]
+    if audit_flags != sys.argv[1:]:
+        audit_settings = settings.parse(AuditSettings, about, argv=audit_flags)
+        from cot_reward.pairing.audit import print_audit  # neither imports what the other needs
 
-        return report(asked)
-    wanted = settings.parse(MergeSettings, about, config=Path("configs/merge.yaml"))
+        return print_audit(audit_settings)
+    merge_settings = settings.parse(MergeSettings, about, config=Path("configs/merge.yaml"))
     from cot_reward.pairing.run import merge
 
-    return merge(wanted)
+    return merge(merge_settings)
 
 
 if __name__ == "__main__":

@@ -250,33 +250,58 @@ def test_a_warning_says_what_and_how_much():
     assert "81% of held-out pairs by their length" in told
 
 
-def script(*flags):
+AUDIT = ["scripts/audit_pairs.py"]
+REPORT = ["scripts/merge_json.py", "--report"]
+
+
+def script(*words):
     return subprocess.run(
-        [sys.executable, "scripts/merge_json.py", *map(str, flags)],
+        [sys.executable, *map(str, words)],
         cwd=REPO, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
-def test_the_script_reports_and_changes_nothing(tmp_path):
+@pytest.mark.parametrize("command", [AUDIT, REPORT])
+def test_the_scripts_audit_a_file_and_change_nothing(tmp_path, command):
     path = write_lines(tmp_path / "x.jsonl", [row(images=[f"{n}", "b"]) for n in range(20)])
     before = path.read_bytes()
-    done = script("--report", path, "--json")
+    done = script(*command, path, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert list(found) == ["rows", "bad_rows", "chosen", "rejected", "chosen_answer",
                            "chosen_longer", "duplicates", "same_model", "shortcut"]  # fmt: skip
     assert list(found["shortcut"]) == ["words", "length", "answer"]
     assert found["rows"] == 20
-    told = script(f"--report={path}").stdout
-    assert "20 rows" in told
-    assert "warning:" in told
+    table = script(*command, path).stdout
+    assert "20 rows" in table
+    assert "warning:" in table
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
-    assert "--seed must be" in script("--report", path, "--seed", -1).stderr
-    missing = script("--report", tmp_path / "none.jsonl")
+    assert "--seed must be" in script(*command, path, "--seed", -1).stderr
+    missing = script(*command, tmp_path / "none.jsonl")
     assert (missing.returncode, missing.stdout) == (2, "")
     assert "no such file" in missing.stderr
-    assert "unknown flag '--json'" in script("--json").stderr
+
+
+def test_both_scripts_print_the_same(tmp_path):
+    paths = [
+        write_lines(tmp_path / f"{name}.jsonl", [row(images=[name, f"{n}"]) for n in range(20)])
+        for name in "xy"
+    ]
+    table = script(*AUDIT, paths[0], "--seed", 3).stdout
+    assert table == script(*REPORT, paths[0], "--seed", 3).stdout
+    assert table == script(REPORT[0], "--seed", 3, f"--report={paths[0]}").stdout
+    # Several files: a line of JSON each.
+    several = script(*AUDIT, *paths, "--json").stdout.splitlines()
+    assert several == [script(*REPORT, path, "--json").stdout.strip() for path in paths]
+
+
+def test_json_is_no_flag_of_a_merge_and_an_audit_needs_a_file():
+    assert "unknown flag '--json'" in script("scripts/merge_json.py", "--json").stderr
+    for command in (AUDIT, REPORT):
+        done = script(*command)
+        assert done.returncode == 2
+        assert "required: FILES" in done.stderr
 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path):

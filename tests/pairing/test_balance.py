@@ -2,15 +2,11 @@
 
 import itertools
 from collections import Counter
-from zlib import crc32
 
-import pyarrow as pa
 import pytest
 from cot_reward.errors import UserError
-from cot_reward.pairing.balance import balance, take
-from cot_reward.pairing.engine.database import Engine
-from cot_reward.pairing.engine.match import PAIRS
 from cot_reward.pairing.quotas import quotas
+from helpers.pair_table import BalancedPairs, possible_pair
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,62 +19,34 @@ def within(difference: int, total: int) -> bool:
     return abs(difference) <= max(1, 0.01 * total)
 
 
-def pair(number, id_="a", answer=1, longer=0, cost=0.0, source="s", place="p", nth=0):
-    return {
-        "batch": 0, "start": number, "length": 1, "id": id_, "comparison": crc32(id_.encode()),
-        "presentation": crc32(place.encode()), "nth": nth,
-        "cost": float(cost), "task": "image_generation", "source": source, "answer": answer,
-        "longer": longer, "difference": longer, "same_model": True, "chosen_row": 2 * number,
-        "rejected_row": 2 * number + 1,
-    }  # fmt: skip
-
-
-class Made:
-    """The pairs after `take` and `balance`: every row of the table as a dict, by state."""
-
-    def __init__(
-        self, folder, pairs, count=1, eval_fraction=0.0, seed=0, one_model=False, **wanted
-    ):
-        wanted = {"positions": True, "lengths": False, "weights": {}} | wanted
-        with Engine(folder, "200MB", 1) as engine:
-            engine.add("possible", pa.Table.from_pylist(pairs, schema=PAIRS))
-            take(engine, count, eval_fraction, seed, one_model)
-            self.told = balance(engine, count=count, seed=seed, **wanted)
-            names = ("pair", "id", "split", "source", "answer", "longer", "state", "first_choice")
-            rows = engine.run(f"SELECT {', '.join(names)} FROM pairs ORDER BY pair")
-        (folder / "merge.duckdb").unlink()
-        self.rows = [dict(zip(names, row, strict=True)) for row in rows]
-        self.kept = [row for row in self.rows if row["state"] < "3"]
-
-    def count(self, column, **where):
-        return Counter(
-            row[column] for row in self.kept if all(row[k] == v for k, v in where.items())
-        )
-
-
 def test_an_order_is_chosen_rather_than_a_pair_dropped(tmp_path):
     # Both orders of ten comparisons, of which the first is always the closer one.
-    pairs = [pair(n, f"{n // 2}", 1 + n % 2, cost=n % 2, place=str(n % 2)) for n in range(20)]
-    made = Made(tmp_path, pairs)
+    pairs = [
+        possible_pair(n, f"{n // 2}", 1 + n % 2, cost=n % 2, place=str(n % 2)) for n in range(20)
+    ]
+    made = BalancedPairs(tmp_path, pairs)
     assert made.count("answer") == {1: 5, 2: 5}
     assert len({row["id"] for row in made.kept}) == 10
     assert Counter(row["answer"] for row in made.rows if row["first_choice"]) == {1: 10}
-    assert made.told["exchanged_for_positions"] == {"s/image_generation": 5}
-    assert made.told["dropped_for_positions"] == {}
+    assert made.changes["exchanged_for_positions"] == {"s/image_generation": 5}
+    assert made.changes["dropped_for_positions"] == {}
 
 
 def test_the_cheapest_changes_come_first(tmp_path):
     pairs = []
     for n in range(10):
-        pairs += [pair(2 * n, f"{n}", 1, cost=1), pair(2 * n + 1, f"{n}", 2, cost=2 + n, place="q")]
-    made = Made(tmp_path, pairs)
+        pairs += [
+            possible_pair(2 * n, f"{n}", 1, cost=1),
+            possible_pair(2 * n + 1, f"{n}", 2, cost=2 + n, place="q"),
+        ]
+    made = BalancedPairs(tmp_path, pairs)
     assert {row["id"] for row in made.kept if row["answer"] == 2} == set("01234")
 
 
 def test_further_pairs_of_a_comparison_go_before_comparisons(tmp_path):
-    pairs = [pair(n, f"{n // 3}", 1, nth=n % 3) for n in range(9)]
-    pairs += [pair(9 + n, f"x{n}", 2) for n in range(3)]
-    made = Made(tmp_path, pairs, count=3)
+    pairs = [possible_pair(n, f"{n // 3}", 1, rank=n % 3) for n in range(9)]
+    pairs += [possible_pair(9 + n, f"x{n}", 2) for n in range(3)]
+    made = BalancedPairs(tmp_path, pairs, count=3)
     assert made.count("answer") == {1: 4, 2: 3}
     assert len({row["id"] for row in made.kept}) == 6
 
@@ -87,14 +55,14 @@ def test_lengths_are_evened_out_without_moving_the_positions(tmp_path):
     """Exchanged within an answer where a comparison has both, and else dropped."""
     pairs = []
     for n in range(20):
-        pairs.append(pair(2 * n, f"{n}", 1 + n % 2, 1, cost=1))
+        pairs.append(possible_pair(2 * n, f"{n}", 1 + n % 2, 1, cost=1))
         if n < 8:
-            pairs.append(pair(2 * n + 1, f"{n}", 1 + n % 2, -1, cost=2))
-    made = Made(tmp_path, pairs, lengths=True)
-    assert made.told["exchanged_for_lengths"] == {"s/image_generation": 8}
+            pairs.append(possible_pair(2 * n + 1, f"{n}", 1 + n % 2, -1, cost=2))
+    made = BalancedPairs(tmp_path, pairs, lengths=True)
+    assert made.changes["exchanged_for_lengths"] == {"s/image_generation": 8}
     # Of the twelve longer chosen texts that are left four are too many, less one.
-    assert made.told["dropped_for_lengths"] == {"s/image_generation": 3}
-    assert made.told["dropped_for_positions"] == {}
+    assert made.changes["dropped_for_lengths"] == {"s/image_generation": 3}
+    assert made.changes["dropped_for_positions"] == {}
     assert made.count("longer") == {1: 9, -1: 8}
 
 
@@ -104,13 +72,13 @@ def test_nothing_more_is_dropped_than_must_be(tmp_path, data):
     """One pair a comparison, of one order or both; against every choice that there is."""
     kinds = data.draw(st.lists(st.sampled_from(["1", "1", "2", "12"]), min_size=1, max_size=8))
     pairs = [
-        pair(
+        possible_pair(
             10 * n + int(answer), f"{n}", int(answer), 0, data.draw(st.integers(0, 3)), "s", answer
         )
         for n, kind in enumerate(kinds)
         for answer in kind
     ]
-    made = Made(tmp_path, pairs)
+    made = BalancedPairs(tmp_path, pairs)
     counts = made.count("answer")
     assert within(counts[1] - counts[2], len(made.kept))
     choices = ("".join(choice) for choice in itertools.product(*[(*kind, "") for kind in kinds]))
@@ -126,32 +94,21 @@ def test_nothing_more_is_dropped_than_must_be(tmp_path, data):
 def test_lengths_are_evened_out_by_choosing_orders(tmp_path):
     """Longer in one order, shorter in the other: nothing need be dropped."""
     pairs = [
-        pair(n, f"{n // 2}", 1 + n % 2, 1 - 2 * (n % 2), n % 2, "s", f"{n % 2}") for n in range(40)
+        possible_pair(n, f"{n // 2}", 1 + n % 2, 1 - 2 * (n % 2), n % 2, "s", f"{n % 2}")
+        for n in range(40)
     ]
-    made = Made(tmp_path, pairs, positions=False, lengths=True)
+    made = BalancedPairs(tmp_path, pairs, positions=False, lengths=True)
     assert made.count("longer") == {1: 10, -1: 10}
     # Half the comparisons are longer where the answer is 1, half where it is 2.
     pairs = [
-        pair(2 * n + k, f"{n}", 1 + (n + k) % 2, 1 - 2 * k, k, "s", f"{k}")
+        possible_pair(2 * n + k, f"{n}", 1 + (n + k) % 2, 1 - 2 * k, k, "s", f"{k}")
         for n in range(20)
         for k in (0, 1)
     ]
-    made = Made(tmp_path, pairs, lengths=True)
+    made = BalancedPairs(tmp_path, pairs, lengths=True)
     assert made.count("longer") == {1: 10, -1: 10}
     assert made.count("answer") == {1: 10, 2: 10}
-    assert made.told["exchanged_for_lengths"] == {"s/image_generation": 10}
-
-
-def test_pairs_of_two_models_are_left_to_comparisons_without_others(tmp_path):
-    pairs = [
-        pair(0, "a", 1, cost=9),
-        pair(1, "a", 2, cost=1, place="q") | {"same_model": False},
-        pair(2, "b", 2, cost=1) | {"same_model": False},
-    ]
-    for one_model, kept in ((True, [0, 2]), (False, [1, 2])):
-        made = Made(tmp_path, pairs, count=2, positions=False, one_model=one_model)
-        assert set(kept) <= {row["pair"] for row in made.kept}
-        assert len(made.kept) == (2 if one_model else 3)
+    assert made.changes["exchanged_for_lengths"] == {"s/image_generation": 10}
 
 
 @given(st.data(), st.booleans(), st.integers(1, 2))
@@ -160,11 +117,11 @@ def test_nothing_more_is_dropped_for_lengths_than_must_be(tmp_path, data, positi
     cells = st.tuples(st.sampled_from([1, 2]), st.sampled_from([1, 1, -1, 0]))
     offers = data.draw(st.lists(st.lists(cells, min_size=1, max_size=3), min_size=1, max_size=5))
     pairs = [
-        pair(10 * n + k, f"{n}", *cell, data.draw(st.integers(0, 2)), "s", f"{cell[0]}", k)
+        possible_pair(10 * n + k, f"{n}", *cell, data.draw(st.integers(0, 2)), "s", f"{cell[0]}", k)
         for n, offered in enumerate(offers)
         for k, cell in enumerate(offered)
     ]
-    made = Made(tmp_path, pairs, count, positions=positions, lengths=True)
+    made = BalancedPairs(tmp_path, pairs, count, positions=positions, lengths=True)
 
     def even(kept):
         answers, longer = (sum(column) for column in zip(*kept, strict=True)) if kept else (0, 0)
@@ -180,10 +137,10 @@ def test_nothing_more_is_dropped_for_lengths_than_must_be(tmp_path, data, positi
     assert even([(row["answer"], row["longer"]) for row in made.kept])
     assert len(made.kept) == best
     assert max(Counter(row["id"] for row in made.kept).values(), default=0) <= count
-    dropped = sum(made.told["dropped_for_positions"].values())
-    dropped += sum(made.told["dropped_for_lengths"].values())
+    dropped = sum(made.changes["dropped_for_positions"].values())
+    dropped += sum(made.changes["dropped_for_lengths"].values())
     assert dropped == sum(row["first_choice"] for row in made.rows) - len(made.kept)
-    assert dropped == Counter(row["state"] for row in made.rows)["3 dropped_by_balance"]
+    assert dropped == Counter(row["state"] for row in made.rows)["dropped_by_balance"]
 
 
 @given(
@@ -199,11 +156,13 @@ def test_nothing_more_is_dropped_for_lengths_than_must_be(tmp_path, data, positi
 @SLOW
 def test_every_source_and_split_is_balanced(tmp_path, drawn, positions, lengths, count, fraction):
     pairs = [
-        pair(n, id_, answer, longer, cost, source, f"{answer}", n)
+        possible_pair(n, id_, answer, longer, cost, source, f"{answer}", n)
         for n, (id_, answer, longer, source, cost) in enumerate(drawn)
     ]
-    made = Made(tmp_path, pairs, count, fraction, positions=positions, lengths=lengths)
-    again = Made(tmp_path, pairs[::-1], count, fraction, positions=positions, lengths=lengths)
+    made = BalancedPairs(tmp_path, pairs, count, fraction, positions=positions, lengths=lengths)
+    again = BalancedPairs(
+        tmp_path, pairs[::-1], count, fraction, positions=positions, lengths=lengths
+    )
     assert made.rows == again.rows
     for split, source in {(row["split"], row["source"]) for row in made.rows}:
         answers = made.count("answer", split=split, source=source)
@@ -214,7 +173,7 @@ def test_every_source_and_split_is_balanced(tmp_path, drawn, positions, lengths,
     splits = {row["id"]: row["split"] for row in made.rows}
     assert all(splits[row["id"]] == row["split"] for row in made.rows)
     if not positions and not lengths:
-        assert all(row["state"] < "3" for row in made.rows if row["first_choice"])
+        assert all(row["state"] == "used" for row in made.rows if row["first_choice"])
 
 
 @given(st.dictionaries(
@@ -253,28 +212,16 @@ def test_one_percent_of_many_is_used():
 
 
 def test_sources_are_mixed_by_their_weights_and_stay_balanced(tmp_path):
-    pairs = [pair(n, f"s{n}", 1 + n % 2, source="s") for n in range(400)]
-    pairs += [pair(400 + n, f"t{n}", 1 + n % 2, source="t") for n in range(100)]
-    made = Made(tmp_path, pairs, weights={"s": 2.0})
+    pairs = [possible_pair(n, f"s{n}", 1 + n % 2, source="s") for n in range(400)]
+    pairs += [possible_pair(400 + n, f"t{n}", 1 + n % 2, source="t") for n in range(100)]
+    made = BalancedPairs(tmp_path, pairs, weights={"s": 2.0})
     assert made.count("source") == {"s": 200, "t": 100}
     assert made.count("answer", source="s") == {1: 100, 2: 100}
-    assert Counter(row["state"] for row in made.rows)["4 dropped_by_weights"] == 200
-    assert Made(tmp_path, pairs, weights={"s": 0}).count("source") == {"t": 100}
-    assert Made(tmp_path, pairs, weights={"s": 4, "t": 1}).count("source") == {"s": 400, "t": 100}
+    assert Counter(row["state"] for row in made.rows)["dropped_by_weights"] == 200
+    assert BalancedPairs(tmp_path, pairs, weights={"s": 0}).count("source") == {"t": 100}
+    assert BalancedPairs(tmp_path, pairs, weights={"s": 4, "t": 1}).count("source") == {
+        "s": 400,
+        "t": 100,
+    }
     with pytest.raises(UserError, match=r"no pair has the source 'u'; there are 's', 't'"):
-        Made(tmp_path, pairs, weights={"u": 1})
-
-
-def test_a_part_of_the_comparisons_is_held_out_whole(tmp_path):
-    pairs = [pair(n, f"{n // 3}", 1 + n // 3 % 2, nth=n % 3) for n in range(300)]
-    made = Made(tmp_path, pairs, count=3, eval_fraction=0.2)
-    held_out = {row["id"] for row in made.rows if row["split"] == "eval"}
-    assert len(held_out) == 20
-    assert not held_out & {row["id"] for row in made.rows if row["split"] == "train"}
-    other = Made(tmp_path, pairs, count=3, eval_fraction=0.2, seed=1)
-    assert held_out != {row["id"] for row in other.rows if row["split"] == "eval"}
-    # A fraction of few comparisons is one, and never all of them.
-    few = Made(tmp_path, pairs[:6], count=3, eval_fraction=0.05)
-    assert len({row["id"] for row in few.rows if row["split"] == "eval"}) == 1
-    one = Made(tmp_path, pairs[:1], eval_fraction=0.9)
-    assert {row["split"] for row in one.rows} == {"train"}
+        BalancedPairs(tmp_path, pairs, weights={"u": 1})

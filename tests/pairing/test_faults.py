@@ -1,6 +1,5 @@
 """The merger when something goes wrong: mistakes, kills, full disks, odd names."""
 
-import importlib
 import json
 import signal
 import subprocess
@@ -10,8 +9,7 @@ from pathlib import Path
 import pytest
 from cot_reward import settings
 from cot_reward.errors import UserError
-from cot_reward.pairing.engine import match as matching
-from cot_reward.pairing.engine import scan
+from cot_reward.pairing.engine import match, scan, workers
 from cot_reward.pairing.engine.database import workspace
 from cot_reward.pairing.run import merge
 from cot_reward.pairing.settings import MergeSettings
@@ -50,15 +48,14 @@ def many(folder: Path, number: int) -> list[str]:
 
 def test_one_process_and_several_write_the_same(tmp_path, monkeypatch):
     flags = many(tmp_path, 4000)
-    merge_module = importlib.import_module("cot_reward.pairing.run")
-    monkeypatch.setattr(merge_module, "_WORTH_PROCESSES", 1)
-    monkeypatch.setattr(scan, "_PART", 2**19)
-    monkeypatch.setattr(matching, "_ROWS", 500)
-    for workers in (1, 2):
+    monkeypatch.setattr(workers, "MIN_BYTES_FOR_PROCESSES", 1)
+    monkeypatch.setattr(scan, "PART_BYTES", 2**19)
+    monkeypatch.setattr(match, "ROWS_PER_BATCH", 500)
+    for count in (1, 2):
         # Sorted at once, and in parts.
-        monkeypatch.setattr(scan, "_BUCKET", 2**40 if workers == 1 else 2**22)
-        out = tmp_path / f"out{workers}"
-        argv = [*flags, "--out", out, "--workers", workers, "--eval-fraction", 0.1]
+        monkeypatch.setattr(scan, "BUCKET_BYTES", 2**40 if count == 1 else 2**22)
+        out = tmp_path / f"out{count}"
+        argv = [*flags, "--out", out, "--workers", count, "--eval-fraction", 0.1]
         assert merge(settings.parse(MergeSettings, "", argv=list(map(str, argv)))) == 0
     for name in ("train.jsonl", "eval.jsonl"):
         assert (tmp_path / "out1" / name).read_bytes() == (tmp_path / "out2" / name).read_bytes()

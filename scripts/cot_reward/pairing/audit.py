@@ -1,9 +1,9 @@
-"""What a file of DPO rows teaches, ours or another's: an audit that changes nothing."""
+"""The audit: what a file of DPO rows teaches, ours or another project's. It changes nothing."""
 
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -11,22 +11,26 @@ from typing import Any
 
 from cot_reward.judge import FINDINGS, judge
 from cot_reward.pairing import shortcut
-from cot_reward.pairing.settings import ReportSettings
+from cot_reward.pairing.settings import AuditSettings
 from cot_reward.records import Task, valid_unicode
-from cot_reward.rows.reading import Row, read_rows
+from cot_reward.rows.reading import read_rows
 from cot_reward.rows.responses import digest, text_of
 from cot_reward.rows.validation import check_pair_row, is_key
 from cot_reward.tasks import TASKS
 
-# Pairs that the classifiers see of a large file, drawn over all of it.
-SAMPLE = 20_000
+# Pairs of a large file that the classifiers see, drawn evenly.
+MAX_CLASSIFIED_PAIRS = 20_000
 _SIDES = ("chosen", "rejected")
-_SHOWN = 5
+_MAX_BAD_ROWS_SHOWN = 5
 
 
 @dataclass
 class Audit:
-    """Counts over the rows of a file; `bad` has the first rows that are no pair."""
+    """Counts over the rows of a file.
+
+    `bad` says of the first bad rows why they are no pairs. `sampled` is the number of pairs that
+    the shortcut classifiers saw.
+    """
 
     rows: int = 0
     bad_rows: int = 0
@@ -81,40 +85,34 @@ def _task(row: Mapping[str, Any], texts: Mapping[str, str]) -> Task:
     return TASKS["image_generation"]
 
 
-def audit(path: Path, seed: int = 0, sample: int = SAMPLE) -> Audit:
-    """The audit of a JSON, JSONL or Parquet file of pairs. Raises UserError if it cannot be read.
+def audit(path: Path, seed: int = 0, sample: int = MAX_CLASSIFIED_PAIRS) -> Audit:
+    """The audit of a JSON, JSONL or Parquet file of pairs.
 
-    Rows have `chosen` and `rejected` and a prompt (`problem`, `prompt` or `conversations`), as
-    strings or as messages; `instruction` and `input`; or the prompt's messages in front of both
-    answers. The classifiers see `sample` pairs, drawn evenly, if there are more.
+    A row has `chosen`, `rejected` and a prompt. The prompt is `problem`, `prompt` or
+    `conversations`, a string or messages; or `instruction` and `input`; or the messages with which
+    both answers begin. The classifiers see at most `sample` pairs. Raises UserError when the file
+    cannot be read.
     """
-    return audit_rows(read_rows(path), str(path), seed, sample)
-
-
-def audit_rows(
-    rows: Iterable[tuple[int, Row]], where: str, seed: int = 0, sample: int = SAMPLE
-) -> Audit:
-    """The audit of rows with their numbers."""
     found = Audit()
     seen: set[bytes] = set()
     pairs: list[shortcut.Texts] = []
-    draw = random.Random(seed)
-    for number, row in rows:
+    rng = random.Random(seed)
+    for number, row in read_rows(path):
         found.rows += 1
         try:
             if isinstance(row, ValueError):
                 raise row
             pair = _count(row, found, seen)
-        # The second of values that are nested too deep.
+        # RecursionError: a value is nested too deeply.
         except (ValueError, RecursionError) as error:
             found.bad_rows += 1
-            if len(found.bad) < _SHOWN:
-                found.bad.append(f"{where}:{number}: {error}")
+            if len(found.bad) < _MAX_BAD_ROWS_SHOWN:
+                found.bad.append(f"{path}:{number}: {error}")
             continue
         # Reservoir sampling: every pair has the same chance, and only `sample` are held.
         if len(pairs) < sample:
             pairs.append(pair)
-        elif (place := draw.randrange(found.rows - found.bad_rows)) < sample:
+        elif (place := rng.randrange(found.rows - found.bad_rows)) < sample:
             pairs[place] = pair
     found.shortcut = shortcut.accuracies(pairs, seed)
     found.sampled = len(pairs)
@@ -160,20 +158,22 @@ def _count(row: Mapping[str, Any], found: Audit, seen: set[bytes]) -> shortcut.T
     return shortcut.Texts(str(key), texts["chosen"], texts["rejected"], answers[0], answers[1])
 
 
-def report(settings: ReportSettings) -> int:
-    """Print the audit of a file, for people or as JSON; returns the exit code."""
-    found = audit(settings.report, settings.seed)
-    if settings.json:
-        print(json.dumps(found.to_json()))
-    else:
-        print(_told(found, valid_unicode(str(settings.report))))
+def print_audit(settings: AuditSettings) -> int:
+    """Print the audit of each file, as a table or as a line of JSON; returns the exit code."""
+    for path in settings.files:
+        found = audit(path, settings.seed)
+        print(
+            json.dumps(found.to_json())
+            if settings.json
+            else _table(found, valid_unicode(str(path)))
+        )
     return 0
 
 
-def _told(found: Audit, path: str) -> str:
+def _table(found: Audit, path: str) -> str:
     good = found.rows - found.bad_rows
 
-    def share(count: int) -> str:
+    def count_and_share(count: int) -> str:
         return f"{count:>9,}  {count / good:6.1%}" if good else f"{count:>9,}"
 
     lines = [f"{path}: {found.rows:,} rows, {found.bad_rows:,} of them no pairs"]
@@ -181,7 +181,7 @@ def _told(found: Audit, path: str) -> str:
     columns = found.to_json()
     lines.append(f"{'':24}{'chosen':>17}{'rejected':>19}")
     for name in columns["chosen"]:
-        both = "  ".join(share(columns[side][name]) for side in _SIDES)
+        both = "  ".join(count_and_share(columns[side][name]) for side in _SIDES)
         lines.append(f"  {name:22}{both}")
     for name, count in (
         ("chosen answer 1", found.answers[1]),
@@ -190,13 +190,13 @@ def _told(found: Audit, path: str) -> str:
         ("duplicates", found.duplicates),
         ("both of one model", found.same_model),
     ):
-        lines.append(f"  {name:22}{share(count)}")
+        lines.append(f"  {name:22}{count_and_share(count)}")
     lines.append(
         f"Telling chosen from rejected without an image (0.5 is chance; {found.sampled:,} pairs):"
     )
     for name, accuracy in found.shortcut.items():
-        told = "too few comparisons" if accuracy is None else f"{accuracy:.3f}"
-        lines.append(f"  {name:22}{told:>9}")
+        value = "too few comparisons" if accuracy is None else f"{accuracy:.3f}"
+        lines.append(f"  {name:22}{value:>9}")
     if warning := shortcut.warning(found.shortcut, path):
         lines.append(warning)
     return "\n".join(lines)

@@ -1,172 +1,130 @@
 """Which of the possible pairs are taken, so that neither position nor length tells the chosen text.
 
-Works on the engine's table `pairs` (`match.PAIRS`). Its columns `split` (train, eval) and `state`
-are made here: "1 used" in train, "2 used_in_eval", "3 dropped_by_balance", "4 dropped_by_weights",
-"5 unselected", "6 unselected" of pairs that may not be taken instead (see `take`); the figure
-orders them, a row of several pairs being in the first.
+Works on the engine's table `pairs`, as `selection.select_pairs` makes it, and changes its `state`.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from cot_reward.errors import UserError, nearest
 from cot_reward.pairing.engine.database import Engine
 from cot_reward.pairing.quotas import Cell, plan, quotas
+from cot_reward.pairing.selection import BEST_FIRST
 
 Stratum = tuple[str, str, str]  # split, source, task
 
 _STRATUM = "split, source, task"
-# The order of a comparison's pairs: the best first, never by chance.
-_BEST = "cost, presentation, nth"
-_WORST = "cost DESC, presentation DESC, nth DESC"
-
-
-def take(
-    engine: Engine, count: int | None, eval_fraction: float, seed: int, one_model: bool = False
-) -> None:
-    """Split the comparisons, and take the best pairs of each, at most `count` (None: all).
-
-    `one_model`: pairs of two models are left to comparisons that have no others. Each source, task
-    and answer gives its share of the held-out comparisons, so that balancing has little to drop.
-    The same seed holds out nearly the same ones when data are added.
-    """
-    # The source of a comparison is one, also where several data sets hold it.
-    engine.run(f"""
-        CREATE TABLE pairs AS
-        SELECT *, row_number() OVER (PARTITION BY id, fit ORDER BY {_BEST}) AS place,
-            if(fit, '5 unselected', '6 unselected') AS state
-        FROM (
-            SELECT * EXCLUDE (source, task), (batch << 40) | start AS pair, 'train' AS split,
-                coalesce(min(nullif(source, '')) OVER (PARTITION BY id), '') AS source,
-                min(task) OVER (PARTITION BY id) AS task,
-                NOT {one_model} OR same_model OR NOT bool_or(same_model) OVER (PARTITION BY id)
-                    AS fit
-            FROM possible)""")
-    if eval_fraction:
-        ((comparisons,),) = engine.run("SELECT count(DISTINCT id) FROM pairs")
-        # At least one of several, and never all.
-        held_out = min(max(round(eval_fraction * comparisons), 1), comparisons - 1)
-        kind = "source, task, answer"
-        # Rounded over the sum of the kinds so far, so that all shares make up the whole.
-        engine.run(
-            f"""
-            UPDATE pairs SET split = 'eval' WHERE id IN (
-                WITH ranked AS (
-                    SELECT id, count(*) OVER (ORDER BY {kind}) AS upto,
-                        count(*) OVER (PARTITION BY {kind}) AS size,
-                        row_number() OVER (
-                            PARTITION BY {kind} ORDER BY md5($seed || ' eval ' || id), id) AS nth
-                    FROM pairs WHERE place = 1 AND fit)
-                SELECT id FROM ranked
-                WHERE nth <= floor(upto * $share + 0.5) - floor((upto - size) * $share + 0.5))""",
-            {"seed": str(seed), "share": max(held_out, 0) / max(comparisons, 1)},
-        )
-    engine.run(
-        "ALTER TABLE pairs ADD COLUMN first_choice BOOLEAN;"
-        f"UPDATE pairs SET first_choice = fit AND {f'place <= {count}' if count else 'true'};"
-        "UPDATE pairs SET state = '1 used' WHERE first_choice"
-    )
+_WORST_FIRST = "cost DESC, presentation DESC, rank_in_presentation DESC"
+# Pairs that the choice may use: the pairs in use, and the pairs that may replace them.
+_AVAILABLE = "fit AND state IN ('used', 'unselected')"
 
 
 def balance(
     engine: Engine,
     *,
-    count: int | None,
+    pairs_per_comparison: int | None,
     positions: bool,
     lengths: bool,
     weights: Mapping[str, float],
     seed: int,
 ) -> dict[str, dict[str, int]]:
-    """Change the choice until, by split, source and task, it is balanced; then mix the sources.
+    """Change the choice until each split, source and task is balanced; then mix the sources.
 
-    Balanced: the numbers differ by at most max(1, 1%). A comparison with pairs of the other kind
-    takes those instead (it keeps at most `count`), for positions the cheapest changes first; then
-    pairs are dropped, no more than must be: first further pairs of a comparison, then whole
-    comparisons, by chance from the seed. Sources keep shares of the pairs in proportion to their
-    weights.
+    Balanced: the two numbers differ by at most max(1, 1%). A comparison that has pairs of the other
+    kind exchanges (it keeps at most `pairs_per_comparison`; None: all); for positions, the cheapest
+    exchanges come first. Then pairs are dropped, as few as possible: first further pairs of a
+    comparison, then the only pairs of comparisons, by chance from the seed. Last, sources keep
+    numbers of pairs in proportion to their weights.
 
-    Returns how many pairs were exchanged and dropped, for what, by source and task. Raises
-    UserError for a weight of a source that no pair has.
+    Returns how many pairs were exchanged and dropped for what, by source and task. Raises UserError
+    for a weight of a source that no pair has.
     """
-    told: dict[str, Counter[str]] = defaultdict(Counter)
+    changes: dict[str, Counter[str]] = {}
     if positions:
-        told["exchanged_for_positions"] = _exchange(engine, seed)
-    counts = _cells(engine, positions, lengths)
-    if lengths and count is not None:
-        told["exchanged_for_lengths"] = _choose(engine, count, positions, seed)
-    # Where every pair is taken, or what could be chosen was, nothing is left but to drop.
-    left = _cells(engine, positions, lengths)
-    kept = {stratum: quotas(cells, positions, lengths) for stratum, cells in left.items()}
-    _drop(engine, kept, positions, lengths, "3 dropped_by_balance", seed)
-    for stratum, cells in counts.items():
-        # What positions alone would have cost; lengths are to blame for the rest.
-        of_positions = sum(cells.values()) - sum(quotas(cells, positions, False).values())
-        of_both = sum(cells.values()) - sum(kept.get(stratum, {}).values())
-        for name, dropped in (("positions", of_positions), ("lengths", of_both - of_positions)):
-            told[f"dropped_for_{name}"][_named(stratum)] += dropped
-    if weights and counts:
-        counts = _cells(engine, positions, lengths)
-        known = {source for (source,) in engine.run("SELECT DISTINCT source FROM pairs")}
-        limits = _shares(
-            {key: sum(cells.values()) for key, cells in counts.items()}, weights, known
+        changes["exchanged_for_positions"] = _exchange_for_positions(engine, seed)
+    before = _count_cells(engine, positions, lengths)
+    if lengths and pairs_per_comparison is not None:
+        changes["exchanged_for_lengths"] = _choose_for_lengths(
+            engine, pairs_per_comparison, positions, seed
         )
-        kept = {
-            stratum: quotas(cells, positions, lengths, limits[stratum])
-            for stratum, cells in counts.items()
-        }
-        _drop(engine, kept, positions, lengths, "4 dropped_by_weights", seed)
-        for stratum, cells in counts.items():
-            more = sum(cells.values()) - sum(kept[stratum].values())
-            told["dropped_by_weights"][_named(stratum)] += more
-    engine.run(
-        "UPDATE pairs SET state = '2 used_in_eval' WHERE state = '1 used' AND split = 'eval'"
-    )
-    return {what: {name: n for name, n in by.items() if n} for what, by in told.items()}
+    if before:
+        changes |= _drop_surplus(engine, before, positions, lengths, seed)
+        if weights:
+            changes["dropped_by_weights"] = _mix_sources(engine, positions, lengths, weights, seed)
+    return {what: {name: n for name, n in counts.items() if n} for what, counts in changes.items()}
 
 
-def _named(stratum: Stratum) -> str:
+def _source_and_task(stratum: Stratum) -> str:
     _, source, task = stratum
     return f"{source}/{task}"
 
 
-def _counted(engine: Engine, pairs: str) -> Counter[str]:
-    """How many of these pairs there are, by source and task."""
+def _count_by_source_and_task(engine: Engine, pairs: str) -> Counter[str]:
+    """How many rows this table expression has, by source and task."""
     counts: Counter[str] = Counter()
     for split, source, task, count in engine.run(
         f"SELECT {_STRATUM}, count(*) FROM {pairs} GROUP BY ALL"
     ):
-        counts[_named((split, source, task))] += count
+        counts[_source_and_task((split, source, task))] += count
     return counts
 
 
-def _exchange(engine: Engine, seed: int) -> Counter[str]:
-    """Take pairs of the rarer answer instead of ones of the other, in comparisons that have both.
+def _cell(positions: bool, lengths: bool) -> str:
+    """The columns of a cell; a balance that is not wanted puts all pairs into one cell."""
+    answer, longer = "chosen_answer" if positions else "0", "longer" if lengths else "0"
+    return f"{answer} AS cell_answer, {longer} AS cell_longer"
 
-    Each exchange brings the two numbers nearer by two; those that cost least come first. Returns
-    how many there were.
+
+def _count_cells(engine: Engine, positions: bool, lengths: bool) -> dict[Stratum, dict[Cell, int]]:
+    """How many pairs of each cell are used, by stratum."""
+    counts: dict[Stratum, dict[Cell, int]] = defaultdict(dict)
+    for split, source, task, answer, longer, count in engine.run(
+        f"SELECT {_STRATUM}, {_cell(positions, lengths)}, count(*) FROM pairs "
+        "WHERE state = 'used' GROUP BY ALL ORDER BY ALL"
+    ):
+        counts[split, source, task][answer, longer] = count
+    return dict(counts)
+
+
+def _fill(engine: Engine, table: str, columns: str, rows: list[tuple[object, ...]]) -> None:
+    """Make a table of these columns ("NAME TYPE, ...") and rows."""
+    engine.run(f"CREATE OR REPLACE TABLE {table} ({columns})")
+    if rows:
+        marks = ", ".join("?" * len(rows[0]))
+        engine.database.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+
+
+# --- positions ------------------------------------------------------------------------------------
+
+
+def _exchange_for_positions(engine: Engine, seed: int) -> Counter[str]:
+    """Use pairs of the rarer answer in place of the other, in comparisons that have both.
+
+    Each exchange brings the two numbers nearer by two; the cheapest exchanges come first. Returns
+    how many exchanges there were.
     """
     engine.run(f"""
         CREATE OR REPLACE TABLE needs AS
-        SELECT {_STRATUM}, if(surplus > 0, 1, 2) AS common, abs(surplus) // 2 AS exchanges
-        FROM (SELECT {_STRATUM},
-                  count(*) FILTER (answer = 1) - count(*) FILTER (answer = 2) AS surplus
-              FROM pairs WHERE state = '1 used' GROUP BY ALL)
+        SELECT {_STRATUM}, if(surplus > 0, 1, 2) AS common_answer, abs(surplus) // 2 AS exchanges
+        FROM (SELECT {_STRATUM}, count(*) FILTER (chosen_answer = 1)
+                  - count(*) FILTER (chosen_answer = 2) AS surplus
+              FROM pairs WHERE state = 'used' GROUP BY ALL)
         WHERE abs(surplus) > 1""")
-    # The n-th exchange of a comparison: its n-th worst taken pair for its n-th best other one.
+    # The n-th exchange of a comparison: its n-th worst used pair for its n-th best unused one.
     engine.run(
         f"""
         CREATE OR REPLACE TABLE exchanged AS
         WITH
         going AS (
             SELECT pair, id, cost, {_STRATUM}, exchanges,
-                row_number() OVER (PARTITION BY id ORDER BY {_WORST}) AS n
+                row_number() OVER (PARTITION BY id ORDER BY {_WORST_FIRST}) AS n
             FROM pairs JOIN needs USING ({_STRATUM})
-            WHERE state = '1 used' AND answer = common),
+            WHERE state = 'used' AND chosen_answer = common_answer),
         coming AS (
-            SELECT pair, id, cost, row_number() OVER (PARTITION BY id ORDER BY {_BEST}) AS n
+            SELECT pair, id, cost, row_number() OVER (PARTITION BY id ORDER BY {BEST_FIRST}) AS n
             FROM pairs JOIN needs USING ({_STRATUM})
-            WHERE state = '5 unselected' AND answer = 3 - common)
-        SELECT going.pair AS gone, coming.pair AS come
+            WHERE fit AND state = 'unselected' AND chosen_answer = 3 - common_answer)
+        SELECT going.pair AS going, coming.pair AS coming
         FROM going JOIN coming USING (id, n)
         QUALIFY row_number() OVER (
             PARTITION BY {_STRATUM}
@@ -175,25 +133,30 @@ def _exchange(engine: Engine, seed: int) -> Counter[str]:
         {"seed": str(seed)},
     )
     engine.run(
-        "UPDATE pairs SET state = '5 unselected' WHERE pair IN (SELECT gone FROM exchanged);"
-        "UPDATE pairs SET state = '1 used' WHERE pair IN (SELECT come FROM exchanged)"
+        "UPDATE pairs SET state = 'unselected' WHERE pair IN (SELECT going FROM exchanged);"
+        "UPDATE pairs SET state = 'used' WHERE pair IN (SELECT coming FROM exchanged)"
     )
-    return _counted(engine, "exchanged JOIN pairs ON pair = come")
+    return _count_by_source_and_task(engine, "exchanged JOIN pairs ON pair = coming")
 
 
-def _choose(engine: Engine, count: int, positions: bool, seed: int) -> Counter[str]:
-    """Choose among each comparison's pairs so that as many as can be are kept, evenly.
+# --- lengths --------------------------------------------------------------------------------------
 
-    Comparisons that offer the same numbers of each cell are one kind; `plan` says how many pairs of
-    each cell a kind gives, which are then dealt out in turns. Returns how many pairs are new.
+
+def _choose_for_lengths(
+    engine: Engine, pairs_per_comparison: int, positions: bool, seed: int
+) -> Counter[str]:
+    """Choose among each comparison's pairs so that as many as possible are kept, evenly.
+
+    Comparisons that offer the same numbers of pairs in each cell are of one kind. `plan` says how
+    many pairs of each cell all comparisons of a kind give. Returns how many pairs are new.
     """
-    # What a comparison offers, cell by cell, and takes so far.
+    # What a comparison offers in each cell, and how many pairs of it are used so far.
     engine.run(f"""
         CREATE OR REPLACE TABLE offers AS
-        SELECT id, {_STRATUM}, a, l, least(count(*), {count}) AS offered,
-            count(*) FILTER (state = '1 used') AS taken
-        FROM (SELECT *, {_cell(positions, True)} FROM pairs
-              WHERE state IN ('1 used', '5 unselected'))
+        SELECT id, {_STRATUM}, cell_answer, cell_longer,
+            least(count(*), {pairs_per_comparison}) AS offered,
+            count(*) FILTER (state = 'used') AS used
+        FROM (SELECT *, {_cell(positions, True)} FROM pairs WHERE {_AVAILABLE})
         GROUP BY ALL""")
     engine.run(
         f"""
@@ -202,102 +165,124 @@ def _choose(engine: Engine, count: int, positions: bool, seed: int) -> Counter[s
                 PARTITION BY {_STRATUM}, kind ORDER BY md5($seed || ' choose ' || id), id) AS nth,
             count(*) OVER (PARTITION BY {_STRATUM}, kind) AS size
         FROM (SELECT id, {_STRATUM}, string_agg(
-                  a || ' ' || l || ' ' || offered || ' ' || taken, ',' ORDER BY a, l) AS kind
+                  cell_answer || ' ' || cell_longer || ' ' || offered || ' ' || used, ','
+                  ORDER BY cell_answer, cell_longer) AS kind
               FROM offers GROUP BY ALL)""",
         {"seed": str(seed)},
     )
+    _plan_kinds(engine, pairs_per_comparison, positions)
+    _deal_out(engine, positions)
+    new = _count_by_source_and_task(
+        engine, "chosen JOIN pairs USING (pair) WHERE pairs.state <> 'used'"
+    )
+    # A used pair that another pair replaces becomes unselected; a pair without a replacement is
+    # dropped.
+    engine.run(f"""
+        CREATE OR REPLACE TABLE going AS
+        SELECT pair, row_number() OVER (PARTITION BY id ORDER BY {BEST_FIRST})
+                > coalesce(coming.number, 0) AS dropped
+        FROM pairs LEFT JOIN (
+            SELECT id, count(*) AS number FROM chosen WHERE state <> 'used' GROUP BY id
+        ) AS coming USING (id)
+        WHERE state = 'used' AND pair NOT IN (SELECT pair FROM chosen)""")
+    engine.run(
+        "UPDATE pairs SET state = 'used' WHERE pair IN (SELECT pair FROM chosen);"
+        "UPDATE pairs SET state = if(dropped, 'dropped_by_balance', 'unselected')::pair_state "
+        "FROM going WHERE going.pair = pairs.pair"
+    )
+    return new
+
+
+def _plan_kinds(engine: Engine, pairs_per_comparison: int, positions: bool) -> None:
+    """Make the table `plan`: how many pairs of each cell a kind gives, and the first one's number.
+
+    The pairs that a kind gives are numbered through all its cells.
+    """
     kinds: dict[Stratum, dict[str, int]] = defaultdict(dict)
     for split, source, task, kind, size in engine.run(
         f"SELECT {_STRATUM}, kind, any_value(size) FROM kinds GROUP BY ALL ORDER BY ALL"
     ):
         kinds[split, source, task][kind] = size
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for stratum, sizes in kinds.items():
-        for kind, cells in plan(sizes, count, positions).items():
-            start = 0
+        for kind, cells in plan(sizes, pairs_per_comparison, positions).items():
+            first = 0
             for (answer, longer), given in cells.items():
-                rows.append((*stratum, kind, answer, longer, start, given))
-                start += given
-    engine.run(
-        "CREATE OR REPLACE TABLE plan (split VARCHAR, source VARCHAR, task VARCHAR, kind VARCHAR, "
-        "a BIGINT, l BIGINT, first BIGINT, given BIGINT)"
+                rows.append((*stratum, kind, answer, longer, first, given))
+                first += given
+    _fill(
+        engine,
+        "plan",
+        "split VARCHAR, source VARCHAR, task VARCHAR, kind VARCHAR, cell_answer BIGINT, "
+        "cell_longer BIGINT, first BIGINT, given BIGINT",
+        rows,
     )
-    if rows:
-        engine.database.executemany("INSERT INTO plan VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-    # Dealt out in turns: the n-th comparison of `size` gets units n, n + size, ... of its kind.
+
+
+def _deal_out(engine: Engine, positions: bool) -> None:
+    """Make the table `chosen`: the pairs that follow from `kinds` and `plan`.
+
+    Pairs are dealt out in turns: the n-th of `size` comparisons gives the pairs n, n + size, ... of
+    its kind. In each cell the used pairs come first, then the best.
+    """
     engine.run(f"""
         CREATE OR REPLACE TABLE chosen AS
-        WITH gets AS (
-            SELECT id, a, l, (floor((first + given - 1 - nth) / size)
+        WITH gives AS (
+            SELECT id, cell_answer, cell_longer, (floor((first + given - 1 - nth) / size)
                 - floor((first - 1 - nth) / size))::BIGINT AS number
             FROM kinds JOIN plan USING ({_STRATUM}, kind) WHERE given > 0),
         ranked AS (
-            SELECT pair, id, a, l, state, row_number() OVER (
-                PARTITION BY id, a, l ORDER BY state, {_BEST}) AS n
-            FROM (SELECT *, {_cell(positions, True)} FROM pairs
-                  WHERE state IN ('1 used', '5 unselected')))
-        SELECT pair, id, state FROM ranked JOIN gets USING (id, a, l) WHERE n <= number""")
-    new = _counted(engine, "chosen JOIN pairs USING (pair) WHERE pairs.state <> '1 used'")
-    # A pair that gives way to another one is unselected; one without such a one is dropped.
-    engine.run(f"""
-        CREATE OR REPLACE TABLE gone AS
-        SELECT pair, row_number() OVER (PARTITION BY id ORDER BY {_BEST})
-                > coalesce(come.number, 0) AS dropped
-        FROM pairs LEFT JOIN (
-            SELECT id, count(*) AS number FROM chosen WHERE state <> '1 used' GROUP BY id
-        ) AS come USING (id)
-        WHERE state = '1 used' AND pair NOT IN (SELECT pair FROM chosen)""")
-    engine.run("UPDATE pairs SET state = '1 used' WHERE pair IN (SELECT pair FROM chosen)")
-    engine.run(
-        "UPDATE pairs SET state = if(dropped, '3 dropped_by_balance', '5 unselected') "
-        "FROM gone WHERE gone.pair = pairs.pair"
-    )
-    return new
+            SELECT pair, id, cell_answer, cell_longer, state, row_number() OVER (
+                PARTITION BY id, cell_answer, cell_longer ORDER BY state, {BEST_FIRST}) AS n
+            FROM (SELECT *, {_cell(positions, True)} FROM pairs WHERE {_AVAILABLE}))
+        SELECT pair, id, state FROM ranked JOIN gives USING (id, cell_answer, cell_longer)
+        WHERE n <= number""")
 
 
-def _cell(positions: bool, lengths: bool) -> str:
-    return f"{'answer' if positions else '0'} AS a, {'longer' if lengths else '0'} AS l"
+# --- dropping -------------------------------------------------------------------------------------
 
 
-def _cells(engine: Engine, positions: bool, lengths: bool) -> dict[Stratum, dict[Cell, int]]:
-    """How many pairs are taken of each kind that matters, by stratum."""
-    counts: dict[Stratum, dict[Cell, int]] = defaultdict(dict)
-    for split, source, task, answer, longer, count in engine.run(
-        f"SELECT {_STRATUM}, {_cell(positions, lengths)}, count(*) FROM pairs "
-        "WHERE state = '1 used' GROUP BY ALL ORDER BY ALL"
-    ):
-        counts[split, source, task][answer, longer] = count
-    return dict(counts)
+def _drop_surplus(
+    engine: Engine,
+    before: Mapping[Stratum, Mapping[Cell, int]],
+    positions: bool,
+    lengths: bool,
+    seed: int,
+) -> dict[str, Counter[str]]:
+    """Drop what is still uneven. `before` has the cells from before pairs were chosen for lengths.
+
+    Returns how many pairs were lost for positions and for lengths.
+    """
+    cells_of = _count_cells(engine, positions, lengths)
+    kept = {stratum: quotas(cells, positions, lengths) for stratum, cells in cells_of.items()}
+    _drop(engine, kept, positions, lengths, "dropped_by_balance", seed)
+    for_positions, for_lengths = Counter[str](), Counter[str]()
+    for stratum, cells in before.items():
+        # What positions alone would have cost; the rest of the loss is for lengths.
+        loss = sum(cells.values()) - sum(kept.get(stratum, {}).values())
+        position_loss = sum(cells.values()) - sum(quotas(cells, positions, False).values())
+        for_positions[_source_and_task(stratum)] += position_loss
+        for_lengths[_source_and_task(stratum)] += loss - position_loss
+    return {"dropped_for_positions": for_positions, "dropped_for_lengths": for_lengths}
 
 
-def _shares(
-    counts: Mapping[Stratum, int], weights: Mapping[str, float], sources: set[str]
-) -> dict[Stratum, int]:
-    """The most pairs of each stratum, when each split's sources are to have shares like weights."""
-    for name in weights:
-        if name not in sources:
-            raise UserError(
-                f"--source-weights: no pair has the source {name!r}; there are "
-                + ", ".join(map(repr, sorted(sources)))
-                + "."
-                + nearest(name, sources)
-            )
-    limits = {}
-    for split in {split for split, _, _ in counts}:
-        of: dict[str, int] = defaultdict(int)
-        for (where, source, _), count in counts.items():
-            if where == split:
-                of[source] += count
-        weight = {source: weights.get(source, 1.0) for source in of}
-        unit = min((of[source] / weight[source] for source in of if weight[source]), default=0.0)
-        for source, count in of.items():
-            # Rounding must not take one from a source that sets the measure.
-            rest, left = int(unit * weight[source] + 1e-6), count
-            for stratum in sorted(counts):
-                if stratum[:2] == (split, source):
-                    limits[stratum] = round(rest * counts[stratum] / left) if left else 0
-                    rest, left = rest - limits[stratum], left - counts[stratum]
-    return limits
+def _mix_sources(
+    engine: Engine, positions: bool, lengths: bool, weights: Mapping[str, float], seed: int
+) -> Counter[str]:
+    """Drop pairs until sources have shares like their weights; how many were dropped."""
+    cells_of = _count_cells(engine, positions, lengths)
+    known = {source for (source,) in engine.run("SELECT DISTINCT source FROM pairs")}
+    counts = {stratum: sum(cells.values()) for stratum, cells in cells_of.items()}
+    limits = _limits_by_weight(counts, weights, known)
+    kept = {
+        stratum: quotas(cells, positions, lengths, limits[stratum])
+        for stratum, cells in cells_of.items()
+    }
+    _drop(engine, kept, positions, lengths, "dropped_by_weights", seed)
+    dropped = Counter[str]()
+    for stratum, count in counts.items():
+        dropped[_source_and_task(stratum)] += count - sum(kept[stratum].values())
+    return dropped
 
 
 def _drop(
@@ -308,24 +293,64 @@ def _drop(
     state: str,
     seed: int,
 ) -> None:
-    """Give all but so many taken pairs of each cell another state."""
-    engine.run(
-        "CREATE OR REPLACE TABLE quotas "
-        "(split VARCHAR, source VARCHAR, task VARCHAR, a BIGINT, l BIGINT, kept BIGINT)"
+    """Keep this number of used pairs in each cell, and give the others this state."""
+    _fill(
+        engine,
+        "quotas",
+        "split VARCHAR, source VARCHAR, task VARCHAR, cell_answer BIGINT, cell_longer BIGINT, "
+        "kept BIGINT",
+        [(*stratum, *cell, n) for stratum, cells in kept.items() for cell, n in cells.items()],
     )
-    rows = [(*stratum, *cell, n) for stratum, cells in kept.items() for cell, n in cells.items()]
-    if rows:
-        engine.database.executemany("INSERT INTO quotas VALUES (?, ?, ?, ?, ?, ?)", rows)
     engine.run(
         f"""
         UPDATE pairs SET state = $state WHERE pair IN (
-            WITH taken AS (
+            WITH used AS (
                 SELECT pair, id, {_STRATUM}, {_cell(positions, lengths)},
-                    row_number() OVER (PARTITION BY id ORDER BY {_BEST}) AS n
-                FROM pairs WHERE state = '1 used')
-            SELECT pair FROM taken JOIN quotas USING ({_STRATUM}, a, l)
+                    row_number() OVER (PARTITION BY id ORDER BY {BEST_FIRST}) AS n
+                FROM pairs WHERE state = 'used')
+            SELECT pair FROM used JOIN quotas USING ({_STRATUM}, cell_answer, cell_longer)
             QUALIFY row_number() OVER (
-                PARTITION BY {_STRATUM}, a, l ORDER BY n, md5($seed || ' drop ' || id), pair
+                PARTITION BY {_STRATUM}, cell_answer, cell_longer
+                ORDER BY n, md5($seed || ' drop ' || id), pair
             ) > kept)""",
         {"state": state, "seed": str(seed)},
     )
+
+
+# --- weights of sources ---------------------------------------------------------------------------
+
+
+def _limits_by_weight(
+    counts: Mapping[Stratum, int], weights: Mapping[str, float], sources: Set[str]
+) -> dict[Stratum, int]:
+    """The most pairs of each stratum, so that each split's sources have shares like their weights.
+
+    Raises UserError for a weight of an unknown source.
+    """
+    for name in weights:
+        if name not in sources:
+            raise UserError(
+                f"--source-weights: no pair has the source {name!r}; there are "
+                + ", ".join(map(repr, sorted(sources)))
+                + "."
+                + nearest(name, sources)
+            )
+    limits = {}
+    for split in {split for split, _, _ in counts}:
+        by_source: dict[str, int] = defaultdict(int)
+        for (stratum_split, source, _), count in counts.items():
+            if stratum_split == split:
+                by_source[source] += count
+        weight = {source: weights.get(source, 1.0) for source in by_source}
+        unit = min(
+            (by_source[source] / weight[source] for source in by_source if weight[source]),
+            default=0.0,
+        )
+        for source, count in by_source.items():
+            # The small number: rounding must not take a pair from the source that sets the unit.
+            limit, left = int(unit * weight[source] + 1e-6), count
+            for stratum in sorted(counts):
+                if stratum[:2] == (split, source):
+                    limits[stratum] = round(limit * counts[stratum] / left) if left else 0
+                    limit, left = limit - limits[stratum], left - counts[stratum]
+    return limits

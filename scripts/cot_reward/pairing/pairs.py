@@ -1,4 +1,4 @@
-"""Which right and wrong texts about one presentation become pairs. Pure: no files, no engine."""
+"""Which right and wrong texts about one presentation become pairs. No files, no database."""
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from rapidfuzz.distance import Levenshtein
 from cot_reward.judge import totals_in
 from cot_reward.tasks import TASKS
 
-# Texts of one side that are compared at most: their number counts squared.
-_MOST_TEXTS = 256
-# Words become characters, so that a compiled function compares them; halves of characters are none.
-_FIRST, _SURROGATES, _AFTER = 0x20, 0xD800, 0xE000
-_MOST_WORDS = 200_000
+# Texts of one side that are compared; time grows with the square of their number.
+_MAX_TEXTS_PER_SIDE = 256
+# Words become characters, so that a compiled function compares them. Surrogates are no characters.
+_FIRST_CODE, _FIRST_SURROGATE, _AFTER_SURROGATES, _LAST_CODE = 0x20, 0xD800, 0xE000, 0x10FFFF
+_MAX_CACHED_WORDS = 200_000
 
 
 class Text(NamedTuple):
-    """A usable response about a presentation; `row` is where it came from."""
+    """A usable response about a presentation; `row` is the number of its row."""
 
     text: str
     model: str
@@ -33,7 +33,7 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """`cost` says how far it is from what the selection asks for: the lowest are taken."""
+    """`cost` says how far the pair is from what the selection asks for: low costs are taken."""
 
     chosen: Text
     rejected: Text
@@ -44,21 +44,22 @@ class Pair:
         return bool(self.chosen.model) and self.chosen.model == self.rejected.model
 
     @property
-    def difference(self) -> int:
-        """Characters that the chosen text has more."""
+    def length_difference(self) -> int:
+        """Characters of the chosen text minus characters of the rejected text."""
         return len(self.chosen.text) - len(self.rejected.text)
 
     @property
     def longer(self) -> int:
-        """1: the chosen text, -1: the rejected one, 0: neither."""
-        return (self.difference > 0) - (self.difference < 0)
+        """Which text is longer. 1: the chosen text, -1: the rejected text, 0: neither."""
+        return (self.length_difference > 0) - (self.length_difference < 0)
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Those of `MergeSettings` that concern one presentation.
+    """The settings of `MergeSettings` that concern one presentation.
 
-    Uses are limited (0: not) since in trials a chosen text that was repeated more often was copied.
+    A text's uses are limited (0: unlimited): in trials, the model copied chosen texts that were
+    repeated more often.
     """
 
     count: int
@@ -70,7 +71,7 @@ class Rules:
     same_answer: bool = False
     chosen_uses: int = 2
     rejected_uses: int = 1
-    # So many of each: the chosen text is longer, the rejected one is, neither.
+    # Up to `count` pairs each: the chosen text is longer, the rejected text is, neither is.
     of_each_length: bool = False
 
 
@@ -78,14 +79,14 @@ class _Words(dict[str, str]):
     """Word -> the character that stands for it, kept from text to text."""
 
     def __missing__(self, word: str) -> str:
-        code = _FIRST + len(self)
-        code += (_AFTER - _SURROGATES) * (code >= _SURROGATES)
-        # A million words in one comparison: some share a character.
-        character = self[word] = chr(min(code, 0x10FFFF))
+        code = _FIRST_CODE + len(self)
+        code += (_AFTER_SURROGATES - _FIRST_SURROGATE) * (code >= _FIRST_SURROGATE)
+        # With a million words in one comparison, the last words share a character.
+        character = self[word] = chr(min(code, _LAST_CODE))
         return character
 
     def encode(self, text: str) -> str:
-        """A text as a string of one character a word; case and white space do not count."""
+        """A text as a string with one character a word; case and white space do not count."""
         return "".join(map(self.__getitem__, text.casefold().split()))
 
 
@@ -95,7 +96,7 @@ _WORDS = _Words()
 def similarity(first: str, second: str, distance: int | None = None) -> float:
     """1 - words to insert, delete or replace (Levenshtein) / words of the longer text, 0 to 1.
 
-    Of encoded texts; of any strings it counts characters.
+    The texts are encoded, one character a word. `distance`: their Levenshtein distance, if known.
     """
     if distance is None:
         distance = Levenshtein.distance(first, second)
@@ -103,9 +104,9 @@ def similarity(first: str, second: str, distance: int | None = None) -> float:
 
 
 def _unique(texts: Sequence[Text], rules: Rules) -> tuple[list[tuple[Text, str]], dict[int, str]]:
-    """One of each text of each model with its code, in an order that the input's does not change.
+    """The different texts of each model with their codes, whatever the order of the input.
 
-    Also why the others are left out, by row.
+    Also why the other texts are left out, by row.
     """
     first: dict[tuple[str, str], Text] = {}
     fates: dict[int, str] = {}
@@ -116,15 +117,15 @@ def _unique(texts: Sequence[Text], rules: Rules) -> tuple[list[tuple[Text, str]]
         else:
             first[key] = text
     coded = [(text, code) for (code, _), text in first.items()]
-    if len(coded) > _MOST_TEXTS:
-        coded.sort(key=lambda one: (_chance(rules.seed, one[0].text), one[0]))
-        fates |= {text.row: "unselected" for text, _ in coded[_MOST_TEXTS:]}
-        coded = sorted(coded[:_MOST_TEXTS])
+    if len(coded) > _MAX_TEXTS_PER_SIDE:
+        coded.sort(key=lambda entry: (_random_fraction(rules.seed, entry[0].text), entry[0]))
+        fates |= {text.row: "unselected" for text, _ in coded[_MAX_TEXTS_PER_SIDE:]}
+        coded = sorted(coded[:_MAX_TEXTS_PER_SIDE])
     kept: list[tuple[Text, str]] = []
     for text, code in coded:
         if any(
-            other.model == text.model and similarity(code, known) > rules.max_similarity
-            for other, known in kept
+            kept_text.model == text.model and similarity(code, kept_code) > rules.max_similarity
+            for kept_text, kept_code in kept
         ):
             fates[text.row] = "near_identical"
         else:
@@ -133,7 +134,7 @@ def _unique(texts: Sequence[Text], rules: Rules) -> tuple[list[tuple[Text, str]]
 
 
 def margin(text: str, answer: int, task: str) -> float:
-    """How far the stated totals speak for the answer: their difference over their sum, -1 to 1.
+    """How far the stated totals support the answer: their difference over their sum, -1 to 1.
 
     0 without totals.
     """
@@ -144,8 +145,8 @@ def margin(text: str, answer: int, task: str) -> float:
     return float((own - other) / (own + other)) if own + other else 0.0
 
 
-def _chance(*parts: object) -> float:
-    """From 0 to 1, the same for the same parts."""
+def _random_fraction(*parts: object) -> float:
+    """A number from 0 to 1 that is always the same for the same parts."""
     digest = blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64
 
@@ -155,64 +156,64 @@ def pairs_of(
 ) -> tuple[list[Pair], dict[int, str]]:
     """At most `rules.count` pairs of one presentation (of each length), the lowest cost first.
 
-    Also why the rows that are in none of them are left out: identical and near_identical (to
-    another text of its side and model, or to all that it could be paired with), no_partner (nothing
-    on the other side that the rules let it be paired with) or unselected. `place` stands for the
+    Also why each row that is in no pair is left out: "identical" or "near_identical" (to another
+    text of its side and model, or to every text that it could be paired with), "no_partner" (the
+    rules pair it with no text of the other side) or "unselected". `place` stands for the
     presentation in random choices. same_model: "require" pairs texts of one model only, "prefer"
-    takes texts of two models only where no model has both kinds.
+    pairs texts of two models only where no model has both kinds.
     """
-    if len(_WORDS) > _MOST_WORDS:
+    if len(_WORDS) > _MAX_CACHED_WORDS:
         _WORDS.clear()
-    first, fates = _unique(chosen, rules)
-    second, others = _unique(rejected, rules)
-    fates |= others
+    right, fates = _unique(chosen, rules)
+    wrong, wrong_fates = _unique(rejected, rules)
+    fates |= wrong_fates
     margins: dict[int, float] = {}
     if rules.select == "hardest":
-        margins = {text.row: margin(text.text, text.answer, task) for text, _ in first + second}
+        margins = {text.row: margin(text.text, text.answer, task) for text, _ in right + wrong}
     pairs = []
-    alike: set[int] = set()
-    for a, a_code in first:
-        for b, b_code in second:
+    near_identical: set[int] = set()
+    for a, a_code in right:
+        for b, b_code in wrong:
             if a.answer == b.answer and not rules.same_answer:
                 continue
             distance = Levenshtein.distance(a_code, b_code)
             if not distance or similarity(a_code, b_code, distance) > rules.max_similarity:
-                alike.update((a.row, b.row))
+                near_identical.update((a.row, b.row))
                 continue
             match rules.select:
                 case "closest-length":
                     cost: float = abs(len(a_code) - len(b_code))
                 case "random":
-                    cost = _chance(rules.seed, place, a.text, b.text)
+                    cost = _random_fraction(rules.seed, place, a.text, b.text)
                 case "hardest":
                     cost = margins[a.row] - margins[b.row]
                 case _:
                     cost = distance
             pairs.append(Pair(a, b, cost))
-    own = [pair for pair in pairs if pair.same_model]
-    possible = own if rules.same_model == "require" else pairs
-    pairs = own if own and rules.same_model == "prefer" else list(possible)
-    # Stable: equal costs stay in the order of their texts.
+    of_one_model = [pair for pair in pairs if pair.same_model]
+    possible = of_one_model if rules.same_model == "require" else pairs
+    pairs = of_one_model if of_one_model and rules.same_model == "prefer" else list(possible)
+    # A stable sort: pairs of equal cost stay in the order of their texts.
     pairs.sort(key=lambda pair: pair.cost)
     if rules.select != "all":
-        pairs = _taken(pairs, rules)
+        pairs = _limit_uses(pairs, rules)
     partnered = {row for pair in possible for row in (pair.chosen.row, pair.rejected.row)}
     used = {row for pair in pairs for row in (pair.chosen.row, pair.rejected.row)}
-    for text, _ in first + second:
+    for text, _ in right + wrong:
         if text.row in partnered - used:
             fates[text.row] = "unselected"
         elif text.row not in used:
-            fates[text.row] = "near_identical" if text.row in alike else "no_partner"
+            fates[text.row] = "near_identical" if text.row in near_identical else "no_partner"
     return pairs, fates
 
 
-def _taken(pairs: Sequence[Pair], rules: Rules) -> list[Pair]:
-    """The first pairs that do not repeat a text too often; of each length in turn, if wanted."""
+def _limit_uses(pairs: Sequence[Pair], rules: Rules) -> list[Pair]:
+    """The first pairs that do not repeat a text too often; the lengths take turns, if wanted."""
     if len(pairs) < 2:
         return list(pairs)
-    # Of one pair in the end no text can be in two.
+    # If one pair is kept in the end, no text is in two pairs.
     limited = rules.count > 1
-    most = (rules.chosen_uses or len(pairs), rules.rejected_uses or len(pairs))
+    max_uses = (rules.chosen_uses or len(pairs), rules.rejected_uses or len(pairs))
     waiting: dict[int, deque[int]] = defaultdict(deque)
     for number, pair in enumerate(pairs):
         waiting[pair.longer if rules.of_each_length else 0].append(number)
@@ -221,9 +222,9 @@ def _taken(pairs: Sequence[Pair], rules: Rules) -> list[Pair]:
     while waiting:
         longer = min(waiting, key=lambda kind: len(taken[kind]))
         pair = pairs[number := waiting[longer].popleft()]
-        first, second = (True, pair.chosen.text), (False, pair.rejected.text)
-        if not limited or (uses[first] < most[0] and uses[second] < most[1]):
-            uses.update((first, second))
+        chosen, rejected = (True, pair.chosen.text), (False, pair.rejected.text)
+        if not limited or (uses[chosen] < max_uses[0] and uses[rejected] < max_uses[1]):
+            uses.update((chosen, rejected))
             taken[longer].append(number)
         if not waiting[longer] or len(taken[longer]) == rules.count:
             del waiting[longer]

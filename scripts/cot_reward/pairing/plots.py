@@ -7,9 +7,9 @@ from typing import Any
 from cot_reward.pairing.engine.database import Engine
 from cot_reward.plotting import new_figure, save_figure
 
-# Odd, so that no difference at all is in the middle of one.
+# Odd, so that a difference of 0 is in the middle of a bin.
 _BINS = 41
-
+_PASS_RATE_BINS = 20
 
 PLOTS = ("answer_position.png", "length_difference.png", "pass_rate.png")
 
@@ -17,7 +17,8 @@ PLOTS = ("answer_position.png", "length_difference.png", "pass_rate.png")
 def draw(engine: Engine, folder: Path) -> None:
     """Write the pictures of `PLOTS` into a folder.
 
-    "Before" is every comparison with its best pairs, "after" what train.jsonl and eval.jsonl hold.
+    "Before" shows the best pairs of every comparison, "after" the pairs of train.jsonl and
+    eval.jsonl.
     """
     from matplotlib import ticker
 
@@ -25,7 +26,7 @@ def draw(engine: Engine, folder: Path) -> None:
         axes.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         save_figure(figure, axes, folder / name, title)
 
-    before, after = (_answers(engine, column) for column in ("before", "after"))
+    before, after = (_count_answers(engine, when) for when in ("before", "after"))
     figure, axes = new_figure()
     for offset, label, counts in ((-0.2, "before", before), (0.2, "after", after)):
         bars = axes.bar([1 + offset, 2 + offset], [counts.get(1, 0), counts.get(2, 0)], 0.38)
@@ -49,15 +50,16 @@ def draw(engine: Engine, folder: Path) -> None:
     save("length_difference.png", "Length difference, before and after balancing", figure, axes)
 
     figure, axes = new_figure()
-    width = 1 / 20
+    width = 1 / _PASS_RATE_BINS
     rates = engine.run(
-        "SELECT least(floor(rate * 20 + 1e-9), 19)::INT AS bin, count(*), count(used.comparison) "
-        "FROM rates LEFT JOIN (SELECT DISTINCT comparison FROM pairs WHERE state < '3') AS used "
+        f"SELECT least(floor(rate * {_PASS_RATE_BINS} + 1e-9), {_PASS_RATE_BINS - 1})::INT AS bin, "
+        "count(*), count(used.comparison) FROM pass_rates "
+        "LEFT JOIN (SELECT DISTINCT comparison FROM pairs WHERE state = 'used') AS used "
         "USING (comparison) GROUP BY ALL ORDER BY ALL"
     )
-    at = [(number + 0.5) * width for number, _, _ in rates]
+    centres = [(number + 0.5) * width for number, _, _ in rates]
     for label, column, alpha in (("all comparisons", 1, 0.35), ("in pairs", 2, 1.0)):
-        axes.bar(at, [row[column] for row in rates], width * 0.9, label=label, alpha=alpha,
+        axes.bar(centres, [row[column] for row in rates], width * 0.9, label=label, alpha=alpha,
                  color="C0")  # fmt: skip
     axes.set_xlim(0, 1)
     axes.set_xlabel("share of a comparison's samples that are right")
@@ -66,28 +68,32 @@ def draw(engine: Engine, folder: Path) -> None:
     save("pass_rate.png", "Pass rate of the comparisons", figure, axes)
 
 
-def _which(column: str) -> str:
-    return "first_choice" if column == "before" else "state < '3'"
+def _condition(when: str) -> str:
+    """The pairs that count, before or after balancing."""
+    return "first_choice" if when == "before" else "state = 'used'"
 
 
-def _answers(engine: Engine, column: str) -> Mapping[int, int]:
-    rows = engine.run(f"SELECT answer, count(*) FROM pairs WHERE {_which(column)} GROUP BY answer")
-    return dict(rows)
+def _count_answers(engine: Engine, when: str) -> Mapping[int, int]:
+    return dict(
+        engine.run(
+            f"SELECT chosen_answer, count(*) FROM pairs WHERE {_condition(when)} GROUP BY ALL"
+        )
+    )
 
 
 def _histograms(engine: Engine) -> tuple[Sequence[float], dict[str, list[int]]]:
-    """Edges, and counts before and after; beyond the 99.5% quantile lie the outer bins."""
+    """Edges of the bins, and counts before and after; the outer bins hold the 0.5% beyond."""
     ((far,),) = engine.run(
-        "SELECT quantile_cont(abs(difference), 0.995) FROM pairs WHERE first_choice"
+        "SELECT quantile_cont(abs(length_difference), 0.995) FROM pairs WHERE first_choice"
     )
     far = max(float(far or 0), _BINS / 2)
     width = 2 * far / _BINS
     counts: dict[str, list[int]] = {}
     for label in ("before", "after"):
         counts[label] = [0] * _BINS
-        for place, count in engine.run(
-            f"SELECT least(greatest(floor((difference + {far}) / {width}), 0), {_BINS - 1})::INT, "
-            f"count(*) FROM pairs WHERE {_which(label)} GROUP BY ALL"
+        for number, count in engine.run(
+            f"SELECT least(greatest(floor((length_difference + {far}) / {width}), 0), "
+            f"{_BINS - 1})::INT, count(*) FROM pairs WHERE {_condition(label)} GROUP BY ALL"
         ):
-            counts[label][place] = count
+            counts[label][number] = count
     return [-far + n * width for n in range(_BINS + 1)], counts

@@ -1,7 +1,7 @@
-"""How many pairs stay, so that as many as can are kept and neither side of a balance outweighs.
+"""How many pairs to keep so that they are balanced and as many as possible.
 
 Integer programmes over a few numbers, solved exactly. Balanced: two numbers differ by at most
-max(1, 1% of all).
+max(1, 1% of all pairs).
 """
 
 from collections import defaultdict
@@ -10,18 +10,19 @@ from typing import Any
 
 from cot_reward.errors import UserError
 
-# Seconds for one programme; those that were seen took milliseconds.
-_PATIENCE = 300
+# For one programme; programmes of real data take milliseconds.
+_TIME_LIMIT_SECONDS = 300
 
-Cell = tuple[int, int]  # chosen answer (1, 2), longer (1: chosen, -1: rejected, 0: neither)
+# The chosen answer (1, 2), and which text is longer (1: chosen, -1: rejected, 0: neither).
+Cell = tuple[int, int]
 
 
 def quotas(
     cells: Mapping[Cell, int], positions: bool, lengths: bool, limit: int | None = None
 ) -> dict[Cell, int]:
-    """How many of each cell stay: as many as can, balanced, and no more than `limit` in all.
+    """How many pairs of each cell to keep: as many as possible, balanced, at most `limit` in all.
 
-    An integer programme of at most six unknowns, solved exactly.
+    An integer programme of at most six unknowns.
     """
     import numpy as np
     from scipy.optimize import Bounds, LinearConstraint, milp
@@ -48,11 +49,13 @@ def quotas(
 
 
 def plan(sizes: Mapping[str, int], count: int, positions: bool) -> dict[str, dict[Cell, int]]:
-    """How many pairs of each cell all comparisons of a kind give, so that most are kept, evenly.
+    """How many pairs of each cell all comparisons of a kind give: as many as possible, balanced.
 
-    `sizes` is the number of comparisons by kind, "ANSWER LONGER OFFERED TAKEN, ..."; of each of
-    them at most `count` pairs are kept. Of the best plans it is one that leaves most as they are.
-    An integer programme over kinds and cells.
+    `sizes` is the number of comparisons by kind. A kind is "ANSWER LONGER OFFERED USED,...", an
+    entry for each cell. A comparison gives at most `count` pairs. Of the best plans, this is one
+    that leaves the most used pairs in use. An integer programme over kinds and cells.
+
+    Raises UserError when no plan is found in time.
     """
     import numpy as np
     from scipy import sparse
@@ -63,22 +66,22 @@ def plan(sizes: Mapping[str, int], count: int, positions: bool) -> dict[str, dic
         for kind, size in sizes.items()
         for cell in kind.split(",")
     ]
-    # First how many are given, then how many of those were taken before.
+    # The unknowns: for each cell how many pairs are given, then how many of those were used before.
     number = len(cells)
     most = np.array(
         [offered * size for *_, offered, _, size in cells]
-        + [taken * size for *_, taken, size in cells],
+        + [used * size for *_, used, size in cells],
         dtype=float,
     )
     given: Any = np.repeat([1.0, 0.0], number)
-    place = {kind: row for row, kind in enumerate(sizes)}
+    row_of = {kind: row for row, kind in enumerate(sizes)}
     of_kind = sparse.csr_matrix(
-        (np.ones(number), ([place[cell[0]] for cell in cells], range(number))),
-        shape=(len(place), 2 * number),
+        (np.ones(number), ([row_of[cell[0]] for cell in cells], range(number))),
+        shape=(len(row_of), 2 * number),
     )
     fixed = [
         LinearConstraint(of_kind, -np.inf, [count * size for size in sizes.values()]),
-        # What stays was given.
+        # A pair that stays in use is given.
         LinearConstraint(
             sparse.hstack([-sparse.identity(number), sparse.identity(number)]), -np.inf, 0
         ),
@@ -90,13 +93,14 @@ def plan(sizes: Mapping[str, int], count: int, positions: bool) -> dict[str, dic
     def solve(goal: Any, constraints: list[Any]) -> Any:
         found = milp(
             -goal, integrality=np.ones(2 * number), bounds=Bounds(0, most),
-            constraints=[*fixed, *constraints], options={"mip_rel_gap": 0, "time_limit": _PATIENCE},
+            constraints=[*fixed, *constraints],
+            options={"mip_rel_gap": 0, "time_limit": _TIME_LIMIT_SECONDS},
         )  # fmt: skip
-        # Also when it has some choice by then: it would depend on how fast the machine is.
+        # A plan that is not proven best depends on the speed of the machine, so it is not used.
         if found.status != 0:
             raise UserError(
-                f"--balance-lengths: no choice was found in {_PATIENCE} s, with {len(sizes)} kinds "
-                "of comparisons; lower --pairs-per-comparison"
+                f"--balance-lengths: no choice was found in {_TIME_LIMIT_SECONDS} s, with "
+                f"{len(sizes)} kinds of comparisons; lower --pairs-per-comparison"
             )
         return found.x
 
@@ -114,9 +118,9 @@ def plan(sizes: Mapping[str, int], count: int, positions: bool) -> dict[str, dic
 
 
 def _evenness(signs: Sequence[Any], total: Any) -> Iterator[Any]:
-    """Constraints that hold every sum of signs within one, or else within 1% of the total.
+    """Constraints that keep every sum of signs within 1, or else within 1% of the total.
 
-    "At most one" comes first: "at most 1%" is worth its imbalance only where it keeps more.
+    "At most 1" comes first: "at most 1%" is used only where it keeps more pairs.
     """
     import numpy as np
     from scipy.optimize import LinearConstraint
@@ -124,7 +128,7 @@ def _evenness(signs: Sequence[Any], total: Any) -> Iterator[Any]:
     for loose in range(2 ** len(signs)):
         rows, highs = [], []
         for number, sign in enumerate(signs):
-            # In whole numbers: 100 times the difference is at most the total, or at most 100.
+            # In integers: 100 times the difference is at most the total, or at most 100.
             percent = loose >> number & 1
             rows += [100 * sign - percent * total, -100 * sign - percent * total]
             highs += [100 * (1 - percent)] * 2

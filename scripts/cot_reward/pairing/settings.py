@@ -1,4 +1,4 @@
-"""What the merger and its audit can be told, as flags and as keys of YAML."""
+"""The settings of the merger and of the audit: flags, and keys of YAML."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Literal
 from cot_reward.errors import nearest
 from cot_reward.judge import FINDINGS, TRUSTED
 
-# What a rejected text may be: a wrong answer; no readable answer; a right answer whose own totals
-# speak against it.
+# A rejected text may have a wrong answer, no readable answer, or a right answer that its own totals
+# contradict.
 REJECTED_KINDS = ("incorrect", "unparsed", "incoherent")
 
 
@@ -19,21 +19,21 @@ class MergeSettings:
     out: Path = field(metadata={"help": "folder for train.jsonl, eval.jsonl and summary.json"})
     exclude: list[str] = field(
         default_factory=list,
-        metadata={"help": "held-out files: none of their comparisons may pass, in either order"},
+        metadata={"help": "held-out files: no pair may be about their comparisons"},
     )
     media_root: Path = field(
-        default=Path("dataset"), metadata={"help": "all paths in rows are relative to it"}
+        default=Path("dataset"), metadata={"help": "media paths in rows are relative to it"}
     )
     image_root: Path | None = field(
         default=None,
-        metadata={"help": "what paths in published and raw rows are relative to (the media root)"},
+        metadata={"help": "the same for published and raw rows (default: the media root)"},
     )
     chosen_coherence: list[str] = field(
         default_factory=lambda: list(TRUSTED),
-        metadata={"help": "findings that a chosen text may have (--allow-incoherent: any)"},
+        metadata={"help": "findings that a chosen text may have"},
     )
     allow_incoherent: bool = field(
-        default=False, metadata={"help": "chosen texts whose totals speak against their answer"}
+        default=False, metadata={"help": "chosen texts with any finding"}
     )
     rejected_kinds: list[str] = field(
         default_factory=lambda: ["incorrect"],
@@ -44,58 +44,49 @@ class MergeSettings:
         metadata={"help": "findings that a rejected text with a wrong answer may have"},
     )
     same_model: Literal["prefer", "require", "off"] = field(
-        default="prefer", metadata={"help": "chosen and rejected from one model's samples"}
+        default="prefer", metadata={"help": "chosen and rejected text from one model"}
     )
     max_similarity: float = field(
         default=0.98,
-        metadata={
-            "help": "of two texts, 0 to 1: 1 - words to change / words of the longer one; closer "
-            "ones make no pair, and of closer ones on one side and of one model one is kept"
-        },
+        metadata={"help": "more similar texts make no pair (1: equal words; 0: no word in common)"},
     )
-    pairs_per_comparison: int = field(default=1, metadata={"help": "at most, of both orders"})
+    pairs_per_comparison: int = field(default=1, metadata={"help": "at most, both orders together"})
     chosen_uses: int = field(
-        default=2, metadata={"help": "pairs of one prompt that a chosen text may be in (0: any)"}
+        default=2, metadata={"help": "pairs that a chosen text may be in (0: unlimited)"}
     )
-    rejected_uses: int = field(default=1, metadata={"help": "the same for a rejected text"})
+    rejected_uses: int = field(default=1, metadata={"help": "pairs that a rejected text may be in"})
     select: Literal["closest-text", "closest-length", "random", "hardest", "all"] = field(
         default="closest-text",
         metadata={
-            "help": "which pairs of a comparison are taken; hardest: those whose rejected totals "
-            "argue best and whose chosen ones least; all: every pair (of 256 texts a side at most)"
+            "help": "which pairs of a comparison are taken; hardest: by the texts' own totals"
         },
     )
     pass_rate: list[float] = field(
         default_factory=list,
-        metadata={
-            "help": "LOW HIGH: comparisons of which this share of the samples is right, 0 to 1, of "
-            "all rows that are given, unparsed ones too"
-        },
+        metadata={"help": "LOW HIGH: only comparisons with this share of right samples, 0 to 1"},
     )
     balance_positions: bool = field(
-        default=True, metadata={"help": "as many chosen answers 1 as 2, by source and task"}
+        default=True, metadata={"help": "as many chosen answers 1 as 2"}
     )
     balance_lengths: bool = field(
-        default=False, metadata={"help": "as many longer chosen texts as longer rejected ones"}
+        default=False, metadata={"help": "chosen as often longer as rejected"}
     )
     source_weights: list[str] = field(
         default_factory=list,
-        metadata={
-            "help": "SOURCE=WEIGHT ...: shares of the pairs; unnamed sources weigh 1, 0 leaves out"
-        },
+        metadata={"help": "SOURCE=WEIGHT ...: shares of the pairs (default: 1 each; 0: none)"},
     )
     eval_fraction: float = field(
-        default=0.0, metadata={"help": "share of the comparisons that go to eval.jsonl instead"}
+        default=0.0, metadata={"help": "share of the comparisons that go to eval.jsonl"}
     )
     plots: bool = field(default=False, metadata={"help": "draw OUT/plots/*.png"})
     max_bad_rows: float = field(
-        default=0.01, metadata={"help": "share of unusable rows above which the merge is an error"}
+        default=0.01, metadata={"help": "share of bad rows above which the merge fails"}
     )
     memory: str = field(
         default="500MB",
-        metadata={"help": "what the sorting engine may hold in memory; the rest goes to disk"},
+        metadata={"help": "memory of the database; the rest goes to disk"},
     )
-    workers: int = field(default=0, metadata={"help": "processes (0: one for each core)"})
+    workers: int = field(default=0, metadata={"help": "processes (0: one a core)"})
     seed: int = field(default=0, metadata={"help": "of every random choice"})
 
     def __post_init__(self) -> None:
@@ -132,7 +123,7 @@ class MergeSettings:
         self.weights()
 
     def weights(self) -> dict[str, float]:
-        """The weights by source. Raises ValueError for what is none."""
+        """The weights by source. Raises ValueError for an entry that is no SOURCE=WEIGHT."""
         weights = {}
         for entry in self.source_weights:
             name, _, number = entry.rpartition("=")
@@ -140,8 +131,8 @@ class MergeSettings:
                 weights[name] = float(number)
             except ValueError:
                 weights[name] = -1.0
-            usual = weights[name] == 0 or 1e-6 <= weights[name] <= 1e6
-            if "=" not in entry or not usual:
+            in_range = weights[name] == 0 or 1e-6 <= weights[name] <= 1e6
+            if "=" not in entry or not in_range:
                 raise ValueError(
                     f"--source-weights takes SOURCE=WEIGHT, 0 or from 1e-6 to 1e6, not {entry!r}"
                 )
@@ -149,10 +140,19 @@ class MergeSettings:
 
 
 @dataclass(frozen=True)
-class ReportSettings:
-    report: Path = field(metadata={"help": "file of DPO rows, ours or another's; only read"})
+class AuditSettings:
+    files: list[Path] = field(
+        metadata={
+            "help": "file of DPO rows, ours or another project's",
+            "positional": True,
+            "aliases": ["report"],
+        }
+    )
     json: bool = field(default=False, metadata={"help": "print JSON"})
-    seed: int = field(default=0, metadata={"help": "of the folds, and of the sample if large"})
+    seed: int = field(
+        default=0,
+        metadata={"help": "of the classifiers' folds, and of their sample of a large file"},
+    )
 
     def __post_init__(self) -> None:
         _check_seed(self.seed)

@@ -1,29 +1,29 @@
-"""How well chosen texts can be told from rejected ones without seeing an image.
+"""How well classifiers tell chosen texts from rejected texts without seeing an image.
 
-A model that is trained on pairs learns the easiest thing that tells them apart. Where words, length
-or the position of the answer do, it need not learn to judge.
+A model that is trained on pairs learns the easiest thing that tells them apart. If the words, the
+length or the position of the answer tell them apart, the model need not learn to judge.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Fewer comparisons than this say nothing.
-_FEWEST = 10
+# With fewer comparisons, an accuracy says nothing.
+_MIN_COMPARISONS = 10
 _FOLDS = 5
-# An accuracy above this is worth a word.
-WARN_ABOVE = 0.8
+_MAX_ACCURACY_WITHOUT_WARNING = 0.8
 
 _ANSWER = re.compile(r"<answer>.*?(?:</answer>|\Z)", re.DOTALL)
 _TAG = re.compile(r"</?\w+>")
-# Letters only: no digits, no punctuation. Chinese and Japanese do not part words: each character.
+# Letters only, no digits or punctuation. Chinese and Japanese do not separate words, so there each
+# character counts as a word.
 _WORDS = r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+"
 
 
 @dataclass(frozen=True)
 class Texts:
-    """One pair; `comparison` is the same for all pairs of a comparison, answers are 1, 2 or 0."""
+    """One pair. `comparison` is the key of its comparison; answers are 1, 2 or 0 (no answer)."""
 
     comparison: str
     chosen: str
@@ -33,14 +33,14 @@ class Texts:
 
 
 def accuracies(pairs: Sequence[Texts], seed: int = 0) -> dict[str, float | None]:
-    """Held-out accuracy in telling chosen texts from rejected ones, by what is looked at.
+    """Held-out accuracy in telling chosen texts from rejected texts, by the features that are seen.
 
     words: a bag of the words (TF-IDF) without answer blocks, tags and digits. length: the number of
-    characters. answer: the position that the answer names. Each is a logistic regression on the
-    difference of the two texts' features, 5-fold by comparison; 0.5 is chance, and a tie counts
-    half. None where there are fewer than ten comparisons.
+    characters. answer: the position that the answer names. Each classifier is a logistic regression
+    on the difference of the two texts' features, 5-fold by comparison; 0.5 is chance, and a tie
+    counts half. None if there are fewer than ten comparisons.
     """
-    if len({pair.comparison for pair in pairs}) < _FEWEST:
+    if len({pair.comparison for pair in pairs}) < _MIN_COMPARISONS:
         return {"words": None, "length": None, "answer": None}
     import numpy as np
     from scipy import sparse
@@ -49,21 +49,21 @@ def accuracies(pairs: Sequence[Texts], seed: int = 0) -> dict[str, float | None]
     def words(side: str) -> list[str]:
         return [_TAG.sub(" ", _ANSWER.sub(" ", getattr(pair, side))) for pair in pairs]
 
-    # The weights of words come from all texts, which tells nothing of who is chosen.
+    # The weights of words come from all texts, held-out ones too: they do not depend on the labels.
     vectorizer = TfidfVectorizer(token_pattern=_WORDS, sublinear_tf=True)
     texts = words("chosen") + words("rejected")
     try:
         bags = vectorizer.fit_transform(texts)
     except ValueError:
-        # No text has a word (numbers alone, say): empty bags.
+        # No text has a word, but numbers only, say.
         bags = sparse.csr_matrix((len(texts), 1))
 
     def column(values: Sequence[float]) -> Any:
-        whole = np.array(values, dtype=float).reshape(-1, 1)
-        return whole / max(1.0, float(np.abs(whole).max()))
+        unscaled = np.array(values, dtype=float).reshape(-1, 1)
+        return unscaled / max(1.0, float(np.abs(unscaled).max()))
 
     position = {0: 0.0, 1: 1.0, 2: -1.0}
-    seen = {
+    features = {
         "words": bags[: len(pairs)] - bags[len(pairs) :],
         "length": column([len(pair.chosen) - len(pair.rejected) for pair in pairs]),
         "answer": column(
@@ -71,11 +71,11 @@ def accuracies(pairs: Sequence[Texts], seed: int = 0) -> dict[str, float | None]
         ),
     }
     groups = [pair.comparison for pair in pairs]
-    return {name: round(_accuracy(features, groups, seed), 4) for name, features in seen.items()}
+    return {name: round(_accuracy(values, groups, seed), 4) for name, values in features.items()}
 
 
 def _accuracy(features: Any, groups: Sequence[str], seed: int) -> float:
-    """Of a classifier without intercept, which sees each training pair both ways round."""
+    """The accuracy of a classifier without intercept, trained on each pair both ways round."""
     import numpy as np
     from scipy import sparse
     from sklearn.linear_model import LogisticRegression
@@ -95,23 +95,23 @@ def _accuracy(features: Any, groups: Sequence[str], seed: int) -> float:
     return right / len(groups)
 
 
-def warning(found: dict[str, float | None], where: str) -> str:
-    """In plain words what the pairs teach beside judging, or ""."""
-    what = {
+def warning(by_feature: Mapping[str, float | None], where: str) -> str:
+    """What the pairs teach besides judging, in plain words; "" if all accuracies are low."""
+    explanations = {
         "words": "by their words alone (two writers, or two styles: pair texts of one model, "
         "--same-model require)",
         "length": "by their length alone (--balance-lengths evens that out)",
         "answer": "by the position of the answer alone (--balance-positions evens that out)",
     }
-    told = [
-        f"in {100 * accuracy:.0f}% of held-out pairs {what[name]}"
-        for name, accuracy in found.items()
-        if accuracy is not None and accuracy > WARN_ABOVE
+    shortcuts = [
+        f"in {100 * accuracy:.0f}% of held-out pairs {explanations[name]}"
+        for name, accuracy in by_feature.items()
+        if accuracy is not None and accuracy > _MAX_ACCURACY_WITHOUT_WARNING
     ]
-    if not told:
+    if not shortcuts:
         return ""
     return (
         f"warning: {where}: without seeing an image, chosen can be told from rejected "
-        + "; and ".join(told)
+        + "; and ".join(shortcuts)
         + ". A model can bring its DPO loss down on these pairs without learning to judge."
     )

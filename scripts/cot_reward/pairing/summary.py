@@ -1,76 +1,100 @@
-"""What a merge did, in numbers: the parts of its summary."""
+"""The numbers in a merge's summary: what the files hold, and what became of every row."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from cot_reward.pairing.engine.database import Engine
-from cot_reward.pairing.engine.scan import Seen
+from cot_reward.pairing.engine.scan import ScannedPart
 
 
 def summarise_file(engine: Engine, split: str) -> dict[str, Any]:
-    """What train.jsonl ("train") or eval.jsonl ("eval") holds."""
-    keys = ("pairs", "comparisons", "one", "two", "chosen_longer", "rejected_longer", "same_model")
+    """What train.jsonl (split "train") or eval.jsonl ("eval") holds."""
+    names = ("pairs", "comparisons", "one", "two", "chosen_longer", "rejected_longer", "same_model")
     (row,) = engine.run(
         "SELECT count(*), count(DISTINCT id), "
-        "count(*) FILTER (answer = 1), count(*) FILTER (answer = 2), "
+        "count(*) FILTER (chosen_answer = 1), count(*) FILTER (chosen_answer = 2), "
         "count(*) FILTER (longer = 1), count(*) FILTER (longer = -1), count(*) FILTER (same_model) "
-        "FROM pairs WHERE state < '3' AND split = ?",
+        "FROM pairs WHERE state = 'used' AND split = ?",
         [split],
     )
-    found = dict(zip(keys, row, strict=True))
-    sources = engine.run(
-        "SELECT source, count(*) FROM pairs WHERE state < '3' AND split = ? GROUP BY ALL "
+    counts = dict(zip(names, row, strict=True))
+    by_source = engine.run(
+        "SELECT source, count(*) FROM pairs WHERE state = 'used' AND split = ? GROUP BY ALL "
         "ORDER BY ALL",
         [split],
     )
     return {
-        "pairs": found["pairs"],
-        "comparisons": found["comparisons"],
-        "chosen_answer": {"1": found["one"], "2": found["two"]},
-        "chosen_longer": found["chosen_longer"],
-        "rejected_longer": found["rejected_longer"],
-        "same_model": found["same_model"],
-        "cross_model": found["pairs"] - found["same_model"],
-        "by_source": dict(sources),
+        "pairs": counts["pairs"],
+        "comparisons": counts["comparisons"],
+        "chosen_answer": {"1": counts["one"], "2": counts["two"]},
+        "chosen_longer": counts["chosen_longer"],
+        "rejected_longer": counts["rejected_longer"],
+        "same_model": counts["same_model"],
+        "cross_model": counts["pairs"] - counts["same_model"],
+        "by_source": dict(by_source),
     }
 
 
-def account_for_rows(engine: Engine, seen: list[Seen]) -> dict[str, dict[str, int]]:
-    """What became of every row, by side: each one is counted once, besides in `rows`."""
-    fates = engine.account()
+def account_for_rows(engine: Engine, scanned: Sequence[ScannedPart]) -> dict[str, dict[str, int]]:
+    """What became of every row, by side; "rows" is the sum of the other counts."""
+    account = {}
+    fates = _count_fates(engine)
     for side, right_side in (("correct_side", True), ("incorrect_side", False)):
-        of = [one for one in seen if one.part.right_side == right_side]
-        rows, bad = sum(one.rows for one in of), sum(one.bad for one in of)
-        told = sum(fates[side].values()) + bad
-        assert told == rows, f"{side}: {told} of {rows} rows are accounted for"
-        fates[side] = {"rows": rows, **({"bad": bad} if bad else {}), **fates[side]}
-    return fates
+        parts = [entry for entry in scanned if entry.part.right_side == right_side]
+        rows, bad = sum(entry.rows for entry in parts), sum(entry.bad_rows for entry in parts)
+        total = sum(fates[right_side].values()) + bad
+        assert total == rows, f"{side}: {total} of {rows} rows are accounted for"
+        account[side] = {"rows": rows, **({"bad": bad} if bad else {}), **fates[right_side]}
+    return account
+
+
+def _count_fates(engine: Engine) -> dict[bool, dict[str, int]]:
+    """What became of every row that could be read, by right side or not."""
+    counts: dict[bool, dict[str, int]] = {True: {}, False: {}}
+    # A row of several pairs counts by the first of their states: `pair_state` is ordered.
+    for right_side, fate, count in engine.run("""
+        WITH in_pairs AS (
+            SELECT row, min(state) AS state, any_value(split) AS split FROM (
+                SELECT chosen_row AS row, state, split FROM pairs
+                UNION ALL SELECT rejected_row, state, split FROM pairs)
+            GROUP BY row)
+        SELECT right_side, CASE
+            WHEN row_fates.fate <> '' THEN row_fates.fate
+            WHEN in_pairs.state = 'used' AND in_pairs.split = 'eval' THEN 'used_in_eval'
+            ELSE coalesce(in_pairs.state::VARCHAR, unpaired_rows.fate, 'no_partner') END AS fate,
+            count(*)
+        FROM row_fates LEFT JOIN in_pairs USING (row) LEFT JOIN unpaired_rows USING (row)
+        GROUP BY ALL ORDER BY ALL"""):
+        counts[right_side][fate] = count
+    return counts
 
 
 def count_presentations(engine: Engine) -> dict[str, int]:
-    """Of how many there are usable right texts, wrong ones, and both."""
+    """How many presentations have usable right texts, usable wrong texts, and both."""
     (row,) = engine.run(
         "SELECT count(*) FILTER (correct), count(*) FILTER (wrong), "
         "count(*) FILTER (correct AND wrong) FROM ("
-        "SELECT bool_or(right_side) AS correct, bool_or(NOT right_side) AS wrong FROM state "
+        "SELECT bool_or(right_side) AS correct, bool_or(NOT right_side) AS wrong FROM row_fates "
         "WHERE fate = '' GROUP BY presentation)"
     )
     return dict(zip(("with_chosen", "with_rejected", "with_both"), row, strict=True))
 
 
+def count_contradictory(engine: Engine) -> int:
+    """How many comparisons have two preferred candidates."""
+    ((count,),) = engine.run("SELECT count(*) FROM contradictory")
+    return int(count)
+
+
+def count_first_choices(engine: Engine) -> int:
+    """How many pairs were used before balancing."""
+    ((count,),) = engine.run("SELECT count(*) FROM pairs WHERE first_choice")
+    return int(count)
+
+
 def pass_rate_histogram(engine: Engine) -> dict[str, int]:
     """Comparisons by the share of their samples that is right, to two decimals."""
     rows = engine.run(
-        "SELECT round(rate, 2) AS share, count(*) FROM rates GROUP BY share ORDER BY share"
+        "SELECT round(rate, 2) AS share, count(*) FROM pass_rates GROUP BY share ORDER BY share"
     )
     return {f"{share:.2f}": count for share, count in rows}
-
-
-def no_pair_message(engine: Engine, account: dict[str, dict[str, int]]) -> str:
-    usable = dict(
-        engine.run("SELECT right_side, count(*) FROM state WHERE fate = '' GROUP BY right_side")
-    )
-    return (
-        f"no pair: {usable.get(True, 0)} usable correct and {usable.get(False, 0)} usable "
-        f"incorrect responses share {count_presentations(engine)['with_both']} presentations; "
-        f"correct side {account['correct_side']}, incorrect side {account['incorrect_side']}"
-    )

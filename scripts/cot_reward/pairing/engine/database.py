@@ -1,4 +1,4 @@
-"""The database of a merge: joins, sorts and counts out of core, in a folder that goes away."""
+"""The database of a merge (DuckDB): joins, sorts and counts that may be larger than memory."""
 
 import fcntl
 import glob
@@ -16,28 +16,29 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from cot_reward.errors import UserError
-from cot_reward.pairing.engine import match, scan
+from cot_reward.pairing.engine.match import BATCH_COLUMNS
+from cot_reward.pairing.engine.scan import SCHEMA, shard_path
 from cot_reward.tasks import TASKS
 
-# What a row is told of before texts are compared; the first that holds counts.
-_STATE = """
-    CREATE TABLE state AS
+# Why a row may not be paired, before texts are compared ("": it may be). The first reason counts.
+_ROW_FATES = """
+    CREATE TABLE row_fates AS
     SELECT row, right_side, presentation,
         CASE WHEN excluded.comparison IS NOT NULL THEN 'excluded'
              WHEN fate <> '' THEN fate
              WHEN contradictory.comparison IS NOT NULL THEN 'contradictory_labels'
-             WHEN rates.rate NOT BETWEEN $low AND $high THEN 'outside_pass_rate'
+             WHEN pass_rates.rate NOT BETWEEN $low AND $high THEN 'outside_pass_rate'
              ELSE '' END AS fate
     FROM facts
     LEFT JOIN excluded USING (comparison)
     LEFT JOIN contradictory USING (comparison)
-    LEFT JOIN rates USING (comparison)
+    LEFT JOIN pass_rates USING (comparison)
 """
 
-
-# Tasks whose candidates are texts in the prompt: there `preferred` is the place that was shown, 1
-# or 2, and says the same in one presentation only. Between two presentations the names of their
-# orders tell, where each has one of the two names for itself.
+# Comparisons whose rows disagree on the preferred candidate.
+# Where the candidates are texts in the prompt, `preferred` is a place, 1 or 2. It means the same
+# candidate within one presentation only. Two presentations can be compared by the names of their
+# orders, if each presentation has one name and the two names differ.
 _OF_TEXTS = "task IN ({})".format(
     ", ".join(f"'{task}'" for task in TASKS if not TASKS[task].compares_media)
 )
@@ -62,9 +63,10 @@ _CONTRADICTORY = f"""
 
 @contextmanager
 def workspace(out: Path) -> Iterator[Path]:
-    """An empty folder in `out` that is this merge's alone, and is gone when the block ends.
+    """An empty folder in `out` for this merge alone; it is removed when the block ends.
 
-    What a killed merge left there goes first. Raises UserError when another one is at work.
+    The remains of a killed merge are removed first. Raises UserError when another merge writes to
+    `out`.
     """
     folder, lock = out / ".merging", out / ".merging.lock"
     try:
@@ -75,7 +77,7 @@ def workspace(out: Path) -> Iterator[Path]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The last one may have taken the file away in between.
+            # The merge before may have removed the lock file after we opened it.
             if not os.path.samestat(os.fstat(descriptor), lock.stat()):
                 raise BlockingIOError
         except (BlockingIOError, FileNotFoundError):
@@ -95,9 +97,10 @@ def workspace(out: Path) -> Iterator[Path]:
 
 
 class Engine:
-    """The shards of a folder as tables. Use as `with Engine(...) as engine`.
+    """A database in a folder, with the folder's shards as tables. Use as `with Engine(...)`.
 
-    Raises UserError for a memory limit that is none; `duckdb.Error` when disk or memory end.
+    Raises UserError for a memory limit that cannot be read, and `duckdb.Error` when the disk or the
+    memory is full.
     """
 
     def __init__(self, folder: Path, memory: str, threads: int) -> None:
@@ -117,79 +120,85 @@ class Engine:
         self.run("SET enable_progress_bar = false")
 
     def _shards(self, pattern: str = "shard-*") -> str:
-        """Shards as a table."""
-        # Whatever the folder is called: no pattern, no NAME=VALUE that would be taken for a column.
+        """A table expression of the shards that match."""
+        # The folder's name may look like a pattern, or like NAME=VALUE, which would be a column.
         files = f"{glob.escape(str(self._folder))}/{pattern}.parquet".replace("'", "''")
         return f"read_parquet('{files}', hive_partitioning = false)"
 
     def run(self, query: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        """The rows of a query's result."""
         cursor = self.database.execute(query, parameters)
         return list(cursor.fetchall()) if cursor.description else []
 
     def add(self, table: str, rows: pa.Table) -> None:
-        """Append rows to a table, which is made when there is none."""
+        """Append rows to a table, which is created if it does not exist."""
         self.database.register("rows_to_add", rows)
         self.run(f"CREATE TABLE IF NOT EXISTS {table} AS FROM rows_to_add LIMIT 0")
         self.run(f"INSERT INTO {table} FROM rows_to_add")
         self.database.unregister("rows_to_add")
 
-    def settle(self, buckets: int, low: float, high: float) -> None:
-        """Read the shards; find which rows may be paired, and presentations with both kinds.
+    def find_pairable_rows(self, buckets: int, low: float, high: float) -> None:
+        """Read the shards of all buckets; find the rows that may be paired.
 
-        Table `excluded` (comparison) must be there. A comparison's pass rate must lie from `low` to
-        `high`. Rows lie in so many buckets.
+        Needs the table `excluded` (comparison). A comparison's pass rate must lie between `low` and
+        `high`. Makes the tables `facts` (every row without its texts), `contradictory`
+        (comparison), `pass_rates` (comparison, rate), `row_fates` (why a row may not be paired, or
+        "") and `both_kinds` (presentations with right and wrong texts).
         """
-        # A pattern must match something.
+        # A pattern that matches no file is an error.
         for bucket in range(buckets):
-            empty = scan.shard(self._folder, bucket, "none")
-            parquet.write_table(scan.SCHEMA.empty_table(), empty)
+            parquet.write_table(SCHEMA.empty_table(), shard_path(self._folder, bucket, "none"))
         self.run(
             "CREATE TABLE facts AS SELECT row, right_side, fate, comparison, presentation, "
             f'preferred, response, verdict, task, template_hash, "order" FROM {self._shards()}'
         )
         self.run(_CONTRADICTORY)
-        # A response that stands in two files is one sample.
+        # A response that stands in two files counts as one sample.
         self.run(
-            "CREATE TABLE rates AS SELECT comparison, avg(correct::INT) AS rate FROM ("
+            "CREATE TABLE pass_rates AS SELECT comparison, avg(correct::INT) AS rate FROM ("
             "SELECT comparison, response, bool_or(verdict = 'correct') AS correct FROM facts "
             "ANTI JOIN excluded USING (comparison) GROUP BY comparison, response) "
             "GROUP BY comparison"
         )
-        self.run(_STATE, {"low": low, "high": high})
+        self.run(_ROW_FATES, {"low": low, "high": high})
         self.run(
-            "CREATE TABLE both_kinds AS SELECT presentation FROM state WHERE fate = '' "
+            "CREATE TABLE both_kinds AS SELECT presentation FROM row_fates WHERE fate = '' "
             "GROUP BY presentation HAVING bool_or(right_side) AND bool_or(NOT right_side)"
         )
 
-    def partners(self, buckets: int) -> tuple[int, Iterator[pa.RecordBatch]]:
-        """How many rows have a partner, and those rows, sorted by comparison and presentation."""
+    def pairable_rows(self, buckets: int) -> tuple[int, Iterator[pa.RecordBatch]]:
+        """The pairable rows of presentations with both kinds: their number, and the rows.
+
+        The rows are sorted by comparison and presentation.
+        """
         ((count,),) = self.run(
-            "SELECT count(*) FROM state SEMI JOIN both_kinds USING (presentation) WHERE fate = ''"
+            "SELECT count(*) FROM row_fates SEMI JOIN both_kinds USING (presentation) "
+            "WHERE fate = ''"
         )
         return count, chain.from_iterable(map(self._sorted, range(buckets)))
 
     def _sorted(self, bucket: int) -> pa.RecordBatchReader:
-        columns = ", ".join(f'"{name}"' for name in match.COLUMNS)
-        shards = self._shards(scan.shard(Path(), bucket, "*").stem)
+        columns = ", ".join(f'"{name}"' for name in BATCH_COLUMNS)
+        shards = self._shards(shard_path(Path(), bucket, "*").stem)
         query = (
             f"SELECT {columns} FROM {shards} SEMI JOIN both_kinds USING (presentation) "
             "WHERE fate = '' ORDER BY id, presentation"
         )
-        # A connection of its own, since other queries run while it is read.
+        # A cursor of its own: other queries run while its rows are read.
         return self.database.cursor().sql(query).to_arrow_reader(4096)
 
     def template_hashes(self) -> dict[str, list[str]]:
-        """By task, of the rows that could be paired."""
+        """The template hashes of the rows that may be paired, by task."""
         hashes: dict[str, list[str]] = defaultdict(list)
         for task, value in self.run(
-            "SELECT DISTINCT task, template_hash FROM facts JOIN state USING (row) "
-            "WHERE state.fate = '' AND template_hash <> '' ORDER BY ALL"
+            "SELECT DISTINCT task, template_hash FROM facts JOIN row_fates USING (row) "
+            "WHERE row_fates.fate = '' AND template_hash <> '' ORDER BY ALL"
         ):
             hashes[task].append(value)
         return dict(hashes)
 
     def contradictory(self) -> Iterator[tuple[str, list[int]]]:
-        """Comparisons with two preferred candidates: key, and a row for each that was claimed."""
+        """Comparisons with two preferred candidates: the key, and one row for each candidate."""
         cursor = self.database.cursor().execute(f"""
             SELECT id, list(row ORDER BY row) FROM (
                 SELECT id, min(row) AS row FROM {self._shards()}
@@ -198,25 +207,6 @@ class Engine:
             GROUP BY id ORDER BY id""")
         while rows := cursor.fetchmany(1000):
             yield from rows
-
-    def account(self) -> dict[str, dict[str, int]]:
-        """What became of every row that could be read, by side.
-
-        Tables `pairs` (with `state`, see `balance`) and `fates` must be there.
-        """
-        counts: dict[str, dict[str, int]] = {"correct_side": {}, "incorrect_side": {}}
-        for right_side, fate, count in self.run("""
-            WITH uses AS (
-                SELECT row, min(state) AS use FROM (
-                    SELECT chosen_row AS row, state FROM pairs
-                    UNION ALL SELECT rejected_row, state FROM pairs)
-                GROUP BY row)
-            SELECT right_side, CASE WHEN state.fate <> '' THEN state.fate
-                ELSE coalesce(substr(uses.use, 3), fates.fate, 'no_partner') END AS final, count(*)
-            FROM state LEFT JOIN uses USING (row) LEFT JOIN fates USING (row)
-            GROUP BY ALL ORDER BY ALL"""):
-            counts["correct_side" if right_side else "incorrect_side"][fate] = count
-        return counts
 
     def __enter__(self) -> "Engine":
         return self

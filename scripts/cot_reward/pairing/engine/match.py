@@ -1,4 +1,4 @@
-"""Sorted responses -> the pairs that could be taken, written as DPO rows, on all cores."""
+"""Second pass: sorted responses -> the pairs that could be taken, written as DPO rows."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,32 +11,36 @@ import orjson
 import pyarrow as pa
 from pyarrow import compute
 
+from cot_reward.pairing.engine.lines import lines_path
 from cot_reward.pairing.pairs import Pair, Rules, Text, pairs_of
 from cot_reward.records import PreferencePair
 
-# What a batch must hold, sorted by the first two.
-COLUMNS = ("id", "presentation", "comparison", "right_side", "row", "text", "model", "source",
+# The columns of a batch, which is sorted by the first two.
+BATCH_COLUMNS = ("id", "presentation", "comparison", "right_side", "row", "text", "model", "source",
            "order", "prompt", "answer", "task", "media")  # fmt: skip
 
-# One possible pair: its DPO row is `length` bytes from `start` of the file `lines-<batch>.jsonl`.
-# `nth` counts the pairs of a presentation, the best first; `longer` is 1 when the chosen text has
-# more characters, -1 when the rejected one has, `difference` how many.
-PAIRS = pa.schema([
+# A pair that could be taken. Its DPO row is `length` bytes from `start` of its batch's lines.
+# `rank_in_presentation` counts from 0, the best pair first. `longer` is 1 when the chosen text has
+# more characters, -1 when the rejected text has, else 0. `length_difference` is the characters of
+# the chosen text minus those of the rejected text.
+POSSIBLE_PAIRS = pa.schema([
     ("batch", pa.int64()), ("start", pa.int64()), ("length", pa.int64()), ("id", pa.string()),
-    ("presentation", pa.int64()), ("comparison", pa.int64()), ("nth", pa.int64()),
-    ("cost", pa.float64()), ("task", pa.string()), ("source", pa.string()), ("answer", pa.int64()),
-    ("longer", pa.int64()), ("difference", pa.int64()), ("same_model", pa.bool_()),
-    ("chosen_row", pa.int64()), ("rejected_row", pa.int64()),
+    ("presentation", pa.int64()), ("comparison", pa.int64()), ("rank_in_presentation", pa.int64()),
+    ("cost", pa.float64()), ("task", pa.string()), ("source", pa.string()),
+    ("chosen_answer", pa.int64()), ("rejected_answer", pa.int64()), ("longer", pa.int64()),
+    ("length_difference", pa.int64()), ("same_model", pa.bool_()), ("chosen_row", pa.int64()),
+    ("rejected_row", pa.int64()),
 ])  # fmt: skip
-FATES = pa.schema([("row", pa.int64()), ("fate", pa.string())])
+# A row that is in no possible pair, and why.
+UNPAIRED_ROWS = pa.schema([("row", pa.int64()), ("fate", pa.string())])
 
-# Rows that a process takes at once, at least: a comparison is never divided.
-_ROWS = 8192
+# Rows of a batch, at least: a comparison is never divided.
+ROWS_PER_BATCH = 8192
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Whole comparisons, as an Arrow stream."""
+    """Some comparisons with all their rows, as an Arrow stream."""
 
     number: int
     data: bytes
@@ -48,7 +52,7 @@ def batches_of(reader: Iterable[pa.RecordBatch], folder: Path, rules: Rules) -> 
     """The rows of a sorted query, cut between comparisons."""
     number, held, rows = 0, list[pa.RecordBatch](), 0
 
-    def packed(table: pa.Table) -> Batch:
+    def to_batch(table: pa.Table) -> Batch:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
@@ -57,7 +61,7 @@ def batches_of(reader: Iterable[pa.RecordBatch], folder: Path, rules: Rules) -> 
     for batch in reader:
         held.append(batch)
         rows += batch.num_rows
-        if rows < _ROWS:
+        if rows < ROWS_PER_BATCH:
             continue
         table = pa.Table.from_batches(held)
         ids = table["id"].combine_chunks()
@@ -65,55 +69,57 @@ def batches_of(reader: Iterable[pa.RecordBatch], folder: Path, rules: Rules) -> 
         last = compute.max(compute.indices_nonzero(changes)).as_py()
         if last is None:
             continue
-        yield packed(table.slice(0, last + 1))
+        yield to_batch(table.slice(0, last + 1))
         number += 1
         held, rows = table.slice(last + 1).to_batches(), table.num_rows - last - 1
     if rows:
-        yield packed(pa.Table.from_batches(held))
+        yield to_batch(pa.Table.from_batches(held))
 
 
 def match(batch: Batch) -> tuple[int, bytes, bytes]:
-    """The number of rows, and possible pairs and fates as Arrow streams. Writes the DPO rows.
+    """Write the DPO rows of all pairs that the batch's rows could make.
 
-    Raises OSError when they cannot be written.
+    Returns the number of rows, and Arrow streams of `POSSIBLE_PAIRS` and `UNPAIRED_ROWS`. Raises
+    OSError when the DPO rows cannot be written.
     """
     with pa.ipc.open_stream(batch.data) as stream:
         table = stream.read_all()
-    columns = [table[name].to_pylist() for name in COLUMNS]
+    columns = [table[name].to_pylist() for name in BATCH_COLUMNS]
     pairs: list[tuple[Any, ...]] = []
     fates: dict[int, str] = {}
     start = 0
-    with (batch.folder / f"lines-{batch.number:06}.jsonl").open("wb") as lines:
+    with lines_path(batch.folder, batch.number).open("wb") as lines:
         for (key, place, comparison), group in groupby(
             zip(*columns, strict=True), itemgetter(0, 1, 2)
         ):
             sides: tuple[list[Text], list[Text]] = ([], [])
             task = media = ""
             for entry in group:
-                right_side, row, text, model, source, order, prompt, answer, *same = entry[3:]
+                right_side, row, text, model, source, order, prompt, answer, *shared = entry[3:]
                 sides[not right_side].append(Text(text, model, source, order, prompt, answer, row))
                 if right_side:
-                    task, media = same
-            made, left = pairs_of(*sides, batch.rules, f"{key} {place}", task)
-            fates |= left
-            for nth, pair in enumerate(made):
-                line = orjson.dumps(_pair(key, task, media, pair).to_row()) + b"\n"
+                    task, media = shared
+            made, unpaired = pairs_of(*sides, batch.rules, f"{key} {place}", task)
+            fates |= unpaired
+            for rank, pair in enumerate(made):
+                line = orjson.dumps(_to_record(key, task, media, pair).to_row()) + b"\n"
                 lines.write(line)
                 pairs.append((
-                    batch.number, start, len(line), key, place, comparison, nth, pair.cost, task,
-                    pair.chosen.source or pair.rejected.source, pair.chosen.answer, pair.longer,
-                    pair.difference, pair.same_model, pair.chosen.row, pair.rejected.row,
+                    batch.number, start, len(line), key, place, comparison, rank, pair.cost, task,
+                    pair.chosen.source or pair.rejected.source, pair.chosen.answer,
+                    pair.rejected.answer, pair.longer, pair.length_difference, pair.same_model,
+                    pair.chosen.row, pair.rejected.row,
                 ))  # fmt: skip
                 start += len(line)
-    return table.num_rows, _stream(pairs, PAIRS), _stream(fates.items(), FATES)
+    return table.num_rows, _stream(pairs, POSSIBLE_PAIRS), _stream(fates.items(), UNPAIRED_ROWS)
 
 
-def _pair(key: str, task: str, media: str, pair: Pair) -> PreferencePair:
+def _to_record(key: str, task: str, media: str, pair: Pair) -> PreferencePair:
     images, videos = orjson.loads(media)
     return PreferencePair(
         problem=pair.chosen.prompt, chosen=pair.chosen.text, rejected=pair.rejected.text,
         images=images, videos=videos, id=key, task=task,
-        # Rows of others do not say; as long as none does, it may as well be the one given.
+        # Rows of other projects do not name their order. Where no row does, any name is as good.
         order=pair.chosen.order or pair.rejected.order or "given", chosen_answer=pair.chosen.answer,
         chosen_model=pair.chosen.model, rejected_model=pair.rejected.model,
     )  # fmt: skip

@@ -1,11 +1,11 @@
-"""Files of responses -> Parquet shards of judged rows on disk, on all cores.
+"""First pass: files of responses -> Parquet shards of judged rows on disk, part by part.
 
-A shard has the columns of `SCHEMA`. Texts are left empty in rows that no pair can use; what such a
-row says of its comparison's label and of the pass rate counts all the same.
+A shard has the columns of `SCHEMA`. A row that no pair can use leaves its texts empty; the row
+still counts for the label of its comparison and for the pass rate.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -14,36 +14,41 @@ import pyarrow as pa
 from pyarrow.parquet import ParquetWriter
 
 from cot_reward.errors import UserError
-from cot_reward.judge import TRUSTED
-from cot_reward.pairing.settings import MergeSettings
+from cot_reward.pairing.admission import Admission
 from cot_reward.rows import reading
-from cot_reward.rows.responses import Judged, is_unfit, read
+from cot_reward.rows.responses import Judged, read
 from cot_reward.store import dump
 
-# `row` is the part's number, then the number of the line in it; `fate` is why no pair may use the
-# row, "" when one may.
-_KINDS: dict[Any, Any] = {str: pa.string(), int: pa.int64()}
+# `row` is the row's number (see `_row_number`); `fate` is why no pair may use the row, "" when a
+# pair may.
+_COLUMN_TYPES: dict[Any, Any] = {str: pa.string(), int: pa.int64()}
 SCHEMA = pa.schema(
     [("row", pa.int64()), ("right_side", pa.bool_()), ("fate", pa.string())]
-    + [(name, _KINDS[kind]) for name, kind in Judged.__annotations__.items()]
+    + [(name, _COLUMN_TYPES[kind]) for name, kind in Judged.__annotations__.items()]
 )
-# Both sides of a pair have the same prompt and media: they are kept once, and sorted once.
-_SHARED = [SCHEMA.names.index(name) for name in ("prompt", "media")]
-_TEXTS = [*_SHARED, SCHEMA.names.index("text")]
-_LINES = 40
+# Both sides of a pair have the same prompt and media, so only the right side keeps and sorts them.
+_SHARED_COLUMNS = [SCHEMA.names.index(name) for name in ("prompt", "media")]
+_TEXT_COLUMNS = [*_SHARED_COLUMNS, SCHEMA.names.index("text")]
 
-# Bytes of input that a process takes at once, and rows that it holds.
-_PART = 2**24
-_ROWS = 8192
-# Bytes of input whose rows are sorted at once; a sort of more pins more memory than it may have.
-_BUCKET = 2**31
-# How much longer rows are than what a compressed file has of them.
-_PACKED = 8
+# Input that one task of a process reads.
+PART_BYTES = 2**24
+# Rows that a process holds before it writes them.
+_ROWS_PER_WRITE = 8192
+# Input whose rows are sorted together. A larger sort pins more memory than the engine may have.
+BUCKET_BYTES = 2**31
+# Rows in memory take this many times the bytes that they take in a compressed file.
+_PARQUET_EXPANSION = 8
+# A row's number is its part's number, shifted by this, plus its line in the part.
+_LINE_BITS = 40
 
 
 @dataclass(frozen=True)
 class Part:
-    """A span of a JSONL file, or a whole file (`end` -1), and into how many buckets its rows go."""
+    """A span of bytes of a JSONL file, or a complete file (`end` -1).
+
+    Its rows go into `buckets` shards below `folder`. `prefix` leads from the media root to what the
+    paths of rows without a key are relative to.
+    """
 
     number: int
     path: Path
@@ -53,104 +58,109 @@ class Part:
     buckets: int
     folder: Path
     prefix: str
-    settings: MergeSettings
+    admission: Admission
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a part held. `lines` counts blank ones too."""
+class ScannedPart:
+    """What a part held. `lines` counts blank lines too."""
 
     part: Part
     lines: int
     rows: int
-    bad: int
+    bad_rows: int
 
 
 def parts_of(
-    files: list[tuple[Path, bool]], folder: Path, prefix: str, settings: MergeSettings
+    files: Sequence[tuple[Path, bool]], folder: Path, prefix: str, admission: Admission
 ) -> list[Part]:
-    """What there is to read: (file, whether it is of correct responses), in parts of some MiB."""
+    """The parts of all files; a file comes with whether it holds correct responses.
+
+    Raises UserError for a file that cannot be read.
+    """
     sizes = [
-        path.stat().st_size * (_PACKED if path.suffix == ".parquet" else 1)
+        path.stat().st_size * (_PARQUET_EXPANSION if path.suffix == ".parquet" else 1)
         for path, _ in files
         if path.is_file()
     ]
-    buckets = 1 + sum(sizes) // _BUCKET
+    buckets = 1 + sum(sizes) // BUCKET_BYTES
     parts: list[Part] = []
     for path, right_side in files:
         try:
-            spans = reading.spans(path, _PART) or [(0, -1)]
+            spans = reading.spans(path, PART_BYTES) or [(0, -1)]
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from None
         parts += [
-            Part(len(parts) + n, path, right_side, start, end, buckets, folder, prefix, settings)
+            Part(len(parts) + n, path, right_side, start, end, buckets, folder, prefix, admission)
             for n, (start, end) in enumerate(spans)
         ]
     return parts
 
 
-def _rows(part: Part) -> Iterator[tuple[int, reading.Row | None]]:
-    if part.end < 0:
-        return reading.read_rows(part.path)
-    return reading.read_span(part.path, part.start, part.end)
-
-
-def _fate(judged: Judged, right_side: bool, settings: MergeSettings) -> str:
-    """Why no pair may use it, or ""."""
-    verdict, coherence = judged.verdict, judged.coherence
-    if right_side:
-        if verdict != "correct":
-            return f"judged_{verdict}"
-        if coherence not in settings.chosen_coherence and not settings.allow_incoherent:
-            return f"chosen_{coherence}"
-    else:
-        kind = verdict
-        if verdict == "correct" and coherence not in TRUSTED:
-            kind = "incoherent"
-        if kind not in settings.rejected_kinds:
-            return f"judged_{verdict}"
-        if kind == "incorrect" and coherence not in settings.rejected_coherence:
-            return f"rejected_{coherence}"
-    return "empty_or_holds_placeholder" if is_unfit(judged.text) else ""
-
-
-def shard(folder: Path, bucket: int, name: str) -> Path:
-    """The file of a bucket's rows of that name; "*" stands for all."""
+def shard_path(folder: Path, bucket: int, name: str) -> Path:
+    """The shard of a bucket by this name; the name "*" stands for all of them."""
     return folder / f"shard-{bucket:04}-{name}.parquet"
 
 
-def scan(part: Part) -> Seen:
-    """Judge the rows of a part; write `shard-BUCKET-N.parquet` and, of bad rows, `bad-N.jsonl`.
+def bad_rows_path(folder: Path, part: int) -> Path:
+    """The JSONL file of a part's bad rows: `line` in the part, and `reason`."""
+    return folder / f"bad-{part:06}.jsonl"
 
-    Buckets part the keys in their order, so that each can be sorted by itself.
 
-    Raises UserError when the file cannot be read, and OSError when a shard cannot be written.
-    """
-    lines = rows = bad = 0
-    faults: IO[str] | None = None
-    held: list[list[tuple[Any, ...]]] = [[] for _ in range(part.buckets)]
-    writers: dict[int, ParquetWriter] = {}
+class _Shards:
+    """The shards that one part writes."""
 
-    def flush() -> None:
-        for bucket, entries in enumerate(held):
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._held: list[list[tuple[Any, ...]]] = [[] for _ in range(part.buckets)]
+        self._writers: dict[int, ParquetWriter] = {}
+
+    def add(self, key: str, entry: tuple[Any, ...]) -> None:
+        """Keep a row until `flush`; buckets are ranges of keys, so each is sorted by itself."""
+        self._held[int(key[:8], 16) * self._part.buckets >> 32].append(entry)
+
+    def flush(self) -> None:
+        for bucket, entries in enumerate(self._held):
             if not entries:
                 continue
-            if bucket not in writers:
-                writers[bucket] = ParquetWriter(
-                    shard(part.folder, bucket, f"{part.number:06}"), SCHEMA,
+            if bucket not in self._writers:
+                self._writers[bucket] = ParquetWriter(
+                    shard_path(self._part.folder, bucket, f"{self._part.number:06}"), SCHEMA,
                     compression="zstd", compression_level=1, write_statistics=False,
                 )  # fmt: skip
             columns = [
                 pa.array(column, kind)
                 for column, kind in zip(zip(*entries, strict=True), SCHEMA.types, strict=True)
             ]
-            writers[bucket].write_table(pa.table(columns, schema=SCHEMA))
+            self._writers[bucket].write_table(pa.table(columns, schema=SCHEMA))
             entries.clear()
 
-    base = part.number << _LINES
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
+def _row_number(part: int, line: int) -> int:
+    return (part << _LINE_BITS) + line
+
+
+def _rows_of(part: Part) -> Iterator[tuple[int, reading.Row | None]]:
+    if part.end < 0:
+        return reading.read_rows(part.path)
+    return reading.read_span(part.path, part.start, part.end)
+
+
+def scan(part: Part) -> ScannedPart:
+    """Judge the rows of a part, and write its shards and the file of its bad rows, if any.
+
+    Raises UserError when the file cannot be read, and OSError when a shard cannot be written.
+    """
+    lines = rows = bad_rows = 0
+    bad_rows_file: IO[str] | None = None
+    shards = _Shards(part)
     try:
-        for number, row in _rows(part):
-            lines = number
+        for line, row in _rows_of(part):
+            lines = line
             if row is None:
                 continue
             rows += 1
@@ -158,49 +168,53 @@ def scan(part: Part) -> Seen:
                 if isinstance(row, ValueError):
                     raise row
                 judged = read(row, part.right_side, part.prefix)
-            # The second of a value that is nested too deep to be shown.
+            # RecursionError: a value is nested too deeply for the message that shows it.
             except (ValueError, RecursionError) as error:
-                bad += 1
-                if faults is None:
-                    path = part.folder / f"bad-{part.number:06}.jsonl"
-                    faults = path.open("w", encoding="utf-8", errors="replace")
-                faults.write(dump({"line": number, "reason": str(error)}) + "\n")
+                bad_rows += 1
+                if bad_rows_file is None:
+                    path = bad_rows_path(part.folder, part.number)
+                    bad_rows_file = path.open("w", encoding="utf-8", errors="replace")
+                bad_rows_file.write(dump({"line": line, "reason": str(error)}) + "\n")
                 continue
-            fate = _fate(judged, part.right_side, part.settings)
-            entry: tuple[Any, ...] = (base + number, part.right_side, fate, *judged)
-            if fate or not part.right_side:
-                empty = _TEXTS if fate else _SHARED
-                entry = tuple("" if n in empty else value for n, value in enumerate(entry))
-            held[int(judged.id[:8], 16) * part.buckets >> 32].append(entry)
-            if not rows % _ROWS:
-                flush()
-        flush()
+            shards.add(judged.id, _entry(part, line, judged))
+            if not rows % _ROWS_PER_WRITE:
+                shards.flush()
+        shards.flush()
     finally:
-        for writer in writers.values():
-            writer.close()
-        if faults is not None:
-            faults.close()
-    return Seen(part, lines, rows, bad)
+        shards.close()
+        if bad_rows_file is not None:
+            bad_rows_file.close()
+    return ScannedPart(part, lines, rows, bad_rows)
+
+
+def _entry(part: Part, line: int, judged: Judged) -> tuple[Any, ...]:
+    """A row of `SCHEMA`."""
+    fate = part.admission.refusal(judged, part.right_side)
+    entry = (_row_number(part.number, line), part.right_side, fate, *judged)
+    if fate or not part.right_side:
+        empty = _TEXT_COLUMNS if fate else _SHARED_COLUMNS
+        return tuple("" if n in empty else value for n, value in enumerate(entry))
+    return entry
 
 
 class Places:
     """Which file and line a row's number stands for."""
 
-    def __init__(self, seen: list[Seen]) -> None:
-        self._parts = {one.part.number: one.part for one in seen}
-        self._before: dict[int, int] = {}
+    def __init__(self, scanned: Sequence[ScannedPart]) -> None:
+        self._parts = {entry.part.number: entry.part for entry in scanned}
+        self._lines_before: dict[int, int] = {}
         total, path = 0, None
-        for one in seen:
-            if one.part.path != path or not one.part.start:
-                total, path = 0, one.part.path
-            self._before[one.part.number] = total
-            total += one.lines
+        for entry in scanned:
+            if entry.part.path != path or not entry.part.start:
+                total, path = 0, entry.part.path
+            self._lines_before[entry.part.number] = total
+            total += entry.lines
 
-    def of(self, part: int, line: int) -> tuple[str, int]:
+    def locate(self, part: int, line: int) -> tuple[str, int]:
         """The file, and the line in it, of a line of a part."""
-        return os.fspath(self._parts[part].path), self._before[part] + line
+        return os.fspath(self._parts[part].path), self._lines_before[part] + line
 
     def name(self, row: int) -> str:
         """FILE:LINE of a row's number."""
-        path, line = self.of(row >> _LINES, row & (2**_LINES - 1))
+        path, line = self.locate(row >> _LINE_BITS, row & (2**_LINE_BITS - 1))
         return f"{path}:{line}"

@@ -1,0 +1,67 @@
+"""The used pairs: train.jsonl and eval.jsonl, and a sample for the shortcut classifiers."""
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import orjson
+
+from cot_reward.errors import UserError
+from cot_reward.pairing.engine.database import Engine
+from cot_reward.pairing.engine.lines import PairLines
+from cot_reward.pairing.shortcut import Texts
+
+# Pairs that the classifiers see: above some thousands, accuracies hardly change.
+_SHORTCUT_PAIRS = 4000
+_ROWS_PER_FETCH = 10_000
+
+
+def write_pairs(engine: Engine, folder: Path, out: Path, splits: Sequence[str]) -> None:
+    """Replace out/SPLIT.jsonl of each split; the summary of an earlier merge is removed.
+
+    The files are complete and safe on the disk before an earlier file is touched. Raises UserError
+    when a name is a folder.
+    """
+    with ExitStack() as stack:
+        lines = stack.enter_context(PairLines(folder))
+        files = {split: stack.enter_context((folder / split).open("wb")) for split in splits}
+        # Pairs of one presentation are neighbours, so that a trainer can share their prompt.
+        cursor = engine.database.cursor().execute(
+            "SELECT split, batch, start, length FROM pairs WHERE state = 'used' "
+            "ORDER BY id, presentation, rank_in_presentation"
+        )
+        while rows := cursor.fetchmany(_ROWS_PER_FETCH):
+            for split, batch, start, length in rows:
+                files[split].write(lines.read(batch, start, length))
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+    for split in splits:
+        if (out / f"{split}.jsonl").is_dir():
+            raise UserError(f"{out / split}.jsonl: is a folder")
+    # An evaluation file never lies beside training rows that it was not split from.
+    for name in ("summary.json", "eval.jsonl"):
+        (out / name).unlink(missing_ok=True)
+    for split in splits:
+        os.replace(folder / split, out / f"{split}.jsonl")
+
+
+def sample_texts(engine: Engine, folder: Path, seed: int) -> list[Texts]:
+    """Some pairs of train.jsonl for the shortcut classifiers, drawn by the seed.
+
+    Their answers are the findings of the first pass: no text is judged again.
+    """
+    places = engine.run(
+        "SELECT batch, start, length, id, chosen_answer, rejected_answer FROM ("
+        "FROM pairs WHERE state = 'used' AND split = 'train' "
+        "ORDER BY md5($seed || ' sample ' || id), id, presentation, rank_in_presentation "
+        "LIMIT $count) ORDER BY ALL",
+        {"seed": str(seed), "count": _SHORTCUT_PAIRS},
+    )
+    texts = []
+    with PairLines(folder) as lines:
+        for batch, start, length, key, *answers in places:
+            row = orjson.loads(lines.read(batch, start, length))
+            texts.append(Texts(key, row["chosen"], row["rejected"], *answers))
+    return texts
