@@ -126,12 +126,12 @@ def check_files(files: Sequence[Path], root: Path, workers: int) -> Findings:
     with ThreadPoolExecutor(workers) as pool:
         results = pool.map(_check_image, images)
         checked = tqdm(results, "images", len(images), unit=" images", disable=None)
-        for path, error in zip(images, checked, strict=True):
-            if error:
-                note(real["images", path], error)
+        for path, fault in zip(images, checked, strict=True):
+            if fault:
+                note(real["images", path], fault)
     for path in videos:
-        if error := _check_video(path):
-            note(real["videos", path], error)
+        if fault := _check_video(path):
+            note(real["videos", path], fault)
     findings.problems.sort()
     return findings
 
