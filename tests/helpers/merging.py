@@ -16,7 +16,7 @@ WRONG = cot((6, 7), (8, 7), 2)
 
 
 def run(folder: Path, correct: list, incorrect: list, *flags: object) -> tuple[list, dict]:
-    """Merge these rows; the pairs and the summary."""
+    """Merge these rows. Returns the pairs of train.jsonl and the summary."""
     write_lines(folder / "correct.jsonl", correct)
     write_lines(folder / "incorrect.jsonl", incorrect)
     argv = ["--correct", folder / "correct.jsonl", "--incorrect", folder / "incorrect.jsonl",
@@ -27,10 +27,11 @@ def run(folder: Path, correct: list, incorrect: list, *flags: object) -> tuple[l
 
 
 def published(text, form, caption="a cat", images=("a.png", "b.png"), **other):
+    """A published row without a key, with `conversations` or with `problem` and `solution`."""
     prompt = f"<image><image>Judge them. Text Caption: [{caption}]"
-    said = (
+    texts = (
         {"conversations": conversation(prompt, text)}
         if form == "conversations"
         else {"problem": prompt, "solution": text}
     )
-    return said | {"images": list(images)} | other
+    return texts | {"images": list(images)} | other

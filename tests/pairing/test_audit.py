@@ -1,4 +1,4 @@
-"""The audit of DPO files, and what can be told without an image."""
+"""The audit of DPO files, and the classifiers that see no image."""
 
 import hashlib
 import json
@@ -77,13 +77,15 @@ def test_rows_of_other_trainers_are_read_too(tmp_path):
         assert found.findings["rejected"]["coherent"] == 4
 
 
-def said(*texts):
+def messages(*texts):
     """Messages of a user and an assistant in turn."""
     return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
 
 
 FORMS = {
-    "prompt inside": {"chosen": said(PROMPT, cot()), "rejected": said(PROMPT, cot(answer=2))},
+    "prompt inside": {
+        "chosen": messages(PROMPT, cot()), "rejected": messages(PROMPT, cot(answer=2))
+    },
     "instruction": {"instruction": PROMPT, "chosen": cot(), "rejected": cot(answer=2)},
     "instruction, input": {
         "instruction": "Judge.", "input": PROMPT, "chosen": cot(), "rejected": cot(answer=2)
@@ -91,10 +93,10 @@ FORMS = {
     "null problem": row(problem=None, prompt=PROMPT),
     "null input": row(problem=None, prompt=None, instruction=PROMPT, input=None),
     "null prompt, prompt inside": row(
-        said(PROMPT, cot()), said(PROMPT, cot(answer=2)), problem=None, conversations=None
+        messages(PROMPT, cot()), messages(PROMPT, cot(answer=2)), problem=None, conversations=None
     ),
     "a turn without a text": row(
-        problem=[*said("x"), {"role": "assistant", "content": None}, *said("y")]
+        problem=[*messages("x"), {"role": "assistant", "content": None}, *messages("y")]
     ),
 }  # fmt: skip
 
@@ -109,15 +111,17 @@ def test_a_prompt_may_stand_elsewhere(tmp_path, form):
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda n: {"prompt": said(f"{n}", "ok", "And now?")},
-        lambda n: {"conversations": [*said(f"{n}", "ok"), {"from": "human", "value": "And now?"}]},
-        lambda n: {"chosen": said(f"{n}", "ok", "And now?", cot())},
+        lambda n: {"prompt": messages(f"{n}", "ok", "And now?")},
+        lambda n: {
+            "conversations": [*messages(f"{n}", "ok"), {"from": "human", "value": "And now?"}]
+        },
+        lambda n: {"chosen": messages(f"{n}", "ok", "And now?", cot())},
         lambda n: {"instruction": "Judge.", "input": f"{n}"},
         lambda n: {"instruction": "And now?", "history": [[f"{n}", "ok"]]},
     ],
 )
 def test_prompts_that_end_alike_are_several(tmp_path, ask):
-    """One group of all pairs would leave nothing to be told; so would one pair for a duplicate."""
+    """Prompts that differ before their last turn belong to different comparisons."""
     texts = {"chosen": cot(), "rejected": cot(answer=2)}
     found = audit(write_lines(tmp_path / "x.jsonl", [texts | ask(n) for n in range(10)]))
     assert (found.bad_rows, found.duplicates) == (0, 0), found.bad
@@ -127,7 +131,7 @@ def test_prompts_that_end_alike_are_several(tmp_path, ask):
 
 
 def test_one_long_prompt_does_not_make_all_keys_long(tmp_path, monkeypatch):
-    """The folds hold every key in the room of the longest: gigabytes, for one such row."""
+    """The folds use the memory of the longest key for every key: gigabytes, for one such row."""
     keys = []
     monkeypatch.setattr(shortcut, "accuracies", lambda pairs, _: keys.extend(pairs) or {})
     audit(write_lines(tmp_path / "x.jsonl", [row(), row(problem=PROMPT + " long" * 10_000)]))
@@ -149,7 +153,7 @@ def test_both_orders_of_a_comparison_are_one_group(tmp_path):
         {},
         {"chosen": "x"},
         {"chosen": "x", "rejected": "y"},
-        {"chosen": said("x"), "rejected": said("y")},
+        {"chosen": messages("x"), "rejected": messages("y")},
         row(problem=[]),
         row(problem=None),
         row(images=5),
@@ -207,7 +211,7 @@ def test_words_tell_two_writers_apart_and_one_writer_not():
 
 
 def test_answers_tags_and_digits_are_no_words():
-    """Else the answer would tell what is chosen wherever positions are not even."""
+    """Otherwise words would tell the chosen text wherever positions are uneven."""
     told = pairs(
         60,
         lambda _: "<think>same 9 words 8</think><answer>first is better</answer>",
@@ -231,7 +235,7 @@ def test_length_and_answer_are_told_apart():
 
 
 def test_folds_keep_comparisons_together():
-    """Words that belong to a comparison tell nothing of another one."""
+    """Words of one comparison say nothing about another comparison."""
     made = []
     for n in range(40):
         first, second = (hashlib.sha256(f"{n} {k}".encode()).hexdigest() for k in "ab")

@@ -1,4 +1,4 @@
-"""Which pairs stay when positions, lengths and sources are evened out, against brute force."""
+"""Which pairs are kept when positions, lengths and sources are balanced, against brute force."""
 
 import itertools
 from collections import Counter
@@ -20,7 +20,7 @@ def within(difference: int, total: int) -> bool:
 
 
 def test_an_order_is_chosen_rather_than_a_pair_dropped(tmp_path):
-    # Both orders of ten comparisons, of which the first is always the closer one.
+    # Both orders of ten comparisons; the first order always has the closer texts.
     pairs = [
         possible_pair(n, f"{n // 2}", 1 + n % 2, cost=n % 2, place=str(n % 2)) for n in range(20)
     ]
@@ -52,7 +52,7 @@ def test_further_pairs_of_a_comparison_go_before_comparisons(tmp_path):
 
 
 def test_lengths_are_evened_out_without_moving_the_positions(tmp_path):
-    """Exchanged within an answer where a comparison has both, and else dropped."""
+    """Pairs are exchanged within an answer if a comparison has both lengths, otherwise dropped."""
     pairs = []
     for n in range(20):
         pairs.append(possible_pair(2 * n, f"{n}", 1 + n % 2, 1, cost=1))
@@ -60,7 +60,7 @@ def test_lengths_are_evened_out_without_moving_the_positions(tmp_path):
             pairs.append(possible_pair(2 * n + 1, f"{n}", 1 + n % 2, -1, cost=2))
     made = BalancedPairs(tmp_path, pairs, lengths=True)
     assert made.changes["exchanged_for_lengths"] == {"s/image_generation": 8}
-    # Of the twelve longer chosen texts that are left four are too many, less one.
+    # Twelve longer chosen texts are left against eight; one more is allowed, three are dropped.
     assert made.changes["dropped_for_lengths"] == {"s/image_generation": 3}
     assert made.changes["dropped_for_positions"] == {}
     assert made.count("longer") == {1: 9, -1: 8}
@@ -69,7 +69,7 @@ def test_lengths_are_evened_out_without_moving_the_positions(tmp_path):
 @given(st.data())
 @SLOW
 def test_nothing_more_is_dropped_than_must_be(tmp_path, data):
-    """One pair a comparison, of one order or both; against every choice that there is."""
+    """One pair a comparison, of one order or both; against every possible choice."""
     kinds = data.draw(st.lists(st.sampled_from(["1", "1", "2", "12"]), min_size=1, max_size=8))
     pairs = [
         possible_pair(
@@ -92,7 +92,7 @@ def test_nothing_more_is_dropped_than_must_be(tmp_path, data):
 
 
 def test_lengths_are_evened_out_by_choosing_orders(tmp_path):
-    """Longer in one order, shorter in the other: nothing need be dropped."""
+    """Longer in one order, shorter in the other: nothing has to be dropped."""
     pairs = [
         possible_pair(n, f"{n // 2}", 1 + n % 2, 1 - 2 * (n % 2), n % 2, "s", f"{n % 2}")
         for n in range(40)

@@ -32,7 +32,7 @@ def test_a_merge_that_fails_leaves_the_last_one_alone(tmp_path):
 
 
 def many(folder: Path, number: int) -> list[str]:
-    """Files of so many comparisons, and the flags for them."""
+    """Write files about this number of comparisons; the flags for them."""
     for name, text in (("correct", RIGHT), ("incorrect", WRONG)):
         other = WRONG if text == RIGHT else RIGHT
         write_lines(
@@ -52,7 +52,7 @@ def test_one_process_and_several_write_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(scan, "PART_BYTES", 2**19)
     monkeypatch.setattr(match, "ROWS_PER_BATCH", 500)
     for count in (1, 2):
-        # Sorted at once, and in parts.
+        # Sorted in one bucket, and in several.
         monkeypatch.setattr(scan, "BUCKET_BYTES", 2**40 if count == 1 else 2**22)
         out = tmp_path / f"out{count}"
         argv = [*flags, "--out", out, "--workers", count, "--eval-fraction", 0.1]

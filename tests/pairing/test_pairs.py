@@ -79,7 +79,7 @@ def test_so_many_pairs_of_each_length_are_there_to_choose_from():
     assert texts(chosen, rejected, 1, of_each_length=True) == [
         ("a b c d", "a b c"), ("a b c d", "a b x y z")
     ]  # fmt: skip
-    # Of several pairs that stay no text may be in too many: the lengths take turns.
+    # If several pairs are kept, no text may be in too many: the lengths take turns.
     chosen, rejected = [made("a b c d e f g"), made("a b")], [made("a b c", 2), made("a b c d", 2)]
     long, short = ("a b c d e f g", "a b c d"), ("a b", "a b c")
     assert texts(chosen, rejected, 2, chosen_uses=1) == [short, long]
@@ -99,7 +99,7 @@ def test_same_model():
     others = [made("x y q", 2, model="other")]
     assert texts(chosen, others, 9, same_model="require") == []
     assert texts(chosen, others, 9, same_model="prefer") == [("x y z", "x y q")]
-    # Two texts of which nobody knows who wrote them are not of one model.
+    # Two texts of unknown models are not of one model.
     unknown = [made("a", model="")], [made("b", 2, model="")]
     assert texts(*unknown, same_model="require") == []
     assert texts(*unknown, same_model="prefer") == [("a", "b")]
@@ -127,7 +127,7 @@ def test_texts_that_are_nearly_the_same_are_no_pair():
     for limit, made_of in ((0.98, [far]), (0.95, [far]), (0.94, []), (1.0, [near])):
         rejected = [made(near, 2, model="n"), made(far, 2, model="m")]
         assert [b for _, b in texts([made(chosen)], rejected, max_similarity=limit)] == made_of
-    # On one side, of one model, one of them is kept.
+    # One of several near-identical texts of one side and model is kept.
     alike = [made(far, 2), made(far + " y", 2), made("z", 2)]
     assert fates([made(chosen)], alike, max_similarity=0.97) == {
         far + " y": "near_identical", "z": "unselected"
@@ -165,7 +165,7 @@ def test_every_pair_obeys_its_definition(right, wrong, number, select, same_mode
     assert [pair.cost for pair in pairs] == sorted(pair.cost for pair in pairs)
     if select != "all":
         assert len(pairs) <= number
-        # No text is repeated so often that it would be learnt by heart.
+        # No text is repeated so often that a model would learn it by heart.
         assert max(Counter(pair.chosen.text for pair in pairs).values(), default=0) <= 2
         assert max(Counter(pair.rejected.text for pair in pairs).values(), default=0) <= 1
     shared = {text.model for text in chosen} & {text.model for text in rejected}

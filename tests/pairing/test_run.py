@@ -102,7 +102,7 @@ def test_texts_of_two_templates_are_warned_of_by_merger_and_trainer(tmp_path, ca
     assert "differently worded prompts" in capsys.readouterr().err
     warning = template_warning(str(tmp_path / "out/train.jsonl"), None)
     assert f"image_generation: {'0' * 16}, {'1' * 16}" in warning
-    # Rows from elsewhere have no summary beside them.
+    # Rows of another project have no summary beside them.
     assert template_warning(str(tmp_path / "train.jsonl"), None) == ""
 
 
@@ -175,7 +175,7 @@ def test_what_an_order_is_called_does_not_matter_what_is_shown_does(tmp_path):
 
 
 def test_a_pair_of_one_model_in_the_other_order_is_something_else_that_is_there(tmp_path):
-    """Also where the texts of two models are closer."""
+    """A pair of one model is preferred, also if the texts of two models are closer."""
     far = cot((2, 2), (8, 9), 2, remark="far, far from it ")
     right = [judged_row(RIGHT), judged_row(WRONG, 2, images=("b.png", "a.png"), order="swapped")]
     wrong = [
@@ -267,7 +267,7 @@ def test_an_unknown_kind_names_the_nearest(tmp_path):
 
 
 def test_the_pass_rate_counts_each_sample_once(tmp_path):
-    """One of two right, one of four right; a file that is given twice in part changes nothing."""
+    """One of two is right, one of four is right; rows that are given twice change nothing."""
     right = [judged_row(RIGHT), judged_row(RIGHT, caption="a dog")]
     wrong = [judged_row(WRONG), *(judged_row(WRONG, caption="a dog", sample=n) for n in range(3))]
     again = write_lines(tmp_path / "again.jsonl", wrong[1:])
@@ -351,7 +351,7 @@ def test_lengths_are_evened_out_within_an_order(tmp_path):
     assert (summary["pairs"], summary["chosen_longer"], summary["rejected_longer"]) == (6, 3, 3)
 
 
-# --- what is told ---------------------------------------------------------------------------------
+# --- messages and plots ---------------------------------------------------------------------------
 
 
 def test_pairs_of_two_writers_are_warned_of(tmp_path, capsys):
@@ -387,7 +387,7 @@ def responses(draw):
         caption = draw(st.sampled_from(sorted(labels)))
         swapped = draw(st.booleans())
         label = 3 - labels[caption] if swapped else labels[caption]
-        # A label that the other file contradicts, now and then.
+        # Now and then a label that other rows contradict.
         shown = draw(st.sampled_from([label] * 9 + [3 - label]))
         answer = draw(st.sampled_from([1, 2]))
         first, second = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))

@@ -79,7 +79,7 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
         threads = min(settings.workers or cores(), _MAX_DATABASE_THREADS)
         engine = stack.enter_context(Engine(folder, settings.memory, threads))
 
-        # Which comparisons no pair may be about.
+        # Held-out comparisons, which no pair may be about.
         prefix = media_prefix(settings.image_root or settings.media_root, settings.media_root)
         held_out_files = _expand(settings.exclude, "--exclude")
         doubts = held_out.exclude(engine, held_out_files, settings.media_root, prefix)
@@ -102,20 +102,7 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
         # Second pass: pair the texts of each presentation.
         pair_rows(engine, buckets, folder, _rules(settings), workers)
 
-        # Which pairs are used.
-        per_comparison = None if settings.select == "all" else settings.pairs_per_comparison
-        select_pairs(
-            engine, per_comparison, settings.eval_fraction, seed,
-            prefer_one_model=settings.same_model == "prefer",
-        )  # fmt: skip
-        balancing = balance(
-            engine,
-            pairs_per_comparison=per_comparison,
-            positions=settings.balance_positions,
-            lengths=settings.balance_lengths,
-            weights=settings.weights(),
-            seed=seed,
-        )
+        balancing = _choose_pairs(engine, settings)
         account = account_for_rows(engine, scanned)
         train = summarise_file(engine, "train")
         if not train["pairs"]:
@@ -123,7 +110,7 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
         texts = sample_texts(engine, folder, seed)
         accuracies = shortcut.accuracies(texts, seed)
 
-        # The files; the summary is written last.
+        # Write the files, the summary last.
         write_pairs(engine, folder, out, ["train", "eval"] if settings.eval_fraction else ["train"])
         summary = {
             "stage": "merge",
@@ -150,6 +137,26 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
         _draw_plots(engine, out / "plots", settings.plots)
         write_json(out / "summary.json", summary)
     return summary
+
+
+def _choose_pairs(engine: Engine, settings: MergeSettings) -> dict[str, dict[str, int]]:
+    """Decide which pairs are used; how many were exchanged and dropped for what."""
+    per_comparison = None if settings.select == "all" else settings.pairs_per_comparison
+    select_pairs(
+        engine,
+        per_comparison,
+        settings.eval_fraction,
+        settings.seed,
+        prefer_one_model=settings.same_model == "prefer",
+    )
+    return balance(
+        engine,
+        pairs_per_comparison=per_comparison,
+        positions=settings.balance_positions,
+        lengths=settings.balance_lengths,
+        weights=settings.weights(),
+        seed=settings.seed,
+    )
 
 
 def _expand(patterns: Iterable[str], flag: str) -> list[Path]:
