@@ -11,6 +11,7 @@ import pytest
 from cot_reward.dpo.rows import template_warning
 from cot_reward.errors import UserError
 from cot_reward.judge import judge
+from cot_reward.pairing.audit import audit
 from cot_reward.records import PAIR_FIELDS, comparison_key, conversation
 from cot_reward.tasks import TASKS
 from helpers.environments import REPO
@@ -366,6 +367,8 @@ def test_pairs_of_two_writers_are_warned_of(tmp_path, capsys):
     right, wrong = ([row[side] for row in rows] for side in (0, 1))
     _, summary = run(tmp_path, right, wrong, "--plots")
     assert summary["shortcut"]["words"] == 1.0
+    # Without judging the texts again, the merger finds what the audit of its file finds.
+    assert summary["shortcut"] == audit(tmp_path / "out/train.jsonl").shortcut
     assert summary["shortcut"]["answer"] < 0.7
     told = capsys.readouterr()
     assert "in 100% of held-out pairs by their words alone" in told.err
