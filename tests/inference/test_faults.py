@@ -153,7 +153,7 @@ def test_a_record_that_kills_the_server_again_and_again_is_given_up(tmp_path, co
         '{"choices": 7}', "7", '"text"', "",
     ],
 )  # fmt: skip
-def test_no_answer_of_a_server_ends_the_run(world, server, body):
+def test_no_malformed_answer_ends_the_run(world, server, body):
     server.configure(faults=[{"caption": "caption 0", "kind": "body", "body": body}])
     flags = ["--num-samples", 1, "--orders", "given", "--max-attempts", 1]
     assert world.call(*flags) == 0
@@ -268,7 +268,7 @@ def test_a_server_that_hangs_for_good_ends_the_run_without_waiting_for_it(tmp_pa
 @pytest.mark.parametrize(
     "fault", [{"kind": "hang"}, *({"kind": "status", "status": n} for n in (429, 500, 503))]
 )
-def test_an_engine_that_is_out_from_the_start_is_found_out(world, server, fault):
+def test_an_engine_that_is_out_from_the_start_is_noticed(world, server, fault):
     """A quota that is used up looks the same: no request is answered."""
     server.configure(faults=[fault])
     flags = ["--num-samples", 1, "--timeout", 0.5, "--max-attempts", 1]
@@ -442,7 +442,7 @@ def test_a_full_disk_stops_the_run_with_a_clear_error_and_it_continues(tmp_path,
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_keeps_what_is_in_flight_and_exits_130(tmp_path, server, number):
+def test_ctrl_c_keeps_the_requests_in_flight_and_exits_130(tmp_path, server, number):
     world = World(tmp_path, server, count=20)
     server.configure(latency=0.4)
     flags = ["--num-samples", 1, "--concurrency", 4]

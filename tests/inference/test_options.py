@@ -60,8 +60,8 @@ def test_several_files_are_one_run_and_more_data_extend_it(world, tmp_path, serv
     }  # fmt: skip
 
 
-def test_who_is_named_first_may_change_from_run_to_run(world, tmp_path, server):
-    """A comparison can stand in two files, once in each order: either may be read first."""
+def test_the_record_that_is_read_first_may_change_from_run_to_run(world, tmp_path, server):
+    """A comparison may stand in two files, once in each order, and either may be read first."""
     mirrored = tmp_path / "mirrored.json"
     mirrored.write_text(json.dumps([
         raw_row(row["prompt"], row["images"][::-1], label=1 + number % 2)
@@ -140,7 +140,7 @@ def test_questions_about_an_image_show_that_image_and_both_answers(world, server
     assert report.problems == []
 
 
-def test_a_task_is_what_records_are_of_that_do_not_say(world):
+def test_the_task_flag_holds_for_records_without_a_task(world):
     plain = {"text": "a cat", "candidates": ["0a.png", "0b.png"], "label": 1}
     world.rows = [plain, understanding(["0a.png"]), raw_row("a dog", ["0a.png", "0b.png"])]
     flags = ["--num-samples", 1, "--orders", "given"]
@@ -223,7 +223,7 @@ def test_a_template_with_too_few_placeholders_is_an_error(world, tmp_path):
     (tmp_path / "own.txt").write_text("<image> Text Caption: [{caption}]")
     with pytest.raises(UserError, match="the template has 1 <image>, but 2 are shown"):
         world.call("--template", tmp_path / "own.txt")
-    # Where it fits some records it costs the others.
+    # If the template fits some records, the others are bad.
     (tmp_path / "own.txt").write_text("<image> {question} {answer_1} {answer_2}")
     world.rows = [understanding(["0a.png"]), understanding(["0a.png", "0b.png"])]
     assert world.call("--template", tmp_path / "own.txt", "--num-samples", 1) == 0

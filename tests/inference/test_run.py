@@ -159,7 +159,7 @@ def test_other_settings_in_the_same_folder_are_named(finished, tmp_path, flags, 
     with pytest.raises(UserError, match="holds a run with other settings") as error:
         world.call("--num-samples", 8, "--seed", 3, *flags)
     assert named in str(error.value)
-    # What was complete stays so.
+    # The complete folder stays complete.
     assert world.summary == summary
 
 
@@ -168,8 +168,8 @@ def test_other_settings_in_the_same_folder_are_named(finished, tmp_path, flags, 
 
 def test_a_bad_record_or_medium_costs_only_itself(world, server):
     images = world.media / "images"
-    whole = (images / "0a.png").read_bytes()
-    (images / "cut.png").write_bytes(whole[: len(whole) // 2])
+    data = (images / "0a.png").read_bytes()
+    (images / "cut.png").write_bytes(data[: len(data) // 2])
     (images / "empty.png").write_bytes(b"")
     (images / "text.png").write_text("not an image")
     outside = picture(world.media.parent / "outside.png")
@@ -178,7 +178,7 @@ def test_a_bad_record_or_medium_costs_only_itself(world, server):
         "corrupt": "cut.png", "empty": "empty.png", "not_an_image": "text.png",
         "escapes": "link.png", "missing": "nowhere.png",
     }  # fmt: skip
-    # The first rows are bad: none may decide what the rest is.
+    # The first rows are bad: the adapter must be found from a later row.
     records = [
         {"prompt": "no images"}, "no object", raw_row("up", ["../../outside.png", "0a.png"]),
         raw_row("absolute", [str(outside), "0a.png"]), raw_row("", ["0a.png", "0b.png"]),
@@ -190,7 +190,7 @@ def test_a_bad_record_or_medium_costs_only_itself(world, server):
     done = world.run("--num-samples", 2)
     assert done.returncode == 0, done.stderr
     failed = world.read("failed")
-    # Two records say themselves that a path leaves the root; a link shows it only later.
+    # Two records hold a path that leaves the root. A link shows it only when it is read.
     reasons = {"bad_record": 5} | dict.fromkeys(bad, 2) | {"escapes": 4}
     assert Counter(entry["reason"] for entry in failed) == reasons
     assert {entry["where"] for entry in failed} == {f"{world.data}:{n}" for n in range(1, 13)}
@@ -202,7 +202,7 @@ def test_a_bad_record_or_medium_costs_only_itself(world, server):
     assert len(server.log()) == 6
 
 
-def test_duplicates_count_once_and_conflicting_labels_not_at_all(world):
+def test_duplicates_count_once_and_conflicting_labels_are_bad_records(world):
     first, second, third = world.rows
     mirrored = raw_row("caption 0", first["images"][::-1], label=2)
     conflicting = raw_row("caption 1", second["images"], label=1)
@@ -224,7 +224,7 @@ def test_no_usable_comparison_is_an_error_that_shows_the_first(world):
     assert "no adapter knows rows with the keys ['x']" in str(error.value)
 
 
-def test_an_image_above_the_bound_travels_small_and_a_cache_that_cannot_be_is_named(world, server):
+def test_a_large_image_is_sent_resized_and_a_cache_that_cannot_be_written_is_named(world, server):
     import io
 
     from PIL import Image
@@ -252,13 +252,13 @@ def error_of(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr
 
 
-def test_a_wrong_model_is_named_with_those_that_there_are(world, server):
+def test_a_wrong_model_is_named_with_the_served_models(world, server):
     message = error_of(world.run("--model", "other"))
     assert f"{server.url} has no model 'other'; it lists: mock" in message
     assert server.log() == []
 
 
-def test_of_several_models_none_is_guessed(world):
+def test_with_several_models_the_user_must_choose(world):
     with MockServer(models="one,two") as several:
         with pytest.raises(UserError, match="serves several models: choose by --model"):
             world.call("--base-url", several.url)
@@ -266,11 +266,11 @@ def test_of_several_models_none_is_guessed(world):
     assert {row["model"] for row in world.judged} == {"two"}
 
 
-def test_a_server_that_is_down_or_no_such_server_is_named(world, server):
+def test_a_server_that_is_down_or_is_no_model_server_is_named(world, server):
     with MockServer() as gone:
         url = gone.url
     assert f"{url}: no answer from the server" in error_of(world.run("--base-url", url))
-    # The log answers with JSON of another shape.
+    # An address without models, which answers with an error page.
     wrong = server.url.removesuffix("/v1")
     with pytest.raises(UserError, match="no answer from the server"):
         world.call("--base-url", wrong)

@@ -69,7 +69,7 @@ class Outage:
         """Around an attempt and the call of `caused` about it; yields `wait_until_open()`.
 
         Suspects are requests that were in flight in several outages. Only one of them is in flight
-        at a time, so that the request that takes the server down is told from its neighbours.
+        at a time, so the request that takes the server down is distinguished from its neighbours.
         """
         async with self._one_suspect if suspect else nullcontext():
             yield await self.wait_until_open()

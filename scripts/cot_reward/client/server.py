@@ -118,7 +118,7 @@ class Server:
         from openai import APIConnectionError, APIError, APIStatusError
 
         try:
-            # The transport bounds each read; this bounds the whole, also when bytes trickle in.
+            # The transport bounds each read; this bounds the attempt, also when bytes trickle in.
             async with asyncio.timeout(timeout):
                 if method == "GET":
                     return await self._api.get("/models", cast_to=object)

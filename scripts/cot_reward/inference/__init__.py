@@ -1,6 +1,6 @@
 """Inference: sample chains of thought for labelled comparisons from a server, judge and save them.
 
-run: the whole way, top to bottom. settings: flags and YAML keys. inputs: data files to comparisons.
+run: the run from start to end. settings: flags and YAML keys. inputs: data files to comparisons.
 plan: the requests that are still needed. journal: lines of the journal. resume: what must not
 change between two starts. ledger: comparisons and units in a database. results: the output files.
 """
