@@ -63,7 +63,7 @@ def _count_by_source_and_task(engine: Engine, pairs: str) -> Counter[str]:
     """How many rows this table expression has, by source and task."""
     counts: Counter[str] = Counter()
     for split, source, task, count in engine.run(
-        f"SELECT {_STRATUM}, count(*) FROM {pairs} GROUP BY ALL"
+        f"SELECT {_STRATUM}, count(*) FROM {pairs} GROUP BY ALL ORDER BY ALL"
     ):
         counts[_source_and_task((split, source, task))] += count
     return counts
