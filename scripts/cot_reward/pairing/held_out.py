@@ -56,7 +56,7 @@ def keys_of(row: dict[str, Any], prefix: str) -> set[str]:
 
     def of_caption(root: str) -> str:
         if "problem" in row or CAPTION_MARKER in row["prompt"]:
-            raise ValueError("a whole prompt, no caption")
+            raise ValueError("a complete prompt, no caption")
         first, second = (media_path(path, root) for path in row[f"{kind}s"])
         return Comparison(f"{kind}_generation", row["prompt"], (first, second), 1).key
 
@@ -131,7 +131,7 @@ def exclude(engine: Engine, files: Sequence[Path], media_root: Path, prefix: str
                 if count < _ROWS_WITH_MEDIA_CHECK:
                     media_found.add(_has_media(row, media_root, prefix))
             except ValueError as error:
-                raise UserError(f"{path}:{number}: {error}; --exclude needs whole files") from None
+                raise UserError(f"{path}:{number}: {error}; --exclude needs every row") from None
             if len(keys) >= _KEYS_PER_INSERT:
                 flush(name)
         flush(name)

@@ -7,11 +7,11 @@ for a pair that may not be taken in place of another one.
 
 from cot_reward.pairing.engine.database import Engine
 
-# By `balance`: used may become dropped_by_balance, dropped_by_weights or unselected, and back.
+# In order of precedence. `balance` drops used pairs, and exchanges used and unselected pairs.
 _STATES = "'used', 'dropped_by_balance', 'dropped_by_weights', 'unselected'"
-# Of a comparison's pairs the best come first. Complete, so that chance decides nothing.
+# A total order of a comparison's pairs, so that the order of the input changes nothing.
 BEST_FIRST = "cost, presentation, rank_in_presentation"
-# A pair's number: its batch, shifted by this many bits, and the place of its DPO row there.
+# The number `pair`: the batch, shifted by this many bits, plus the first byte of the DPO row in it.
 _START_BITS = 40
 
 
@@ -28,7 +28,7 @@ def select_pairs(
     pair of two models is for a comparison without pairs of one model. The column `first_choice`
     keeps which pairs are used before balancing.
     """
-    # A comparison has one source, also where several data sets hold it.
+    # A comparison gets one source, even if several data sets hold it.
     engine.run(f"""
         CREATE TYPE pair_state AS ENUM ({_STATES});
         CREATE TABLE pairs AS

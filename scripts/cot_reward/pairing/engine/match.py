@@ -89,7 +89,7 @@ def match(batch: Batch) -> tuple[int, bytes, bytes]:
     fates: dict[int, str] = {}
     start = 0
     with lines_path(batch.folder, batch.number).open("wb") as lines:
-        for (key, place, comparison), group in groupby(
+        for (key, presentation, comparison), group in groupby(
             zip(*columns, strict=True), itemgetter(0, 1, 2)
         ):
             sides: tuple[list[Text], list[Text]] = ([], [])
@@ -99,14 +99,14 @@ def match(batch: Batch) -> tuple[int, bytes, bytes]:
                 sides[not right_side].append(Text(text, model, source, order, prompt, answer, row))
                 if right_side:
                     task, media = shared
-            made, unpaired = pairs_of(*sides, batch.rules, f"{key} {place}", task)
+            made, unpaired = pairs_of(*sides, batch.rules, f"{key} {presentation}", task)
             fates |= unpaired
             for rank, pair in enumerate(made):
                 line = orjson.dumps(_to_record(key, task, media, pair).to_row()) + b"\n"
                 lines.write(line)
                 pairs.append((
-                    batch.number, start, len(line), key, place, comparison, rank, pair.cost, task,
-                    pair.chosen.source or pair.rejected.source, pair.chosen.answer,
+                    batch.number, start, len(line), key, presentation, comparison, rank, pair.cost,
+                    task, pair.chosen.source or pair.rejected.source, pair.chosen.answer,
                     pair.rejected.answer, pair.longer, pair.length_difference, pair.same_model,
                     pair.chosen.row, pair.rejected.row,
                 ))  # fmt: skip
