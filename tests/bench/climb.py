@@ -5,11 +5,11 @@
 The real client (flow, outage, capacity) runs in simulated time, against a server that shares its
 tokens/s among the requests in flight. These ways to choose the concurrency are compared: the climb,
 a fixed 64, a fixed 256, and a rule of a few lines (start at 256, halve on overload, add an eighth
-per window without overload; up to 512). "drained" waits after a halving until no more requests are
-in flight than the new limit, before it takes another overload as a reason to halve. A run lasts as
-long as the best concurrency needs for `--requests`. Printed is the share of the highest rate that
-the server can give: over the whole run, and over its second half. All of it takes two to
-three minutes of CPU.
+per window without overload; up to 512). After a halving the climb waits until no more requests are
+in flight than the new limit, before it takes another overload as a reason to halve; "undrained" is
+the climb without, and "rule, drained" the rule with this wait. A run lasts as long as the best
+concurrency needs for `--requests`. Printed is the share of the highest rate that the server can
+give: over the whole run, and over its second half. All of it takes two to three minutes of CPU.
 """
 
 import argparse
@@ -168,16 +168,12 @@ class SimpleRule:
         self.limit, self._changed, self._finished = limit, now, 0
 
 
-class DrainedClimb(CLIMB):
-    count = 0
-
-    def in_flight(self, count: int, now: float) -> None:
-        self.count = count
-        super().in_flight(count, now)
+class UndrainedClimb(CLIMB):
+    """Halves at every overload, also while requests above the last limit are still in flight."""
 
     def overloaded(self, began: float, now: float) -> None:
-        if not self.overloads or self.count <= self.limit:
-            super().overloaded(began, now)
+        self._in_flight = 0
+        super().overloaded(began, now)
 
 
 class DrainedRule(SimpleRule):
@@ -192,7 +188,7 @@ POLICIES: dict[str, tuple[int | None, Callable[..., Any]]] = {
     "fixed 64": (64, CLIMB),
     "fixed 256": (256, CLIMB),
     "rule": (None, lambda now, say: SimpleRule(now, say, 512)),
-    "climb, drained": (None, DrainedClimb),
+    "climb, undrained": (None, UndrainedClimb),
     "rule, drained": (None, lambda now, say: DrainedRule(now, say, 512)),
 }
 

@@ -102,6 +102,21 @@ def test_refusals_keep_it_near_the_bound(bound):
     assert climb.overloads - overloads < 12_000 / bound
 
 
+def test_one_burst_of_rejections_halves_the_limit_once():
+    climb = Climb(0.0)
+    before = climb.limit
+    climb.in_flight(before, 0.1)
+    climb.overloaded(0.0, 0.1)
+    assert climb.limit == before // 2
+    # The rejected requests back off in their slots, and are rejected again.
+    climb.in_flight(before, 0.6)
+    climb.overloaded(0.5, 0.6)
+    assert (climb.limit, climb.overloads) == (before // 2, 1)
+    climb.in_flight(before // 2, 0.9)
+    climb.overloaded(0.8, 0.9)
+    assert (climb.limit, climb.overloads) == (before // 4, 2)
+
+
 def test_one_overload_does_not_hold_it_down():
     simulated = Simulated(slots(400))
     climb = simulated.run(15_000)

@@ -73,9 +73,11 @@ class Climb:
         self._windows_before_trial = FIRST_TRIAL_WINDOWS
         self._last_trial_was_up = False
         self._announced_level = 0
+        self._in_flight = 0
 
     def in_flight(self, count: int, now: float) -> None:
         """`count` requests have been in flight until now."""
+        self._in_flight = count
         window = self._window
         if window.full_since <= now:
             window.slot_seconds += count * (now - window.measured_until)
@@ -101,6 +103,10 @@ class Climb:
         """The server rejected a request that was sent at `began`, or did not answer in time."""
         if began < self._window.limit_set_at:
             return  # sent before the last change of the limit, which may have been the cure
+        if self.overloads and self._in_flight > self.limit:
+            # A rejected request keeps its slot while it backs off: until the slots above the lower
+            # limit are free, further rejections are the same burst.
+            return
         self.overloads += 1
         self.settled = 0
         limit = max(MIN_CONCURRENCY, self.limit // 2)
