@@ -60,7 +60,9 @@ demo: envs ## the whole chain in small, on real engines (SEEDS="0 1 2" for three
 demo-clean: ## forget every result of the demo
 	rm -rf runs/demo dataset/demo
 
-.PHONY: test check bench bench-client bench-capacity bench-merge bench-dpo
+# Tests that wait for servers and time-outs leave the cores to others: more workers than cores.
+QUICK_TESTS := $(ENVS)/dev/bin/pytest -m "not slow" -n 3 --dist loadfile
+.PHONY: quick test check bench bench-client bench-capacity bench-merge bench-dpo
 check: $(ENVS)/dev/pins ## lint, format and types
 	$(ENVS)/dev/bin/ruff check .
 	$(ENVS)/dev/bin/ruff format --check .
@@ -75,5 +77,8 @@ bench-merge: envs ## the merger and a dictionary join (half an hour and 30 GB of
 	$(ENVS)/main/bin/python tests/bench/merge.py
 bench-dpo: envs ## stage 3 and stock TRL (an hour on 2 cores; its flags: tests/bench/dpo.py)
 	$(ENVS)/main/bin/python tests/bench/dpo.py
+quick: envs check ## while working: lint, types and the tests that are not slow (under 3 minutes on 2 cores)
+	$(QUICK_TESTS) -q
 test: envs check ## every check and test, the whole chain among them
-	$(ENVS)/dev/bin/pytest
+	$(QUICK_TESTS)
+	$(ENVS)/dev/bin/pytest -m slow

@@ -111,6 +111,7 @@ def test_one_record_that_hangs_costs_itself(tmp_path, server):
     assert world.summary["account"] == {"expected": 6, "judged": 5, "failed": 1, "not_asked": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [1, 6])
 def test_a_record_that_kills_the_server_again_and_again_is_given_up(tmp_path, concurrency):
     """Only this record: not the requests that were in flight with it."""
@@ -316,6 +317,7 @@ def test_a_server_that_is_out_for_a_while_is_waited_for(
     assert world.summary["account"] == {"expected": 40, "judged": 40, "failed": 0, "not_asked": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [8, "auto"])
 def test_a_server_that_is_full_is_no_fault_of_the_requests(tmp_path, server, concurrency):
     world = World(tmp_path, server, count=20)
@@ -377,6 +379,7 @@ def units_of(world: World, entry: dict, seeds: dict[int, tuple[str, str]]) -> se
     return {(*seeds[first], start + index) for index in range(entry["n"])}
 
 
+@pytest.mark.slow
 def test_kill_9_at_random_points_and_the_same_command_continues(tmp_path, server):
     world = World(tmp_path, server, count=40)
     seeds = {

@@ -108,6 +108,7 @@ Path(sys.argv[1]).write_text(json.dumps(seen))
 """
 
 
+@pytest.mark.slow
 def test_vllm_and_llama_factory_see_the_same_pixels(
     tmp_path: Path, llama_factory: LlamaFactory
 ) -> None:
