@@ -95,6 +95,7 @@ def comparison(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_each_environment_saves_what_the_next_one_loads(
     base: Path, comparison: Path, tmp_path: Path
 ) -> None:

@@ -98,6 +98,7 @@ def request_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_all_environments_read_the_same(checkpoint: Path, request_file: Path) -> None:
     main = run_in("main", READ, checkpoint, request_file)
     for name in ("sft", "serve-cpu"):
@@ -120,6 +121,7 @@ def test_all_environments_read_the_same(checkpoint: Path, request_file: Path) ->
     assert encoder.ids(prompt) == main["prompt"]
 
 
+@pytest.mark.slow
 def test_llamafactory_sees_the_same_tokens_and_pictures(
     checkpoint: Path, request_file: Path
 ) -> None:
