@@ -1,8 +1,13 @@
 """Fixtures that several test files share."""
 
+import hypothesis
 import pytest
 from helpers.client_world import World
 from helpers.server import MockServer
+
+# No test asserts a duration: an example may take as long as a busy machine needs.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="module")
