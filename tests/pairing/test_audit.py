@@ -9,7 +9,8 @@ import sys
 import pytest
 from cot_reward.errors import UserError
 from cot_reward.pairing import shortcut
-from cot_reward.pairing.audit import audit
+from cot_reward.pairing.audit import audit, print_audit
+from cot_reward.pairing.settings import AuditSettings
 from cot_reward.pairing.shortcut import Texts, accuracies, warning
 from cot_reward.rows.responses import text_of
 from helpers.environments import REPO
@@ -288,16 +289,20 @@ def test_the_scripts_audit_a_file_and_change_nothing(tmp_path, command):
 
 
 def test_both_scripts_print_the_same(tmp_path):
+    path = write_lines(tmp_path / "x.jsonl", [row()])
+    table = script(*AUDIT, path, "--seed", 3).stdout
+    assert table == script(REPORT[0], "--seed", 3, f"--report={path}").stdout
+    assert "1 rows" in table
+
+
+def test_several_files_are_a_line_of_json_each(tmp_path, capsys):
     paths = [
-        write_lines(tmp_path / f"{name}.jsonl", [row(images=[name, f"{n}"]) for n in range(20)])
-        for name in "xy"
+        write_lines(tmp_path / f"{count}.jsonl", [row(images=["a", f"{n}"]) for n in range(count)])
+        for count in (1, 2)
     ]
-    table = script(*AUDIT, paths[0], "--seed", 3).stdout
-    assert table == script(*REPORT, paths[0], "--seed", 3).stdout
-    assert table == script(REPORT[0], "--seed", 3, f"--report={paths[0]}").stdout
-    # Several files: a line of JSON each.
-    several = script(*AUDIT, *paths, "--json").stdout.splitlines()
-    assert several == [script(*REPORT, path, "--json").stdout.strip() for path in paths]
+    assert print_audit(AuditSettings(paths, json=True)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["rows"] for line in lines] == [1, 2]
 
 
 def test_json_is_no_flag_of_a_merge_and_an_audit_needs_a_file():
