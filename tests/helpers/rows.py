@@ -26,7 +26,7 @@ def judged_row(
     order: str = "given",
     **other: Any,
 ) -> dict[str, Any]:
-    """A stage 2 row. `images` and `label` are as presented; the findings are left for the judge."""
+    """A judged row. `images` and `label` are as presented; the findings are left for the judge."""
     return {
         "conversations": conversation(f"<image><image>Judge: [{caption}]", text),
         "images": list(images),

@@ -192,7 +192,7 @@ def test_more_than_one_percent_of_bad_rows_is_an_error(tmp_path):
 
 
 HELD_OUT = {
-    "stage 2 rows": judged_row(RIGHT, images=("b.png", "a.png"), order="swapped"),
+    "judged rows": judged_row(RIGHT, images=("b.png", "a.png"), order="swapped"),
     "keys": {"id": judged_row(RIGHT)["id"]},
     "raw data": raw_row(" a cat ", ["./b.png", "a.png"]),
     "raw data with ids of its own": raw_row("a cat", ["a.png", "b.png"]) | {"id": "17"},
@@ -349,5 +349,5 @@ def test_a_held_out_row_that_names_no_comparison_is_an_error(tmp_path, row):
 def test_a_held_out_file_that_cannot_be_read_whole_is_an_error(tmp_path):
     path = tmp_path / "held_out.jsonl"
     path.write_text(json.dumps(raw_row("a", ["a.png", "b.png"])) + "\n{broken\n")
-    with pytest.raises(UserError, match=r"held_out\.jsonl:2: .*whole files"):
+    with pytest.raises(UserError, match=r"held_out\.jsonl:2: .*needs every row"):
         run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)], "--exclude", path)
