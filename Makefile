@@ -60,8 +60,8 @@ demo: envs ## the whole chain in small, on real engines (SEEDS="0 1 2" for three
 demo-clean: ## forget every result of the demo
 	rm -rf runs/demo dataset/demo
 
-# Tests that wait for servers and time-outs leave the cores to others: more workers than cores.
-QUICK_TESTS := $(ENVS)/dev/bin/pytest -m "not slow" -n 3 --dist loadfile
+# More workers than cores: many tests wait for servers. So one thread for each.
+QUICK_TESTS := OMP_NUM_THREADS=1 $(ENVS)/dev/bin/pytest -m "not slow" -n 3 --dist loadfile
 .PHONY: quick test check bench bench-client bench-capacity bench-merge bench-dpo
 check: $(ENVS)/dev/pins ## lint, format and types
 	$(ENVS)/dev/bin/ruff check .

@@ -90,7 +90,7 @@ def make_row(
 ) -> dict[str, Any]:
     """A DPO row of exactly `wanted` tokens: prompt with images, chosen, rejected."""
     from cot_reward.demo.tiny_qwen import TOKEN_PIXELS
-    from cot_reward.dpo.rows import conversational, group_labels
+    from cot_reward.dpo.pairs import conversational, group_labels
 
     rng = random.Random(name)
     images = [f"{name}_0.png", f"{name}_1.jpg"]
@@ -153,7 +153,7 @@ def memory(field: str) -> float:
 
 
 def stock(base: str, rows: Path, settings: dict[str, Any]) -> Any:
-    from cot_reward.dpo.rows import conversational
+    from cot_reward.dpo.pairs import conversational
     from datasets import Dataset, Image, Sequence
     from transformers import AutoProcessor
     from trl import DPOConfig, DPOTrainer
@@ -174,7 +174,7 @@ def stock(base: str, rows: Path, settings: dict[str, Any]) -> Any:
 
 def ours(base: str, rows: Path, settings: dict[str, Any], cache: str | None) -> Any:
     from cot_reward.dpo import build, trl_settings
-    from cot_reward.dpo.rows import load_pairs
+    from cot_reward.dpo.pairs import load_pairs
 
     flags: dict[str, Any] = {
         "model_name_or_path": base,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from cot_reward.dpo import collator
 from cot_reward.dpo.collator import SharedPrefixCollator, keep_first_pairs
-from cot_reward.dpo.rows import load_pairs
+from cot_reward.dpo.pairs import load_pairs
 from cot_reward.errors import UserError
 from cot_reward.media.images import load_image
 from helpers.dpo import FORM, LLAMA_FACTORY, collator_for, row, trainer_for, varied, write
@@ -64,6 +64,7 @@ def test_both_layouts_have_the_same_tokens(base: Path, folder: Path, tmp_path: P
     assert torch.equal(shared["pixel_values"], stock["pixel_values"].chunk(2)[0])
 
 
+@pytest.mark.slow
 def test_token_ids_are_those_of_llama_factory(base: Path, folder: Path, tmp_path: Path) -> None:
     """Stages 1 and 2 train on LLaMA-Factory's ids; images above and below the bound."""
     pixels = 6000  # 0.png and 1.png lie below

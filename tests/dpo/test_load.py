@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from cot_reward.dpo import trl_settings
 from cot_reward.dpo.load import load_train_and_eval
-from cot_reward.dpo.rows import load_pairs
+from cot_reward.dpo.pairs import load_pairs
 from cot_reward.errors import UserError
 from helpers.dpo import collator_for, row, write
 

@@ -72,6 +72,7 @@ def test_training_writes_a_model_that_loads(
     assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_missing_picture_is_found_before_a_model_loads(folder: Path, tmp_path: Path) -> None:
     rows = write(tmp_path / "rows.jsonl", [row(["0.png", "1.png"]), row(["0.png", "gone.png"])])
     flags = (

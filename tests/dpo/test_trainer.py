@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from cot_reward.dpo import run
-from cot_reward.dpo.rows import load_pairs
+from cot_reward.dpo.pairs import load_pairs
 from helpers.dpo import FORM, trainer_for, varied, write
 from helpers.environments import REPO
 from safetensors.torch import load_file
@@ -143,6 +143,7 @@ def test_two_processes_train_as_one(base: Path, folder: Path, pairs: str, tmp_pa
         assert summary["reference_logps"] == {"found": 11, "computed": 11}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [(), ("--use_peft", "--freeze_vision_tower")])
 def test_a_resumed_run_ends_with_the_same_weights(
     base: Path, folder: Path, pairs: str, tmp_path: Path, adapter: tuple[str, ...]
@@ -185,6 +186,7 @@ def test_a_killed_run_is_taken_up(base: Path, folder: Path, pairs: str, tmp_path
         assert torch.equal(weight, weights(tmp_path / "uninterrupted")[name]), name
 
 
+@pytest.mark.slow
 def test_half_a_checkpoint_is_passed_over(
     base: Path, folder: Path, pairs: str, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from cot_reward.client import wire
 from cot_reward.client.server import Server
 from cot_reward.dpo import run
 from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
-from cot_reward.dpo.rows import load_pairs
+from cot_reward.dpo.pairs import load_pairs
 from cot_reward.media.images import EXIF_ORIENTATION
 from cot_reward.media.sent import MediaReader, url_reader
 from cot_reward.records import Comparison

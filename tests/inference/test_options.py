@@ -30,6 +30,7 @@ from helpers.rows import raw_row, write_lines
 # --- inputs ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_json_jsonl_parquet_and_standard_input_give_the_same(world, tmp_path):
     assert world.call("--num-samples", 1) == 0
     wanted = {(row["id"], row["order"]) for row in world.judged}

@@ -52,6 +52,7 @@ def ours(kind: str, args: tuple[Any, ...], max_pixels: int) -> list[Any] | None:
     return [image.mode, *image.size] if kind == "outline" else digest(image)
 
 
+@pytest.mark.slow
 def test_sizes_are_those_of_llama_factory(llama_factory: LlamaFactory) -> None:
     dice = random.Random(0)
 
@@ -67,6 +68,7 @@ def test_sizes_are_those_of_llama_factory(llama_factory: LlamaFactory) -> None:
 sides = st.one_of(st.integers(1, 64), st.integers(1, 4000), st.integers(1, 2_000_000))
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(width=sides, height=sides, max_pixels=st.sampled_from([1024, 16384, 262144, 589824]))
 def test_any_size_is_that_of_llama_factory(
@@ -79,6 +81,7 @@ def test_any_size_is_that_of_llama_factory(
 MODES = ["RGB", "L", "RGBA", "LA", "P", "1", "CMYK", "I;16"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_pixels_are_those_of_llama_factory(llama_factory: LlamaFactory, mode: str) -> None:
     sizes = [(700, 500), (512, 512), (513, 512), (300, 200), (20, 20), (9, 400), (5, 1200)]

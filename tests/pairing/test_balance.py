@@ -66,6 +66,7 @@ def test_lengths_are_evened_out_without_moving_the_positions(tmp_path):
     assert made.count("longer") == {1: 9, -1: 8}
 
 
+@pytest.mark.slow
 @given(st.data())
 @SLOW
 def test_nothing_more_is_dropped_than_must_be(tmp_path, data):
@@ -111,6 +112,7 @@ def test_lengths_are_evened_out_by_choosing_orders(tmp_path):
     assert made.changes["exchanged_for_lengths"] == {"s/image_generation": 10}
 
 
+@pytest.mark.slow
 @given(st.data(), st.booleans(), st.integers(1, 2))
 @SLOW
 def test_nothing_more_is_dropped_for_lengths_than_must_be(tmp_path, data, positions, count):
@@ -143,6 +145,7 @@ def test_nothing_more_is_dropped_for_lengths_than_must_be(tmp_path, data, positi
     assert dropped == Counter(row["state"] for row in made.rows)["dropped_by_balance"]
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(

@@ -46,6 +46,7 @@ def many(folder: Path, number: int) -> list[str]:
     return ["--correct", f"{folder}/correct.jsonl", "--incorrect", f"{folder}/incorrect.jsonl"]
 
 
+@pytest.mark.slow
 def test_one_process_and_several_write_the_same(tmp_path, monkeypatch):
     flags = many(tmp_path, 4000)
     monkeypatch.setattr(workers, "MIN_BYTES_FOR_PROCESSES", 1)
@@ -75,6 +76,7 @@ def killed(command: list[str], after: float) -> int:
         return process.wait()
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_whole_files_and_a_rerun_clears_up(tmp_path):
     flags = many(tmp_path, 3000)
     out = tmp_path / "out"
@@ -91,6 +93,7 @@ def test_a_kill_leaves_whole_files_and_a_rerun_clears_up(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_message_and_leaves_the_last_merge(tmp_path):
     flags = many(tmp_path, 3000)
     command = [sys.executable, "scripts/merge_json.py", *flags, "--out", str(tmp_path / "out")]

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from cot_reward.dpo.rows import template_warning
+from cot_reward.dpo.pairs import template_warning
 from cot_reward.errors import UserError
 from cot_reward.judge import judge
 from cot_reward.pairing.audit import audit
@@ -410,6 +410,7 @@ def responses(draw):
     return right, wrong
 
 
+@pytest.mark.slow
 @given(responses(), st.sampled_from(["prefer", "require", "off"]), st.integers(1, 3), st.randoms())
 @hypothesis_settings(deadline=None, max_examples=60)
 def test_every_pair_obeys_its_definition_in_whatever_order_the_rows_come(

@@ -423,6 +423,7 @@ def test_the_command(tmp_path):
 
 
 # 2 seconds on an idle machine; hours if each row were compared with each.
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_fifty_thousand_rows(tmp_path):
     wording = "<image><image>" + "Look at both, and say what you see. " * 50 + WORDING[14:]

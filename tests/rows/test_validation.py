@@ -53,7 +53,7 @@ def test_a_bad_pair_is_refused_by_the_check_the_audit_and_the_trainer(
     tmp_path: Path, root: Path, row: dict[str, Any], message: str
 ) -> None:
     # Imported here: it loads torch, which nothing else of this file needs.
-    load_pairs = importlib.import_module("cot_reward.dpo.rows").load_pairs
+    load_pairs = importlib.import_module("cot_reward.dpo.pairs").load_pairs
     path = write_lines(tmp_path / "rows.jsonl", [pair(), row])
     (problem,) = check_files([path], root, workers=1).problems
     assert problem.where == f"{path}:2"

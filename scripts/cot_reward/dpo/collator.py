@@ -17,6 +17,7 @@ from trl import prepare_multimodal_messages
 from trl.data_utils import apply_chat_template
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
+from cot_reward.dpo.shared_prefix import split_last_token
 from cot_reward.errors import UserError
 from cot_reward.media.images import MAX_PIXELS, bound, load_image
 from cot_reward.media.paths import MediaError, resolve
@@ -100,7 +101,7 @@ class SharedPrefixCollator(PairCollator):
         response_mask = _pad([[1] * len(response) for response in responses], 0)
         chosen, rejected = responses[: len(examples)], responses[len(examples) :]
         full_mask = prompts["attention_mask"]
-        prompt_ids, prompt_mask, last = _split_last_token(
+        prompt_ids, prompt_mask, last = split_last_token(
             prompts["input_ids"], full_mask, tokenizer.pad_token_id
         )
         heads = last.repeat(2, 1)
@@ -115,17 +116,6 @@ class SharedPrefixCollator(PairCollator):
             "pixel_values": prompts["pixel_values"],
             "image_grid_thw": prompts["image_grid_thw"],
         } | _pair_fields(examples)
-
-
-def _split_last_token(ids: Tensor, mask: Tensor, pad: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut the last token off right-padded prompts (pairs, P): it heads each of their responses.
-
-    Returns ids and mask of shape (pairs, P - 1), and the last tokens (pairs, 1).
-    """
-    lengths = mask.sum(dim=1, keepdim=True)
-    last = ids.gather(1, lengths - 1)
-    kept = torch.arange(ids.shape[1] - 1) < lengths - 1
-    return ids[:, :-1].masked_fill(~kept, pad), kept.to(mask.dtype), last
 
 
 def apply_template(row: dict[str, Any], processor: Any) -> dict[str, str]:

@@ -10,7 +10,7 @@ from trl import ModelConfig
 
 from cot_reward.dpo.collator import apply_template
 from cot_reward.dpo.distributed import broadcast_from_main
-from cot_reward.dpo.rows import Pairs, TokenCount, load_pairs, template_warning
+from cot_reward.dpo.pairs import Pairs, TokenCount, load_pairs, template_warning
 from cot_reward.dpo.settings import DpoSettings
 from cot_reward.dpo.trl_settings import PairConfig
 from cot_reward.errors import UserError

@@ -77,6 +77,17 @@ AttentionInterface.register(ATTENTION, attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
+def split_last_token(ids: Tensor, mask: Tensor, pad: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut the last token off right-padded prompts (pairs, P): it heads each of their responses.
+
+    Returns ids and mask of shape (pairs, P - 1), and the last tokens (pairs, 1).
+    """
+    lengths = mask.sum(dim=1, keepdim=True)
+    last = ids.gather(1, lengths - 1)
+    kept = torch.arange(ids.shape[1] - 1) < lengths - 1
+    return ids[:, :-1].masked_fill(~kept, pad), kept.to(mask.dtype), last
+
+
 def response_mask(prompt_mask: Tensor, widths: tuple[int, ...]) -> Tensor:
     """The mask of the response tokens: each sees its prompt and its own response up to itself.
 

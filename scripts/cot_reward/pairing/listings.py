@@ -8,6 +8,7 @@ from typing import Any
 from cot_reward.errors import UserError
 from cot_reward.pairing.engine.database import Engine
 from cot_reward.pairing.engine.scan import Places, ScannedPart, bad_rows_path
+from cot_reward.pairing.pairable import contradictory_comparisons
 from cot_reward.rows.reading import read_rows
 from cot_reward.store import write_jsonl
 
@@ -58,7 +59,7 @@ def list_contradictory_labels(
         out / "contradictory_labels.jsonl",
         (
             {"id": key, "where": [places.name(row) for row in rows]}
-            for key, rows in engine.contradictory()
+            for key, rows in contradictory_comparisons(engine)
         ),
     )
     return [row["id"] for row in rows]

@@ -24,6 +24,7 @@ from cot_reward.pairing.engine.workers import Workers, cores, worker_count
 from cot_reward.pairing.listings import check_bad_rows, list_bad_rows, list_contradictory_labels
 from cot_reward.pairing.messages import no_pair_message, print_summary
 from cot_reward.pairing.output import sample_texts, write_pairs
+from cot_reward.pairing.pairable import find_pairable_rows, read_pairable_rows, template_hashes
 from cot_reward.pairing.pairs import Rules
 from cot_reward.pairing.plots import PLOTS, draw
 from cot_reward.pairing.selection import select_pairs
@@ -94,13 +95,14 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
         check_bad_rows(scanned, folder, settings.max_bad_rows)
         low, high = settings.pass_rate or (0.0, 1.0)
         buckets = max((part.buckets for part in parts), default=1)
-        engine.find_pairable_rows(buckets, low, high)
+        find_pairable_rows(engine, buckets, low, high)
         excluded = held_out.count_excluded(engine, held_out_files)
-        hashes = engine.template_hashes()
+        hashes = template_hashes(engine)
         _warn([*held_out.warnings(excluded, doubts), mixed_templates(hashes)])
 
         # Second pass: pair the texts of each presentation.
-        pair_rows(engine, buckets, folder, _rules(settings), workers)
+        pairable = read_pairable_rows(engine, buckets)
+        pair_rows(engine, *pairable, folder, _rules(settings), workers)
 
         balancing = _choose_pairs(engine, settings)
         account = account_for_rows(engine, scanned)

@@ -1,4 +1,4 @@
-"""Prompt templates derived from cold-start rows: read the rows, derive, describe, write."""
+"""From cold-start rows to a template file: read, take the wording of `wording`, describe, write."""
 
 import io
 import re

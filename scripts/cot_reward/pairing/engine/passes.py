@@ -1,6 +1,6 @@
 """The two passes over all rows, on all cores: judge the files into shards, then pair the rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,11 +26,20 @@ def judge_parts(parts: Sequence[Part], workers: Workers) -> list[ScannedPart]:
     return scanned
 
 
-def pair_rows(engine: Engine, buckets: int, folder: Path, rules: Rules, workers: Workers) -> None:
-    """Fill the tables `possible_pairs` and `unpaired_rows`, and write the DPO rows (`lines`)."""
+def pair_rows(
+    engine: Engine,
+    count: int,
+    rows: Iterable[pa.RecordBatch],
+    folder: Path,
+    rules: Rules,
+    workers: Workers,
+) -> None:
+    """Fill the tables `possible_pairs` and `unpaired_rows`, and write the DPO rows (`lines`).
+
+    `rows` are the `count` pairable rows, sorted by comparison and presentation.
+    """
     engine.add("possible_pairs", POSSIBLE_PAIRS.empty_table())
     engine.add("unpaired_rows", UNPAIRED_ROWS.empty_table())
-    total, reader = engine.pairable_rows(buckets)
     held: dict[str, list[pa.Table]] = {"possible_pairs": [], "unpaired_rows": []}
 
     def flush() -> None:
@@ -39,12 +48,12 @@ def pair_rows(engine: Engine, buckets: int, folder: Path, rules: Rules, workers:
                 engine.add(name, pa.concat_tables(tables))
                 tables.clear()
 
-    with tqdm(total=total, desc="rows paired", unit=" rows", disable=None) as bar:
-        for rows, *streams in workers.map(match, batches_of(reader, folder, rules)):
+    with tqdm(total=count, desc="rows paired", unit=" rows", disable=None) as bar:
+        for paired, *streams in workers.map(match, batches_of(rows, folder, rules)):
             for name, stream in zip(held, streams, strict=True):
                 with pa.ipc.open_stream(stream) as opened:
                     held[name].append(opened.read_all())
             if len(held["possible_pairs"]) >= _BATCHES_PER_INSERT:
                 flush()
-            bar.update(rows)
+            bar.update(paired)
     flush()

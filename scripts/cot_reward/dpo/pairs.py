@@ -1,4 +1,4 @@
-"""DPO rows: read, check, and turn them into TRL's conversational form."""
+"""DPO rows of a file, checked by `rows.validation`, as TRL's conversational rows."""
 
 import json
 import os

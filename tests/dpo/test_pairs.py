@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cot_reward.dpo.rows import conversational, group_labels, load_pairs
+from cot_reward.dpo.pairs import conversational, group_labels, load_pairs
 from cot_reward.errors import UserError
 from cot_reward.judge import judge
 from cot_reward.tasks import TASKS
