@@ -216,7 +216,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return json.loads((house / "results.json").read_text())
 
 
-@pytest.mark.parametrize("file", FILES)
+def as_parameter(file: str) -> Any:
+    """The file; it is slow where LLaMA-Factory has to start for it."""
+    starts = any(isinstance(LOADERS[pattern], LlamaFactory) for pattern in MATCHES[file])
+    return pytest.param(file, marks=[pytest.mark.slow] if starts else [])
+
+
+@pytest.mark.parametrize("file", map(as_parameter, FILES))
 def test_config_is_read_by_its_program(
     file: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +320,7 @@ def test_no_absolute_paths() -> None:
                 assert not text.startswith(("/", "~")), f"{file}: {text}"
 
 
+@pytest.mark.slow
 def test_readers_refuse_a_wrong_key(tmp_path: Path, results: dict[str, str]) -> None:
     """The loaders of this file notice a mistake."""
     assert "not_a_key" in results["wrong"]

@@ -120,6 +120,7 @@ def assert_equal(ours: dict[str, Any], stock: dict[str, Any]) -> None:
         assert ours["metrics"][key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "flags"), CASES)
 def test_every_loss_is_trls(
     bases: dict[str, Path], folder: Path, tmp_path: Path, kind: str, flags: tuple[str, ...]

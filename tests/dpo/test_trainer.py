@@ -65,6 +65,7 @@ def trained(base: Path, folder: Path, pairs: str, out: Path, *flags: str, dies_a
     return trainer
 
 
+@pytest.mark.slow
 def test_accumulation_and_batch_size_change_nothing(
     base: Path, folder: Path, pairs: str, tmp_path: Path
 ) -> None:
@@ -231,6 +232,7 @@ def test_held_out_loss_does_not_depend_on_the_batch_size(
     assert losses[1] == pytest.approx(losses[2], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_by_held_out_accuracy_is_kept(
     base: Path, folder: Path, pairs: str, tmp_path: Path
 ) -> None:

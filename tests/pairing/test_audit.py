@@ -266,6 +266,7 @@ def script(*words):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [AUDIT, REPORT])
 def test_the_scripts_audit_a_file_and_change_nothing(tmp_path, command):
     path = write_lines(tmp_path / "x.jsonl", [row(images=[f"{n}", "b"]) for n in range(20)])

@@ -466,6 +466,7 @@ def test_every_pair_obeys_its_definition_in_whatever_order_the_rows_come(
         assert counts.pop("rows") == len(rows) == sum(counts.values())
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from([1, 1, 1, 2]), min_size=1, max_size=12), st.booleans())
 @hypothesis_settings(deadline=None, max_examples=30)
 def test_chosen_answers_are_balanced_whenever_they_can_be(labels, balanced):
@@ -492,6 +493,7 @@ def test_the_sample_is_what_the_merger_makes(tmp_path):
 # --- the script -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_script_runs_alike_twice_and_without_torch(tmp_path):
     write_lines(tmp_path / "c.jsonl", [judged_row(RIGHT, caption=f"{n}") for n in range(20)])
     write_lines(tmp_path / "i.jsonl", [judged_row(WRONG, caption=f"{n}") for n in range(20)])
