@@ -8,12 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 from trl import ModelConfig
-from trl.trainer.utils import create_model_from_path
 
-from cot_reward.dpo.distributed import unsharded_models
+from cot_reward.dpo.adapter import merge_adapter
 from cot_reward.dpo.settings import DpoSettings
 from cot_reward.dpo.trainer import PairTrainer
 from cot_reward.dpo.trl_settings import PairConfig
@@ -104,22 +102,6 @@ def _save(trainer: PairTrainer, folder: Path) -> None:
     # Gathers the weights on every process, and writes on one.
     trainer.save_model(str(folder))
     trainer.save_state()
-
-
-def merge_adapter(output: Path, base: str, model_init_kwargs: dict[str, Any]) -> None:
-    """Write the base model with the adapter of output/adapter merged into it.
-
-    The base is loaded again: the weights in training may be sharded or quantized.
-    """
-    from peft import PeftModel
-
-    # An adapter of an earlier run in this folder would be loaded on top of the merged weights.
-    for stale in [output / "adapter_config.json", *output.glob("adapter_model.*")]:
-        stale.unlink(missing_ok=True)
-    with unsharded_models(), torch.no_grad():
-        model = create_model_from_path(base, **model_init_kwargs | {"device_map": None})
-        merged: Any = PeftModel.from_pretrained(model, str(output / "adapter")).merge_and_unload()
-    merged.save_pretrained(output)
 
 
 def _plot(history: list[dict[str, float]], loss_types: list[str], folder: Path) -> None:

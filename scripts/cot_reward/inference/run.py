@@ -19,7 +19,7 @@ from cot_reward.client.outage import Outage
 from cot_reward.client.server import AttemptError, Server, ServerError
 from cot_reward.client.wire import Outcome, Request, Sampling
 from cot_reward.errors import UserError
-from cot_reward.inference import results, resume
+from cot_reward.inference import fixed_settings, results
 from cot_reward.inference.journal import journal_lines
 from cot_reward.inference.ledger import Ledger
 from cot_reward.inference.plan import Run
@@ -172,13 +172,16 @@ def _resume(run: Run, model: str | None, judging: bool = True) -> dict[str, Any]
     `model` None: no server was asked, and the model is that of the last start.
     """
     out = run.settings.out
-    previous = resume.previous_settings(out / "settings.json")
+    previous = fixed_settings.previous_settings(out / "settings.json")
     current = jsonable(asdict(run.settings)) | {
         "model": model or previous.get("model"), "templates": run.template_hashes,
     }  # fmt: skip
-    resolved = resume.continued_settings(out / "settings.json", previous, current)
+    resolved = fixed_settings.continued_settings(out / "settings.json", previous, current)
     run.resume(
-        out / "journal.jsonl", resume.run_hash(resolved), resolved["templates"].values(), judging
+        out / "journal.jsonl",
+        fixed_settings.run_hash(resolved),
+        resolved["templates"].values(),
+        judging,
     )
     return resolved
 
@@ -202,7 +205,7 @@ async def _run(settings: InferenceSettings, api_key: str) -> int:
             sampling = _sampling(settings, model)
             if settings.media == "file":
                 await _probe_files(settings.media_root, server, sampling)
-            asking = await _ask(run, journal, server, sampling, resume.run_hash(resolved))
+            asking = await _ask(run, journal, server, sampling, fixed_settings.run_hash(resolved))
             return _finish(run, journal.path, resolved, asking, started)
 
 

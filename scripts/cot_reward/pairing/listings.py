@@ -8,7 +8,7 @@ from typing import Any
 from cot_reward.errors import UserError
 from cot_reward.pairing.engine.database import Engine
 from cot_reward.pairing.engine.scan import Places, ScannedPart, bad_rows_path
-from cot_reward.pairing.pairable import contradictory_comparisons
+from cot_reward.pairing.excluded_rows import contradictory_comparisons
 from cot_reward.rows.reading import read_rows
 from cot_reward.store import write_jsonl
 

@@ -14,17 +14,17 @@ import duckdb
 from cot_reward import judge
 from cot_reward.errors import UserError
 from cot_reward.media.paths import media_prefix
-from cot_reward.pairing import held_out, shortcut
-from cot_reward.pairing.admission import Admission
+from cot_reward.pairing import held_out_keys, shortcut
+from cot_reward.pairing.allowed_texts import Admission
 from cot_reward.pairing.balance import balance
 from cot_reward.pairing.engine.database import Engine, workspace
 from cot_reward.pairing.engine.passes import judge_parts, pair_rows
 from cot_reward.pairing.engine.scan import parts_of
 from cot_reward.pairing.engine.workers import Workers, cores, worker_count
+from cot_reward.pairing.excluded_rows import find_pairable_rows, read_pairable_rows, template_hashes
 from cot_reward.pairing.listings import check_bad_rows, list_bad_rows, list_contradictory_labels
 from cot_reward.pairing.messages import no_pair_message, print_summary
 from cot_reward.pairing.output import sample_texts, write_pairs
-from cot_reward.pairing.pairable import find_pairable_rows, read_pairable_rows, template_hashes
 from cot_reward.pairing.pairs import Rules
 from cot_reward.pairing.plots import PLOTS, draw
 from cot_reward.pairing.selection import select_pairs
@@ -83,7 +83,7 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
         # Held-out comparisons, which no pair may be about.
         prefix = media_prefix(settings.image_root or settings.media_root, settings.media_root)
         held_out_files = _expand(settings.exclude, "--exclude")
-        doubts = held_out.exclude(engine, held_out_files, settings.media_root, prefix)
+        doubts = held_out_keys.exclude(engine, held_out_files, settings.media_root, prefix)
 
         # First pass: judge every row.
         files = [(path, True) for path in _expand(settings.correct, "--correct")]
@@ -96,9 +96,9 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
         low, high = settings.pass_rate or (0.0, 1.0)
         buckets = max((part.buckets for part in parts), default=1)
         find_pairable_rows(engine, buckets, low, high)
-        excluded = held_out.count_excluded(engine, held_out_files)
+        excluded = held_out_keys.count_excluded(engine, held_out_files)
         hashes = template_hashes(engine)
-        _warn([*held_out.warnings(excluded, doubts), mixed_templates(hashes)])
+        _warn([*held_out_keys.warnings(excluded, doubts), mixed_templates(hashes)])
 
         # Second pass: pair the texts of each presentation.
         pairable = read_pairable_rows(engine, buckets)

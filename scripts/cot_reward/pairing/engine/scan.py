@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow.parquet import ParquetWriter
 
 from cot_reward.errors import UserError
-from cot_reward.pairing.admission import Admission
+from cot_reward.pairing.allowed_texts import Admission
 from cot_reward.rows import reading
 from cot_reward.rows.responses import Judged, read
 from cot_reward.store import dump

@@ -1,4 +1,4 @@
-"""Which rows may be paired: no contradictory labels, not held out, within the pass rates."""
+"""Rows that no pair may use: contradictory labels, held-out comparisons, pass rates; and the rest."""
 
 from collections import defaultdict
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Resume a run: the settings that must not change between two starts in the same folder."""
+"""The settings of a run that must not change between two starts in the same folder."""
 
 import hashlib
 import json

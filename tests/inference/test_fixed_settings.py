@@ -4,7 +4,7 @@ import json
 
 import pytest
 from cot_reward.errors import UserError
-from cot_reward.inference.resume import continued_settings, previous_settings, run_hash
+from cot_reward.inference.fixed_settings import continued_settings, previous_settings, run_hash
 
 SETTINGS = {
     "model": "mock", "temperature": 1.0, "top_p": 1.0, "max_tokens": 9, "seed": 0,
