@@ -1,4 +1,4 @@
-"""Rows that no pair may use: contradictory labels, held-out comparisons, pass rates; and the rest."""
+"""Rows that no pair may use (contradictory labels, held out, pass rates), and all others."""
 
 from collections import defaultdict
 from collections.abc import Iterator
