@@ -183,6 +183,7 @@ def _add_flag(parser: Parser, field: Field[Any], hints: dict[str, Any]) -> None:
             options["metavar"] += " ..."
     if field.metadata.get("positional"):
         del options["action"]
+        options["nargs"] = "*"
         parser.usage = f"%(prog)s {field.name.upper()} ... [FLAG ...]"
         parser.add_argument(field.name, **options | {"metavar": field.name.upper()})
     else:
@@ -240,8 +241,9 @@ def _values(
             key, value = from_yaml[name]
             values[name] = _coerce(value, field, hints, f"{path}: {key}")
         value = given[name]
-        flag = f"--{name.replace('_', '-')}"
-        if value is not MISSING and not (many and value is None):
+        is_positional = field.metadata.get("positional")
+        flag = name.upper() if is_positional else f"--{name.replace('_', '-')}"
+        if value is not MISSING and not (many and not value):
             if isinstance(value, str) or many:
                 value = _from_text(value, kind, flag)
             values[name] = _coerce(value, field, hints, flag)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cot_reward.errors import UserError
 from cot_reward.media.images import inspect_image
 from cot_reward.records import conversation
 from cot_reward.rows import checking
@@ -78,7 +79,10 @@ VIDEO_ROW = sft([], videos=["zero.mp4"]) | {"conversations": conversation("<vide
         (sft(["cut.jpg"]), "corrupt"),
         (sft(["thin.png"]), "too_large"),
         (VIDEO_ROW, "empty"),
-        (VIDEO_ROW | {"videos": ["gone.mp4"]}, "missing"),
+        (
+            VIDEO_ROW | {"videos": ["gone.mp4"], "conversations": conversation("<video>", "x")},
+            "missing",
+        ),
         (sft(["a.png"]) | {"images": []}, "placeholders"),
         (sft([]) | {"images": ["a.png"]}, "placeholders"),
         (dpo(["a.png"]) | {"images": ["a.png", "b.png"]}, "placeholders"),
@@ -224,3 +228,24 @@ def test_help_is_there_and_nothing_imports_torch() -> None:
     assert "videos are not decoded" in script("--help").stdout
     code = "import cot_reward.rows.checking, sys; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=REPO / "scripts", check=True)
+
+
+def test_a_file_that_cannot_be_read_is_the_users_error(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [sft(["a.png"])])
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(UserError, match=r"rows\.jsonl: cannot be read: .*Permission denied"):
+        checking.check_files([path], root, workers=1)
+
+
+def test_the_files_may_stand_in_yaml(tmp_path: Path, root: Path) -> None:
+    path = write_rows(tmp_path / "rows.json", [sft(["a.png"])])
+    config = tmp_path / "check.yaml"
+    config.write_text(f"files: [{path}]\nmedia_root: {root}\n")
+    done = script("--config", config)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -39,12 +39,18 @@ BAD_PAIRS = [
     (pair(rejected="x <|video_pad|>"), "'rejected' holds <|video_pad|>; a trainer would"),
     (pair(chosen="x <video>"), "'chosen' holds <video>; a trainer would"),
     (pair(rejected=RIGHT), "'chosen' and 'rejected' are the same text"),
-    (pair(videos=["c.mp4"]), "has videos; stage 3 trains on images only"),
     (pair(problem="Which?", images=[]), "has no images"),
     (pair(images=["a.png", ""]), "a media path must be a string, not ''"),
     (pair(images="a.png"), "'images' must be of type list, not 'a.png'"),
     (pair(order=1), "'order' must be of type str, not 1"),
-    (pair(images=None), "has no 'images'"),
+]
+# Another project's pairs, or pairs of videos: the audit reads them, stage 3 cannot train on them.
+NOT_FOR_STAGE_3 = [
+    (pair(images=None, problem="Which?"), "has no 'images'"),
+    (
+        pair(problem="<video><video>Which?", images=[], videos=["a.mp4", "b.mp4"]),
+        "has videos; stage 3 trains on images only",
+    ),
 ]
 
 
@@ -65,6 +71,20 @@ def test_a_bad_pair_is_refused_by_the_check_the_audit_and_the_trainer(
     assert kept.problems == [f"{path}:2: {problem.message}"]
     with pytest.raises(UserError, match="1 of 2 rows cannot be used"):
         load_pairs(str(path), str(root))
+
+
+@pytest.mark.parametrize(("row", "message"), NOT_FOR_STAGE_3)
+def test_what_stage_3_cannot_train_on_is_audited_all_the_same(
+    tmp_path: Path, root: Path, row: dict[str, Any], message: str
+) -> None:
+    load_pairs = importlib.import_module("cot_reward.dpo.pairs").load_pairs
+    path = write_lines(tmp_path / "rows.jsonl", [pair(), row])
+    (problem,) = check_files([path], root, workers=1).problems
+    assert problem.message == message
+    kept = load_pairs(str(path), str(root), skip_bad_rows=True)
+    assert kept.problems == [f"{path}:2: {message}"]
+    audited = audit(path)
+    assert (audited.rows, audited.bad_rows) == (2, 0)
 
 
 BAD_RESPONSES = [

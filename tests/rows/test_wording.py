@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 
 @given(st.lists(st.text("ab\n", max_size=8), min_size=1, max_size=9), st.data())
-def test_the_longest_sharedshared_suffix(texts, data):
+def test_the_longest_shared_suffix(texts, data):
     least = data.draw(st.integers(1, len(texts)))
     found = shared_suffix(texts, least)
 

@@ -22,7 +22,7 @@ from cot_reward.errors import UserError
 from cot_reward.media.images import MAX_PIXELS, bound, load_image
 from cot_reward.media.paths import MediaError, resolve
 
-# Columns of the rows by which the metrics group pairs; `rows.group_labels` makes them.
+# Columns of the rows by which the metrics group pairs; `pairs.group_labels` makes them.
 GROUP_COLUMNS = ("answer", "same_model")
 # TRL's names of the reference log-probs, in rows and batches.
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")

@@ -21,7 +21,7 @@ def load_train_and_eval(
 ) -> tuple[Pairs, Pairs | None]:
     """The rows to train on and the rows to evaluate on; the second are None without any.
 
-    Raises UserError for bad rows, see `rows.load_pairs`.
+    Raises UserError for bad rows, see `pairs.load_pairs`.
     """
     count_tokens = token_counter(lambda: load_processor(training, model_config))
 

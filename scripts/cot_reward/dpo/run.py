@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 from trl import ModelConfig
 
-from cot_reward.dpo.adapter import merge_adapter
+from cot_reward.dpo.lora import merge_adapter
 from cot_reward.dpo.settings import DpoSettings
 from cot_reward.dpo.trainer import PairTrainer
 from cot_reward.dpo.trl_settings import PairConfig

@@ -37,7 +37,7 @@ _CHARACTERS_PER_IMAGE = 1000
 
 
 class PairTrainer(DPOTrainer):
-    """DPOTrainer for the rows of `rows` and the batches of `collator`.
+    """DPOTrainer for the rows of `pairs` and the batches of `collator`.
 
     `shared` says that the batches are from SharedPrefixCollator. With a `cache` the reference
     log-probs are read from it, after the missing ones are computed, and no reference model is

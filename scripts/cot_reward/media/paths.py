@@ -88,7 +88,7 @@ def resolve(path: str, root: Path, within: Path | None = None) -> Path:
     if not found:
         raise MediaError(
             f"{path}: no such file below the media root {root}; "
-            "put it there, or name another media root",
+            "put it there, or name another media root (--media-root; of stage 3: --image_folder)",
             "missing",
         )
     return Path(real)

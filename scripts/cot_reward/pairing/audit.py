@@ -120,9 +120,10 @@ def audit(path: Path, seed: int = 0, sample: int = MAX_CLASSIFIED_PAIRS) -> Audi
 
 
 def _count(row: Mapping[str, Any], found: Audit, seen: set[bytes]) -> shortcut.Texts:
-    if all(isinstance(row.get(name), str) for name in ("problem", *_SIDES)):
-        # The form that stage 3 reads: what it refuses is no pair here, either.
-        check_pair_row(row)
+    if "images" in row and all(isinstance(row.get(name), str) for name in ("problem", *_SIDES)):
+        # The form that stage 3 reads: a row that it refuses is no pair here, either. Rows without
+        # `images` are another project's, about texts alone.
+        check_pair_row(row, images_only=False)
     texts = {}
     for side in _SIDES:
         if side not in row:

@@ -102,8 +102,7 @@ def check_files(files: Sequence[Path], root: Path, workers: int) -> Findings:
                     problem = Problem(index, number, where, error.reason, str(error))
                     findings.problems.append(problem)
         except BrokenFileError as error:
-            where = f"{path}:{error.line}" if error.line else str(path)
-            problem = Problem(index, error.line, where, "malformed", str(error))
+            problem = Problem(index, error.line, error.where, "malformed", error.why)
             findings.problems.append(problem)
             continue
         if findings.rows == rows_before:

@@ -30,11 +30,15 @@ NOT_AN_OBJECT = "not an object"
 
 
 class BrokenFileError(UserError):
-    """A file that cannot be read to its end; `line` counts from 1 (0: it is not known)."""
+    """A file that cannot be read to its end.
 
-    def __init__(self, message: str, line: int = 0) -> None:
-        super().__init__(message)
-        self.line = line
+    `where` is the file, with its line where that is known (`line`, from 1; else 0), `why` the rest
+    of the message.
+    """
+
+    def __init__(self, path: Path, why: str, line: int = 0) -> None:
+        self.where, self.why, self.line = f"{path}:{line}" if line else str(path), why, line
+        super().__init__(f"{self.where}: {why}")
 
 
 def read_rows(path: Path, may_be_empty: bool = False) -> Iterator[tuple[int, Row]]:
@@ -67,7 +71,7 @@ def read_rows(path: Path, may_be_empty: bool = False) -> Iterator[tuple[int, Row
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
-        raise BrokenFileError(f"{path}: cannot be read: {error}") from None
+        raise BrokenFileError(path, f"cannot be read: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
 
@@ -106,11 +110,19 @@ def read_span(path: Path, start: int, end: int) -> Iterator[tuple[int, Row | Non
 
 
 def row_noun(path: Path) -> str:
-    """What a row's position counts: "line" in JSONL, "row" in a JSON list or Parquet file."""
+    """What a row's position counts: "line" in JSONL, "row" in a JSON list or Parquet file.
+
+    "line" for a pipe, which can be read only once. Raises UserError for an unreadable file.
+    """
     if path.suffix == ".parquet":
         return "row"
-    with path.open("rb") as file:
-        return "row" if _is_list(file, path) else "line"
+    try:
+        if not path.is_file():
+            return "line"
+        with path.open("rb") as file:
+            return "row" if _is_list(file, path) else "line"
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
 
 
 def _is_list(file: io.BufferedReader, path: Path) -> bool:
@@ -196,11 +208,10 @@ class _ListReader:
         """The error for a fault at a position in the buffer (None: the present one)."""
         end = self._at if position is None else position
         line = 1 + self._lines_before_buffer + self._buffer.count("\n", 0, end)
-        return BrokenFileError(
-            f"{self._path}:{line}: not a complete JSON list ({why}); was its writer stopped "
-            "half-way?",
-            line,
+        told = (
+            f"not a complete JSON list ({why}); mend the file, or was its writer stopped half-way?"
         )
+        return BrokenFileError(self._path, told, line)
 
     def _entry(self, number: int) -> Any:
         while True:

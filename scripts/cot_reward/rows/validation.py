@@ -64,8 +64,13 @@ def check_types(row: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
             check_type(name, row[name], kind)
 
 
-def check_prompt(prompt: str, images: Sequence[str], videos: Sequence[str]) -> None:
-    """Raise RowError unless the prompt has a text, and one placeholder for each medium."""
+def check_prompt(
+    prompt: str, images: Sequence[str], videos: Sequence[str], needs_text: bool = True
+) -> None:
+    """Raise RowError unless the prompt has one placeholder for each medium, and a text beside them.
+
+    `needs_text` False: a prompt of placeholders alone will do.
+    """
     text = prompt
     for name, paths in (("images", images), ("videos", videos)):
         token = PLACEHOLDERS[name]
@@ -76,7 +81,7 @@ def check_prompt(prompt: str, images: Sequence[str], videos: Sequence[str]) -> N
                 "placeholders",
             )
         text = text.replace(token, "")
-    if not text.strip():
+    if not (text if needs_text else prompt).strip():
         raise RowError("the prompt is empty")
     for token in (*RESERVED, FOREIGN_PLACEHOLDER):
         if token in prompt:
@@ -174,7 +179,7 @@ def check_sft_row(row: Mapping[str, Any]) -> dict[str, list[str]]:
         task = row.get("task") or ("video_generation" if videos else "image_generation")
         check_task(task)
         check_compared_media(images, videos, TASKS[task].compares_media)
-    check_prompt(prompt, images, videos)
+    check_prompt(prompt, images, videos, needs_text=is_judged)
     if is_judged:
         if "label" in row:
             check_label(row["label"])
@@ -184,17 +189,20 @@ def check_sft_row(row: Mapping[str, Any]) -> dict[str, list[str]]:
     return media
 
 
-def check_pair_row(row: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The media paths of a DPO row. Raises RowError."""
+def check_pair_row(row: Mapping[str, Any], images_only: bool = True) -> dict[str, list[str]]:
+    """The media paths of a DPO row. Raises RowError.
+
+    `images_only` False: a row about videos is a pair, too, though stage 3 cannot train on it.
+    """
     for name in _PAIR_NEEDS:
         if name not in row:
             raise RowError(f"has no '{name}'")
     check_types(row, PAIR_FIELDS)
     media = _media(row)
-    if media["videos"] or PLACEHOLDERS["videos"] in row["problem"]:
+    if images_only and (media["videos"] or PLACEHOLDERS["videos"] in row["problem"]):
         raise RowError("has videos; stage 3 trains on images only")
-    check_prompt(row["problem"], media["images"], [])
-    if not media["images"]:
+    check_prompt(row["problem"], media["images"], media["videos"])
+    if not (media["images"] or media["videos"]):
         raise RowError("has no images")
     for side in ("chosen", "rejected"):
         check_completion(row[side], f"'{side}'")
