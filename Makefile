@@ -69,6 +69,8 @@ check: $(ENVS)/dev/pins ## lint, format and types
 	$(ENVS)/dev/bin/mypy
 bench: bench-client bench-capacity bench-merge bench-dpo ## benchmarks; their results are in tests/bench/RESULTS.md
 	$(ENVS)/main/bin/python tests/bench/threads.py
+	$(ENVS)/main/bin/python tests/bench/climb.py
+	$(ENVS)/main/bin/python tests/bench/lengths.py
 bench-client: envs ## the client and other clients against a fast mock server (10 to 15 minutes; its flags: tests/bench/client.py)
 	$(ENVS)/main/bin/python tests/bench/client.py
 bench-capacity: envs ## --concurrency auto and fixed numbers on a real server (needs `make demo`)
