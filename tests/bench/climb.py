@@ -29,7 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
-from cot_reward.client import capacity, flow, outage, wire
+from cot_reward.client import capacity, flow, outage, retries, wire
 from cot_reward.client.server import AttemptError
 from cot_reward.records import Comparison
 
@@ -274,7 +274,7 @@ def run(profile: Profile, policy: str, seconds: float, seed: int) -> Seen:
     random.seed(seed)
     capacity.Climb = stand_in
     loop = SimulatedLoop()
-    for module in (capacity, flow, outage):
+    for module in (capacity, outage, retries):
         module.time = SimpleNamespace(monotonic=loop.time)
     try:
         return loop.run_until_complete(simulate(profile, limit, seconds, seed))
