@@ -19,6 +19,9 @@ from helpers.client_world import World, unit
 from helpers.environments import REPO
 from helpers.server import MockServer
 
+# Time-outs of a second mean something only where other tests do not take the cores.
+pytestmark = pytest.mark.slow
+
 # --- faults of the server -------------------------------------------------------------------------
 
 
@@ -111,7 +114,6 @@ def test_one_record_that_hangs_costs_itself(tmp_path, server):
     assert world.summary["account"] == {"expected": 6, "judged": 5, "failed": 1, "not_asked": 0}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [1, 6])
 def test_a_record_that_kills_the_server_again_and_again_is_given_up(tmp_path, concurrency):
     """Only this record: not the requests that were in flight with it."""
@@ -317,7 +319,6 @@ def test_a_server_that_is_out_for_a_while_is_waited_for(
     assert world.summary["account"] == {"expected": 40, "judged": 40, "failed": 0, "not_asked": 0}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [8, "auto"])
 def test_a_server_that_is_full_is_no_fault_of_the_requests(tmp_path, server, concurrency):
     world = World(tmp_path, server, count=20)
@@ -378,7 +379,6 @@ def units_of(world: World, entry: dict, seeds: dict[int, tuple[str, str]]) -> se
     return {(*seeds[first], start + index) for index in range(entry["n"])}
 
 
-@pytest.mark.slow
 def test_kill_9_at_random_points_and_the_same_command_continues(tmp_path, server):
     world = World(tmp_path, server, count=40)
     seeds = {
