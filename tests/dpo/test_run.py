@@ -89,6 +89,6 @@ def test_a_missing_picture_is_found_before_a_model_loads(folder: Path, tmp_path:
     assert done.stderr.splitlines() == [
         f"error: {rows}: 1 of 2 rows cannot be used:",
         f"  line 2: gone.png: no such file below the media root {folder}; put it there, or name "
-        "another media root",
+        "another media root (--media-root; of stage 3: --image_folder)",
         "mend them, or leave them out with --skip_bad_rows",
     ]
