@@ -56,7 +56,7 @@ lock: | $(UV) ## write all pins anew from the short inputs
 SEEDS ?= 0
 .PHONY: demo demo-clean
 demo: envs ## the whole chain in small, on real engines (SEEDS="0 1 2" for three)
-	scripts/demo.sh --seeds "$(SEEDS)"
+	scripts/chain.sh --profile configs/demo --seeds $(SEEDS)
 demo-clean: ## forget every result of the demo
 	rm -rf runs/demo dataset/demo
 

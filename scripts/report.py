@@ -1,5 +1,6 @@
-"""Table, plots and results.json of a finished demo.
+"""Table, plots and results.json of a finished chain.
 
+python scripts/report.py --runs runs
 python scripts/report.py --runs runs/demo --seeds 0 1 2
 """
 
@@ -12,9 +13,10 @@ from cot_reward.evaluation.page import write_report
 
 @dataclass(frozen=True)
 class ReportSettings:
-    runs: Path = field(default=Path("runs/demo"), metadata={"help": "folder of the demo's runs"})
+    runs: Path = field(default=Path("runs"), metadata={"help": "folder of the chain's results"})
     seeds: list[int] = field(
-        default_factory=lambda: [0], metadata={"help": "seeds to pool in the table"}
+        default_factory=list,
+        metadata={"help": "pool the runs in RUNS/seedN (default: the run in RUNS itself)"},
     )
 
 

@@ -10,14 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from helpers.environments import REPO
 
 RUNS = REPO / "runs/demo-smoke"
 DATA = REPO / "dataset/demo-smoke"
+# A copy of the demo's settings of the merger, which a test changes.
+MERGE = REPO / "runs/demo-smoke-merge.yaml"
 COMMAND = [
-    "scripts/demo.sh", "--world", "configs/demo/smoke/world.yaml", "--data", "dataset/demo-smoke",
-    "--runs", "runs/demo-smoke", "--eval-samples", "2",
-]  # fmt: skip
+    "scripts/chain.sh",
+    "--profile",
+    "configs/demo/smoke",
+    "--merge",
+    str(MERGE.relative_to(REPO)),
+]
 STAGES = ("base", "stage1", "stage2", "control", "stage3")
 
 
@@ -46,6 +52,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Run the chain, kill it inside stage 1's inference, run it again to its end."""
     shutil.rmtree(RUNS, ignore_errors=True)
     shutil.rmtree(DATA, ignore_errors=True)
+    MERGE.parent.mkdir(exist_ok=True)
+    shutil.copy(REPO / "configs/demo/merge.yaml", MERGE)
     log = tmp_path_factory.mktemp("chain") / "log.txt"
     with log.open("w") as output:
         first = subprocess.Popen(
@@ -61,7 +69,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         os.killpg(first.pid, signal.SIGKILL)
         first.wait(60)
     left = wait_until_gone()
-    trained = (RUNS / "seed0/stage1/summary.json").stat().st_mtime
+    trained = (RUNS / "seed0/stage1/trainer_state.json").stat().st_mtime
     kept = len(journal.read_text().splitlines())
     second = subprocess.run(COMMAND, cwd=REPO, capture_output=True, text=True, check=False)
     assert second.returncode == 0, (second.stdout + second.stderr)[-6000:]
@@ -79,8 +87,9 @@ def summary(path: str) -> dict[str, Any]:
 def test_a_killed_chain_leaves_no_process_and_goes_on_where_it_was(chain: dict[str, Any]) -> None:
     assert chain["left_after_kill"] == []
     assert chain["left"] == []
-    assert "== seed 0: stage 1, cold start: done" in chain["out"]
-    assert (RUNS / "seed0/stage1/summary.json").stat().st_mtime == chain["trained"]
+    assert "== seed0/stage1: done" in chain["out"]
+    assert "== seed0/stage1_infer: the first pass (it was stopped)" in chain["out"]
+    assert (RUNS / "seed0/stage1/trainer_state.json").stat().st_mtime == chain["trained"]
     journal = (RUNS / "seed0/stage1_infer/journal.jsonl").read_text().splitlines()
     units = [tuple(json.loads(line)[k] for k in ("key", "order", "sample")) for line in journal]
     assert len(set(units)) == len(units) >= chain["kept"] > 0
@@ -146,5 +155,36 @@ def test_a_finished_chain_has_nothing_left_to_do(chain: dict[str, Any]) -> None:
     started = time.monotonic()
     again = subprocess.run(COMMAND, cwd=REPO, capture_output=True, text=True, check=True)
     assert time.monotonic() - started < 60
-    assert "\n+ " not in again.stdout
+    commands = [line for line in again.stdout.splitlines() if line.startswith("+ ")]
+    assert len(commands) == 1
+    assert "scripts/report.py" in commands[0]
     assert "stage 3: DPO" in again.stdout
+
+
+@pytest.mark.slow
+def test_a_changed_setting_makes_the_steps_after_it_run_again(chain: dict[str, Any]) -> None:
+    before = (RUNS / "seed0/pairs/train.jsonl").read_bytes()
+    values = yaml.safe_load(MERGE.read_text())
+    MERGE.write_text(yaml.safe_dump(values | {"pairs_per_comparison": 1, "seed": 7}))
+    again = subprocess.run(
+        [*COMMAND, "--to", "pairs"], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    heads = [line for line in again.stdout.splitlines() if line.startswith("== ")]
+    assert all(line.endswith(": done") for line in heads[:-1])
+    assert heads[-1].startswith("== seed0/pairs: ")
+    assert heads[-1].endswith(f"({MERGE.relative_to(REPO)} has changed)")
+    # The earlier pairs are kept, and stage 3 runs again only where the new ones differ.
+    assert (RUNS / "replaced/seed0/pairs/train.jsonl").read_bytes() == before
+    assert json.loads((RUNS / "seed0/pairs/summary.json").read_text())["settings"]["seed"] == 7
+    dry = subprocess.run([*COMMAND, "--dry-run"], cwd=REPO, capture_output=True, text=True)
+    changed = (RUNS / "seed0/pairs/train.jsonl").read_bytes() != before
+    assert ("left  seed0/stage3:" in dry.stdout) == changed
+    assert ("left  seed0/eval_stage3/greedy:" in dry.stdout) == changed
+    assert "done  seed0/stage2:" in dry.stdout
+
+
+@pytest.mark.slow
+def test_pairs_of_both_kinds_exist(chain: dict[str, Any]) -> None:
+    results = json.loads((RUNS / "results.json").read_text())
+    pairs = results["pairs"]["0"]
+    assert sum(pairs["pair_kinds"].values()) == pairs["pairs"] > 0

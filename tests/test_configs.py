@@ -61,7 +61,7 @@ def datasets(path):
     # The sample rows stand for the rows of a run: `../` in the file name, and empty `videos`.
     for name in ("sample_sft", "rejection"):
         model, data, training, _ = train(
-            "configs/rejection_lora.yaml", dataset=name, preprocessing_num_workers=1
+            "configs/one_gpu/rejection.yaml", dataset=name, preprocessing_num_workers=1
         )
         rows = list(_get_merged_dataset([name], model, data, training, stage="sft"))
         assert len(rows) == 2
@@ -141,6 +141,20 @@ def read_world(path: str) -> None:
     settings.parse_several((WorldSettings, BaseSettings), "", argv=["--config", path])
 
 
+def read_profile(path: str) -> None:
+    from cot_reward.chain.settings import Profile
+    from cot_reward.chain.steps import Chain
+
+    profile = settings.parse(Profile, "", argv=["--config", path])
+    for gpus in (0, 1, 8):
+        steps = list(Chain(profile, gpus).steps())
+        assert len({step.name for step in steps}) == len(steps)
+    # Paths of this repository, not of data.
+    named = [value for value in vars(profile).values() if str(value).startswith("configs/")]
+    assert len(named) >= 6
+    assert all((REPO / value).is_file() for value in named), named
+
+
 def read_template(path: str) -> None:
     check_template((REPO / path).read_text(encoding="utf-8"), TASKS["image_generation"])
 
@@ -149,8 +163,9 @@ def read_template(path: str) -> None:
 LOADERS: dict[str, LlamaFactory | Callable[[str], None]] = {
     "configs/qwen_cold_start.yaml": LlamaFactory("train"),
     "configs/rejection.yaml": LlamaFactory("train"),
-    "configs/*_lora.yaml": LlamaFactory("train"),
-    "configs/*_lora_export.yaml": LlamaFactory("export"),
+    "configs/*_gpu/qwen_cold_start.yaml": LlamaFactory("train"),
+    "configs/*_gpu/rejection.yaml": LlamaFactory("train"),
+    "configs/*_gpu/*_export.yaml": LlamaFactory("export"),
     "configs/demo/**/qwen_cold_start.yaml": LlamaFactory("train"),
     "configs/demo/**/rejection.yaml": LlamaFactory("train"),
     "configs/deepspeed/*.json": LlamaFactory("train_with_deepspeed"),
@@ -162,13 +177,15 @@ LOADERS: dict[str, LlamaFactory | Callable[[str], None]] = {
     "configs/merge.yaml": read_merging,
     "configs/demo/**/merge.yaml": read_merging,
     "configs/dpo.yaml": read_dpo,
+    "configs/*_gpu/dpo.yaml": read_dpo,
+    "configs/**/chain.yaml": read_profile,
     "configs/demo/**/dpo*.yaml": read_dpo,
     "configs/demo/**/control_sft.yaml": read_dpo,
     "configs/demo/**/world.yaml": read_world,
     "configs/demo/**/template.txt": read_template,
 }
 # Changed by hand with each new file: a pattern that finds too few files is then noticed.
-EXPECTED = 27
+EXPECTED = 38
 MATCHES = {
     file: [pattern for pattern in LOADERS if REPO / file in set(REPO.glob(pattern))]
     for file in FILES

@@ -33,6 +33,12 @@ DIFFERENCES = (
 # Name of the folder and of the key -> title.
 MODES = {"greedy": "greedy", "sampled": "T=1"}
 
+# Of the merger's summary.
+PAIR_METRICS = (
+    "pairs", "comparisons", "chosen_answer", "pair_kinds", "rejected_from_first_pass",
+    "shortcut", "shortcut_by_kind",
+)  # fmt: skip
+
 # Comparison -> share of correct responses, by stage and mode.
 Accuracies = dict[tuple[str, str], dict[str, float]]
 
@@ -78,31 +84,53 @@ def training_pace(folder: Path) -> dict[str, Any]:
     return {"steps": steps, "seconds_per_step": seconds / steps if steps else 0.0}
 
 
+def run_folders(runs: Path, seeds: Sequence[int]) -> dict[str, Path]:
+    """Seed -> folder of its run; without seeds the one run is in `runs` itself, and named ""."""
+    return {str(seed): runs / f"seed{seed}" for seed in seeds} or {"": runs}
+
+
 def collect(runs: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """The contents of results.json: a record for each stage, and the differences between stages.
 
-    Raises UserError when a run is missing or has not finished, and when two stages that are
-    compared answered different comparisons.
+    A chain without a control has no record of it. Raises UserError when a run is missing or has not
+    finished, and when two stages that are compared answered different comparisons.
     """
+    folders = run_folders(runs, seeds)
+    has_control = any((folder / "eval_control").exists() for folder in folders.values())
     accuracies: Accuracies = {}
-    records = [_stage_record(runs, seeds, stage, accuracies) for stage in STAGES]
+    records = [
+        _stage_record(runs, folders, stage, accuracies)
+        for stage in STAGES
+        if stage != "control" or has_control
+    ]
     steps = runs / "steps.jsonl"
     return {
         "seeds": list(seeds),
         "stages": records,
         "differences": _differences(accuracies),
+        "pairs": {name: _pairs(folder) for name, folder in folders.items()},
         "step_seconds": [row for _, row in read_rows(steps)] if steps.exists() else [],
     }
 
 
+def _pairs(folder: Path) -> dict[str, Any]:
+    """What the pairs of a run are: their number, kinds, positions and shortcut accuracies."""
+    path = folder / "pairs/summary.json"
+    if not path.exists():
+        return {}
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    return {name: summary[name] for name in PAIR_METRICS if name in summary}
+
+
 def _stage_record(
-    runs: Path, seeds: Sequence[int], stage: str, accuracies: Accuracies
+    runs: Path, run_of_seed: Mapping[str, Path], stage: str, accuracies: Accuracies
 ) -> dict[str, Any]:
     """The metrics of a stage in each mode, pooled over the seeds; adds to `accuracies`."""
+    seeds = list(run_of_seed)
     if stage == "base":  # one model, whatever the seeds
         folders = {seeds[0]: runs / "eval_base"}
     else:
-        folders = {seed: runs / f"seed{seed}" / f"eval_{stage}" for seed in seeds}
+        folders = {seed: run / f"eval_{stage}" for seed, run in run_of_seed.items()}
     record: dict[str, Any] = {"stage": stage, "title": STAGES[stage], "seeds": list(folders)}
     for mode in MODES:
         by_seed = {seed: judged_rows(folder / mode) for seed, folder in folders.items()}
@@ -116,17 +144,20 @@ def _stage_record(
         low, high = bootstrap_mean(list(accuracy.values()))
         record[mode]["accuracy"] |= {"bootstrap_low": low, "bootstrap_high": high}
         record[mode]["accuracy_by_seed"] = {
-            str(seed): tally(rows)["accuracy"]["share"] for seed, rows in by_seed.items()
+            seed: tally(rows)["accuracy"]["share"] for seed, rows in by_seed.items()
         }
     if stage != "base":
-        record["training"] = training_pace(runs / f"seed{seeds[0]}" / stage)
+        record["training"] = training_pace(run_of_seed[seeds[0]] / stage)
     return record
 
 
 def _differences(accuracies: Accuracies) -> list[dict[str, Any]]:
     """Mean differences in accuracy over the comparisons, for each of DIFFERENCES and each mode."""
     differences = []
+    evaluated = {stage for stage, _ in accuracies}
     for after, before in DIFFERENCES:
+        if not {after, before} <= evaluated:
+            continue
         for mode in MODES:
             first, second = accuracies[after, mode], accuracies[before, mode]
             if first.keys() != second.keys():

@@ -1,0 +1,128 @@
+"""The settings of the chain: a profile (YAML) says which data, models and machines; flags win."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+def _setting(text: str, **default: Any) -> Any:
+    return field(metadata={"help": text}, **default)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a chain is made of. Every key of a profile is also a flag of scripts/chain.sh."""
+
+    # model and data
+    base: str = _setting("base model: a folder, or a name on the Hugging Face hub")
+    cold_start: Path = _setting("rows of stage 1: chains of thought by a teacher")
+    sampling: list[Path] = _setting("labelled comparisons that stage 1's model answers")
+    heldout: list[Path] = _setting("labelled comparisons for the table, and for no training")
+    runs: Path = _setting("folder of all results")
+    media_root: Path = _setting(
+        "folder to which all written media paths are relative", default=Path("dataset")
+    )
+    cold_start_media_root: Path | None = _setting(
+        "folder of the cold-start rows' media paths (default: the media root)", default=None
+    )
+    sampling_image_root: list[Path] = _setting(
+        "folders of the sampling files' media paths: one for all, or one for each file",
+        default_factory=list,
+    )
+    heldout_image_root: Path | None = _setting(
+        "folder of the held-out files' media paths (default: the media root)", default=None
+    )
+    world: Path | None = _setting(
+        "settings of a toy world: data and base are made first", default=None
+    )
+    seeds: list[int] = _setting(
+        "train once with each seed, below RUNS/seedN (default: once, with the seeds of the YAMLs)",
+        default_factory=list,
+    )
+
+    # what each step reads
+    stage1: Path = _setting(
+        "LLaMA-Factory YAML of stage 1", default=Path("configs/qwen_cold_start.yaml")
+    )
+    stage1_export: Path | None = _setting("YAML that merges stage 1's adapter", default=None)
+    stage2: Path = _setting("LLaMA-Factory YAML of stage 2", default=Path("configs/rejection.yaml"))
+    stage2_export: Path | None = _setting("YAML that merges stage 2's adapter", default=None)
+    inference: Path = _setting("YAML of every inference", default=Path("configs/inference.yaml"))
+    merge: Path = _setting("YAML of the merger", default=Path("configs/merge.yaml"))
+    stage3: Path = _setting("YAML of stage 3 (DPO)", default=Path("configs/dpo.yaml"))
+    control: Path | None = _setting(
+        "YAML of a control: the same rows as stage 3 without the rejected texts", default=None
+    )
+    accelerate: Path = _setting(
+        "accelerate's launch file for stage 3", default=Path("configs/accelerate/zero3.yaml")
+    )
+
+    # sampling
+    samples: int = _setting("first pass: texts for each comparison and order", default=4)
+    temperature: float = _setting("first pass: sampling temperature", default=1.0)
+    second_pass: Literal["all", "wrong", "none"] = _setting(
+        "which comparisons of the first pass stage 2's model answers again", default="all"
+    )
+    fresh: list[Path] = _setting(
+        "further labelled comparisons for stage 2's model", default_factory=list
+    )
+    fresh_image_root: Path | None = _setting(
+        "folder of these files' media paths (default: the media root)", default=None
+    )
+    second_samples: int = _setting("second pass: texts for each comparison and order", default=4)
+    second_temperature: float = _setting("second pass: sampling temperature", default=1.0)
+    hot_samples: int = _setting(
+        "the second pass once more at another temperature: texts (0: not at all)", default=0
+    )
+    hot_temperature: float = _setting("temperature of these texts", default=1.3)
+    eval_samples: int = _setting("texts for each held-out comparison and order at T=1", default=4)
+
+    # machines
+    gpus: int | None = _setting("GPUs to use (default: all that are found)", default=None)
+    tensor_parallel: int = _setting("GPUs that one copy of a served model is split over", default=1)
+    data_parallel: int | None = _setting(
+        "copies of a served model (default: as many as fit on the GPUs)", default=None
+    )
+    port: int = _setting("port of the servers (a free one if it is taken)", default=8000)
+    serve_flags: list[str] = _setting("further flags of vLLM", default_factory=list)
+    base_url: str | None = _setting(
+        "a server that runs elsewhere; it must list the model of the step by its folder's name",
+        default=None,
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "second_samples", "eval_samples", "tensor_parallel"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name in ("hot_samples", "gpus", "data_parallel"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.second_pass == "none" and not self.fresh:
+            raise ValueError(
+                "second_pass is none and fresh is empty: stage 2's model would answer nothing; "
+                "name fresh data, or set second_pass to all or wrong"
+            )
+        if len(self.seeds) != len(set(self.seeds)):
+            raise ValueError(f"seeds {self.seeds}: each seed may stand there once")
+        if len(self.sampling_image_root) not in (0, 1, len(self.sampling)):
+            raise ValueError(
+                f"sampling has {len(self.sampling)} files and sampling_image_root "
+                f"{len(self.sampling_image_root)} folders; give one folder for all, or one for each"
+            )
+
+
+@dataclass(frozen=True)
+class Request:
+    """What this start is to do. A step's name is `stage1`, or `seed0/stage1` for one seed."""
+
+    first: str | None = field(default=None, metadata={"help": "first step to run", "name": "from"})
+    last: str | None = field(default=None, metadata={"help": "last step to run", "name": "to"})
+    only: list[str] = field(default_factory=list, metadata={"help": "these steps alone"})
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "print every step, what is done and what is left; start nothing"},
+    )
+    adopt: bool = field(
+        default=False,
+        metadata={"help": "take results that were made by hand as the results of their steps"},
+    )

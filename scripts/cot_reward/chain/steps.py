@@ -1,0 +1,365 @@
+"""The steps of a chain in their order, with the exact command of each."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cot_reward.chain.settings import Profile
+from cot_reward.errors import UserError
+from cot_reward.evaluation.collect import MODES
+
+# Stands in a command for the address of the server, which is known once it runs.
+URL = "{base_url}"
+PYTHON = ".envs/main/bin/python"
+ACCELERATE = ".envs/main/bin/accelerate"
+HUB = ".envs/main/bin/hf"
+SFT_BIN = ".envs/sft/bin"
+JUDGED_FILES = ("correct", "incorrect", "unusable")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the chain.
+
+    name: as in `--only`; with seeds, SEED_FOLDER/NAME
+    command: argv from the project's root; URL stands for the server's address
+    inputs: files and model folders that the result depends on
+    flags: settings of the command that the result depends on
+    out: the folder that the command fills
+    done_file: a file that stands there once the command has ended well
+    added_inputs, added_flags: what may change without a new start: an inference only asks for more
+    model: the model that must be served meanwhile
+    trains: what trains here (a trainer wants the machine's memory: no server beside it)
+    """
+
+    name: str
+    title: str
+    command: tuple[str, ...]
+    inputs: tuple[Path, ...] = ()
+    flags: Mapping[str, str] = field(default_factory=dict)
+    out: Path | None = None
+    done_file: Path | None = None
+    added_inputs: tuple[Path, ...] = ()
+    added_flags: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    model: Path | None = None
+    trains: str = ""
+    always: bool = False
+
+    @property
+    def short_name(self) -> str:
+        """The name without the seed's folder."""
+        return self.name.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training of LLaMA-Factory: its name, YAML, data set, model to start from and result."""
+
+    name: str
+    config: Path
+    export: Path | None
+    data_set: str
+    rows: Path
+    media_root: Path
+    start: Path
+    inputs: tuple[Path, ...]
+
+    def trained(self, run: Path) -> Path:
+        """The folder that later steps read: the merged one where an adapter is trained."""
+        return run / (f"{self.name}_merged" if self.export else self.name)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The steps of a profile on a machine with so many GPUs."""
+
+    profile: Profile
+    gpus: int
+
+    @property
+    def base(self) -> Path:
+        """The folder of the base model; `fetch_base` or `world` makes it where it is not given."""
+        if self.profile.world or not Path(self.profile.base).is_dir():
+            return self.profile.runs / "base"
+        return Path(self.profile.base)
+
+    @property
+    def template(self) -> Path:
+        return self.profile.runs / "template.txt"
+
+    @property
+    def cold_start_inputs(self) -> tuple[Path, ...]:
+        """What tells whether rows or pictures of the cold start have changed."""
+        profile = self.profile
+        if profile.world:
+            # It is written anew with the pictures, also where the rows stay the same.
+            return profile.cold_start, profile.cold_start.parent / "summary.json"
+        root = profile.cold_start_media_root
+        own_root = (root,) if root and root != profile.media_root else ()
+        return profile.cold_start, *own_root
+
+    def runs(self) -> list[tuple[int | None, Path]]:
+        """(seed, folder) of each run; without seeds one run, in the folder of the results."""
+        folder = self.profile.runs
+        return [(seed, folder / f"seed{seed}") for seed in self.profile.seeds] or [(None, folder)]
+
+    def trainings(self, run: Path) -> tuple[Training, Training]:
+        """Stages 1 and 2 of a run."""
+        profile = self.profile
+        cold_start_root = profile.cold_start_media_root or profile.media_root
+        first = Training(
+            "stage1", profile.stage1, profile.stage1_export, "cold_start",
+            profile.cold_start, cold_start_root, self.base, self.cold_start_inputs,
+        )  # fmt: skip
+        rejection_rows = run / "stage1_infer/correct.jsonl"
+        second = Training(
+            "stage2", profile.stage2, profile.stage2_export, "rejection",
+            rejection_rows, profile.media_root, first.trained(run), (rejection_rows,),
+        )  # fmt: skip
+        return first, second
+
+    def steps(self) -> Iterator[Step]:
+        """Every step, in order."""
+        profile = self.profile
+        if profile.world:
+            yield self._world(profile.world)
+        elif not Path(profile.base).is_dir():
+            yield self._fetch_base()
+        cold_start_root = profile.cold_start_media_root or profile.media_root
+        yield self._check(
+            "check_cold_start", profile.cold_start, cold_start_root, self.cold_start_inputs
+        )
+        yield self._derive_template()
+        yield from self._evaluate(self.base, "base", None, profile.runs)
+        for seed, run in self.runs():
+            yield from self._run_steps(seed, run)
+        yield self._report()
+
+    def _run_steps(self, seed: int | None, run: Path) -> Iterator[Step]:
+        profile = self.profile
+        first, second = self.trainings(run)
+        stage1, stage2 = first.trained(run), second.trained(run)
+        yield from self._sft(first, seed, run)
+        yield self._infer(
+            "stage1_infer", "the first pass", stage1, seed, run, profile.sampling,
+            profile.sampling_image_root, profile.samples, profile.temperature,
+        )  # fmt: skip
+        yield from self._evaluate(stage1, "stage1", seed, run)
+        yield self._check(
+            _name(run, profile, "check_rejection"), second.rows, profile.media_root, second.inputs
+        )
+        yield from self._sft(second, seed, run)
+        data, roots = self._second_pass_data(run)
+        passes = [("stage2_infer", profile.second_samples, profile.second_temperature)]
+        if profile.hot_samples:
+            passes.append(("stage2_infer_hot", profile.hot_samples, profile.hot_temperature))
+        for name, samples, temperature in passes:
+            yield self._infer(
+                name, "the second pass", stage2, seed, run, data, roots, samples, temperature
+            )
+        yield from self._evaluate(stage2, "stage2", seed, run)
+        yield self._pairs(run, stage2, [run / name for name, *_ in passes])
+        rows = run / "pairs/train.jsonl"
+        yield self._check(_name(run, profile, "check_pairs"), rows, profile.media_root, (rows,))
+        for name, config in (("stage3", profile.stage3), ("control", profile.control)):
+            if config:
+                yield self._dpo(name, config, stage2, seed, run)
+                yield from self._evaluate(run / name, name, seed, run)
+
+    def _second_pass_data(self, run: Path) -> tuple[list[Path], list[Path]]:
+        """Files of the second pass, and the folder of media paths of each."""
+        profile = self.profile
+        names = {"all": JUDGED_FILES, "wrong": ("incorrect",), "none": ()}[profile.second_pass]
+        judged = [run / f"stage1_infer/{name}.jsonl" for name in names]
+        fresh_root = profile.fresh_image_root or profile.media_root
+        roots = [profile.media_root] * len(judged) + [fresh_root] * len(profile.fresh)
+        return judged + profile.fresh, roots
+
+    def _world(self, config: Path) -> Step:
+        data = self.profile.cold_start.parent
+        command = (
+            PYTHON, "scripts/make_demo.py", "--config", str(config),
+            "--out", str(data), "--model-out", str(self.base),
+        )  # fmt: skip
+        # make_demo.py itself leaves data and base that were made with the same settings.
+        return Step(
+            "world", "a toy world and its base model", command, (config,),
+            done_file=self.base / "summary.json", trains="base",
+        )  # fmt: skip
+
+    def _fetch_base(self) -> Step:
+        base = self.profile.base
+        return Step(
+            "fetch_base", "the base model from the hub",
+            (HUB, "download", base, "--local-dir", str(self.base)),
+            flags={"base": base}, out=self.base, done_file=self.base / "config.json",
+        )  # fmt: skip
+
+    def _check(self, name: str, rows: Path, media_root: Path, inputs: tuple[Path, ...]) -> Step:
+        command = (
+            PYTHON, "scripts/check_rows.py", str(rows), "--media-root", str(media_root)
+        )  # fmt: skip
+        return Step(
+            name, "every row and medium before a training", command, inputs,
+            {"media_root": str(media_root)},
+        )  # fmt: skip
+
+    def _derive_template(self) -> Step:
+        rows = self.profile.cold_start
+        command = (
+            PYTHON, "scripts/derive_template.py", str(rows), "--out", str(self.template)
+        )  # fmt: skip
+        return Step(
+            "template", "the prompt that the cold-start rows share", command, (rows,),
+            done_file=self.template,
+        )  # fmt: skip
+
+    def _sft(self, training: Training, seed: int | None, run: Path) -> Iterator[Step]:
+        out = run / training.name
+        values = {
+            "model_name_or_path": str(training.start),
+            "dataset": training.data_set,
+            "dataset_dir": str(run),
+            "media_dir": str(training.media_root),
+            **({} if seed is None else {"seed": str(seed)}),
+            "output_dir": str(out),
+        }
+        settings = read_config(training.config)
+        environment = {"PATH": f"{SFT_BIN}:$PATH"}
+        if settings.get("deepspeed"):
+            # LLaMA-Factory wants torchrun with DeepSpeed, also on a single GPU.
+            environment["FORCE_TORCHRUN"] = "1"
+        if self.gpus > 1 or settings.get("deepspeed"):
+            environment["NPROC_PER_NODE"] = str(max(1, self.gpus))
+        name = _name(run, self.profile, training.name)
+        yield Step(
+            name, {"stage1": "cold start", "stage2": "rejection sampling"}[training.name],
+            ("llamafactory-cli", "train", str(training.config), *_assign(values)),
+            (training.config, training.start, *training.inputs),
+            {key: values[key] for key in ("media_dir", "seed") if key in values},
+            out, out / "trainer_state.json", environment=environment, trains="sft",
+        )  # fmt: skip
+        if training.export:
+            merged = training.trained(run)
+            yield Step(
+                f"{name}_merged", "the adapter merged into its base",
+                ("llamafactory-cli", "export", str(training.export), *_assign({
+                    "model_name_or_path": str(training.start),
+                    "adapter_name_or_path": str(out), "export_dir": str(merged),
+                })),
+                (training.export, training.start, out), out=merged,
+                done_file=merged / "config.json",
+                environment={"PATH": environment["PATH"]}, trains="export",
+            )  # fmt: skip
+
+    def _infer(
+        self,
+        name: str,
+        title: str,
+        model: Path,
+        seed: int | None,
+        run: Path,
+        data: Sequence[Path],
+        image_roots: Sequence[Path],
+        samples: int,
+        temperature: float,
+    ) -> Step:
+        out, media_root = run / name, self.profile.media_root
+        inference = self.profile.inference
+        own_roots = dict.fromkeys(root for root in image_roots if root != media_root)
+        temperature_text = f"{temperature:g}"
+        command = [
+            PYTHON, "scripts/image_stream_gpt.py", "--config", str(inference),
+            "--base-url", URL, "--model", str(model), "--template", str(self.template),
+            "--media-root", str(media_root),
+            "--image-root", *map(str, image_roots or [media_root]),
+            "--data", *map(str, data), "--out", str(out),
+            "--num-samples", str(samples), "--temperature", temperature_text,
+        ]  # fmt: skip
+        flags = {"temperature": temperature_text}
+        if seed is not None:
+            command += ["--seed", str(seed)]
+            flags["seed"] = str(seed)
+        return Step(
+            _name(run, self.profile, name), title, tuple(command),
+            (inference, model, self.template, *own_roots), flags, out, out / "summary.json",
+            tuple(data), {"samples": str(samples)}, model=model,
+        )  # fmt: skip
+
+    def _evaluate(self, model: Path, stage: str, seed: int | None, run: Path) -> Iterator[Step]:
+        """The held-out comparisons in both orders, greedy and sampled."""
+        profile = self.profile
+        roots = [profile.heldout_image_root or profile.media_root]
+        for mode, title in MODES.items():
+            samples, temperature = (1, 0.0) if mode == "greedy" else (profile.eval_samples, 1.0)
+            yield self._infer(
+                f"eval_{stage}/{mode}", f"the held-out comparisons, {title}", model,
+                seed, run, profile.heldout, roots, samples, temperature,
+            )  # fmt: skip
+
+    def _pairs(self, run: Path, trained: Path, passes: Sequence[Path]) -> Step:
+        profile, out = self.profile, run / "pairs"
+        correct = [folder / "correct.jsonl" for folder in passes]
+        incorrect = [folder / "incorrect.jsonl" for folder in (run / "stage1_infer", *passes)]
+        command = (
+            PYTHON, "scripts/merge_json.py", "--config", str(profile.merge),
+            "--correct", *map(str, correct), "--incorrect", *map(str, incorrect),
+            "--trained-model", str(trained), "--exclude", *map(str, profile.heldout),
+            "--image-root", str(profile.heldout_image_root or profile.media_root),
+            "--media-root", str(profile.media_root), "--out", str(out),
+        )  # fmt: skip
+        return Step(
+            _name(run, profile, "pairs"), "right and wrong texts about the same comparisons",
+            command, (profile.merge, *correct, *incorrect, *profile.heldout),
+            out=out, done_file=out / "summary.json",
+        )  # fmt: skip
+
+    def _dpo(self, name: str, config: Path, start: Path, seed: int | None, run: Path) -> Step:
+        profile, out, rows = self.profile, run / name, run / "pairs/train.jsonl"
+        launch = ["--config_file", str(profile.accelerate)]
+        if self.gpus:
+            launch += ["--num_processes", str(self.gpus)]
+        else:
+            launch += ["--num_cpu_threads_per_process", "1"]
+        flags = {} if seed is None else {"seed": str(seed)}
+        command = (
+            ACCELERATE, "launch", "-q", *launch, "scripts/DPO_VL.py", "--config", str(config),
+            "--model_name_or_path", str(start), "--data_path", str(rows),
+            "--image_folder", str(profile.media_root), "--output_dir", str(out),
+            *(part for key, value in flags.items() for part in (f"--{key}", value)),
+        )  # fmt: skip
+        return Step(
+            _name(run, profile, name), {"stage3": "DPO", "control": "control"}[name], command,
+            (config, start, rows), flags, out, out / "summary.json", trains="dpo",
+        )  # fmt: skip
+
+    def _report(self) -> Step:
+        seeds = [str(seed) for seed in self.profile.seeds]
+        command = [PYTHON, "scripts/report.py", "--runs", str(self.profile.runs)]
+        if seeds:
+            command += ["--seeds", *seeds]
+        return Step("report", "the table and plots", tuple(command), always=True)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The values of a trainer's YAML. Raises UserError."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must hold 'key: value' lines")
+    return values
+
+
+def _name(run: Path, profile: Profile, name: str) -> str:
+    return name if run == profile.runs else f"{run.name}/{name}"
+
+
+def _assign(values: Mapping[str, str]) -> list[str]:
+    """LLaMA-Factory's `key=value` arguments."""
+    return [f"{key}={value}" for key, value in values.items()]

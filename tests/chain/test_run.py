@@ -1,0 +1,187 @@
+"""What a start of the chain is about: the steps, their order, their commands, and refusals."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from cot_reward.chain.machine import serving_flags
+from cot_reward.chain.run import wanted_steps
+from cot_reward.chain.settings import Profile, Request
+from cot_reward.chain.steps import Chain, Step
+from cot_reward.chain.trainings import count_steps, describe_sft
+from cot_reward.errors import UserError
+from cot_reward.settings import parse
+from helpers.environments import REPO
+
+STEPS_OF_A_RUN = [
+    "stage1", "stage1_infer", "eval_stage1/greedy", "eval_stage1/sampled", "check_rejection",
+    "stage2", "stage2_infer", "eval_stage2/greedy", "eval_stage2/sampled", "pairs", "check_pairs",
+    "stage3", "eval_stage3/greedy", "eval_stage3/sampled",
+]  # fmt: skip
+
+
+def profile(path: str = "configs/chain.yaml", *flags: str) -> Profile:
+    return parse(Profile, "", argv=["--config", path, *flags])
+
+
+def steps(path: str = "configs/chain.yaml", gpus: int = 8, *flags: str) -> dict[str, Step]:
+    return {step.name: step for step in Chain(profile(path, *flags), gpus).steps()}
+
+
+def run(*flags: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["scripts/chain.sh", *flags], cwd=REPO, capture_output=True, text=True, check=False
+    )
+
+
+def value_of(step: Step, flag: str) -> list[str]:
+    """The values of a flag in the step's command."""
+    found = list(step.command[step.command.index(flag) + 1 :])
+    end = next((n for n, part in enumerate(found) if part.startswith("--")), len(found))
+    return found[:end]
+
+
+def test_real_and_demo_have_the_same_steps() -> None:
+    first = ["check_cold_start", "template", "eval_base/greedy", "eval_base/sampled"]
+    assert list(steps()) == ["fetch_base", *first, *STEPS_OF_A_RUN, "report"]
+    demo = list(steps("configs/demo/chain.yaml", 0, "--seeds", "0", "1"))
+    own = {"stage2_infer_hot", "control", "eval_control/greedy", "eval_control/sampled"}
+    for seed in ("seed0/", "seed1/"):
+        of_seed = [name.removeprefix(seed) for name in demo if name.startswith(seed)]
+        assert [name for name in of_seed if name not in own] == STEPS_OF_A_RUN
+        assert own <= set(of_seed)
+    assert demo[:5] == ["world", *first]
+
+
+def test_every_inference_uses_the_derived_template_and_the_model_that_it_names() -> None:
+    found = [step for step in steps("configs/one_gpu/chain.yaml", 1).values() if step.model]
+    assert len(found) == 10
+    for step in found:
+        assert value_of(step, "--template") == ["runs/one_gpu/template.txt"]
+        assert value_of(step, "--model") == [str(step.model)]
+        assert Path("runs/one_gpu/template.txt") in step.inputs
+        assert step.model in step.inputs
+    assert {str(step.model) for step in found} == {
+        "runs/one_gpu/base", "runs/one_gpu/stage1_merged", "runs/one_gpu/stage2_merged",
+        "runs/one_gpu/stage3",
+    }  # fmt: skip
+
+
+def test_both_passes_ask_the_same_comparisons() -> None:
+    found = steps()
+    assert value_of(found["stage1_infer"], "--data") == [
+        "dataset/EvalMuse/pairwise/train_data.json"
+    ]
+    assert value_of(found["stage2_infer"], "--data") == [
+        f"runs/stage1_infer/{name}.jsonl" for name in ("correct", "incorrect", "unusable")
+    ]
+    wrong = steps("configs/demo/chain.yaml", 0)["seed0/stage2_infer"]
+    assert value_of(wrong, "--data") == [
+        "runs/demo/seed0/stage1_infer/incorrect.jsonl", "dataset/demo/dpo.json"
+    ]  # fmt: skip
+    assert value_of(wrong, "--image-root") == ["dataset", "dataset/demo/images"]
+
+
+def test_pairs_take_wrong_texts_of_both_passes_and_leave_held_out_data_out() -> None:
+    pairs = steps()["pairs"]
+    assert value_of(pairs, "--correct") == ["runs/stage2_infer/correct.jsonl"]
+    assert value_of(pairs, "--incorrect") == [
+        "runs/stage1_infer/incorrect.jsonl", "runs/stage2_infer/incorrect.jsonl"
+    ]  # fmt: skip
+    assert value_of(pairs, "--exclude") == ["dataset/HPD/test_data.json"]
+    assert value_of(pairs, "--trained-model") == ["runs/stage2"]
+
+
+def test_gpus_reach_every_trainer_and_server() -> None:
+    found = steps(gpus=4)
+    assert found["stage1"].environment["NPROC_PER_NODE"] == "4"
+    assert found["stage1"].environment["FORCE_TORCHRUN"] == "1"
+    assert value_of(found["stage3"], "--num_processes") == ["4", "scripts/DPO_VL.py"]
+    flags = ["--tensor-parallel-size", "2", "--data-parallel-size", "2"]
+    assert serving_flags(profile("configs/chain.yaml", "--tensor-parallel", "2"), 4) == flags
+    with pytest.raises(UserError, match="more than the 4 GPUs"):
+        serving_flags(profile("configs/chain.yaml", "--data-parallel", "8"), 4)
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (Request(only=["stage1"]), ["seed0/stage1", "seed1/stage1"]),
+        (Request(only=["seed1/stage1"]), ["seed1/stage1"]),
+        (Request(only=["eval_base"]), ["eval_base/greedy", "eval_base/sampled"]),
+        (Request(first="seed1/eval_control"), [
+            "seed1/eval_control/greedy", "seed1/eval_control/sampled", "report",
+        ]),
+        (Request(last="template"), ["world", "check_cold_start", "template"]),
+    ],
+)  # fmt: skip
+def test_a_start_is_about_the_steps_that_it_names(request_: Request, expected: list[str]) -> None:
+    every = list(steps("configs/demo/chain.yaml", 0, "--seeds", "0", "1").values())
+    assert [step.name for step in wanted_steps(every, request_)] == expected
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (Request(only=["stage4"]), "no step 'stage4'. Did you mean 'stage"),
+        (Request(only=["pairs"], first="stage1"), "--only does not go with"),
+        (Request(first="report", last="stage1"), "--from report comes after --to stage1"),
+    ],
+)
+def test_an_impossible_wish_is_refused(request_: Request, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        wanted_steps(list(steps().values()), request_)
+    assert message in str(error.value)
+
+
+def test_a_dry_run_shows_the_real_chain_and_what_is_missing(tmp_path: Path) -> None:
+    done = run("--dry-run", "--runs", str(tmp_path / "runs"))
+    assert done.returncode == 0, done.stderr
+    listed = [line for line in done.stdout.splitlines() if line.startswith("left ")]
+    assert [line.split()[1].rstrip(":") for line in listed] == list(steps())
+    assert "llamafactory-cli train configs/qwen_cold_start.yaml" in done.stdout
+    assert "scripts/DPO_VL.py --config configs/dpo.yaml" in done.stdout
+    assert "cold_start: dataset/ImageGen-CoT-Reward-5K/train_data.json" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_missing_data_are_named_before_anything_starts(tmp_path: Path) -> None:
+    done = run("--runs", str(tmp_path / "runs"))
+    assert done.returncode == 2
+    assert "error: the profile names what is not there:" in done.stderr
+    assert "sampling: dataset/EvalMuse/pairwise/train_data.json" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--second-pass", "none"], "stage 2's model would answer nothing"),
+        (["--sampling-image-root", "a", "b"], "sampling has 1 files and sampling_image_root 2"),
+        (["--seeds", "1", "1"], "each seed may stand there once"),
+        (["--samples", "0"], "samples is 0"),
+        (["--gpus", "64"], "the profile asks for 64 GPUs"),
+        (["--stagee1", "x"], "Did you mean '--stage1'?"),
+    ],
+)
+def test_a_profile_that_makes_no_sense_is_refused(flags: list[str], message: str) -> None:
+    done = run("--dry-run", *flags)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_few_steps_are_told_of(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("{}\n" * 60)
+    config = tmp_path / "sft.yaml"
+    values = {
+        "per_device_train_batch_size": 1, "gradient_accumulation_steps": 32,
+        "num_train_epochs": 3.0,
+    }  # fmt: skip
+    config.write_text(yaml.safe_dump(values))
+    told = describe_sft(config, rows, 1)
+    assert told.startswith("60 rows, 32 a step, 3 epochs: 6 steps; that is few (under 30)")
+    rows.write_text("{}\n" * 6000)
+    assert describe_sft(config, rows, 8) == "6000 rows, 256 a step, 3 epochs: 72 steps"
+    assert count_steps(100, 32, 2.5) == 10
