@@ -5,10 +5,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cot_reward.evaluation.collect import STAGES, collect
+from cot_reward.evaluation.collect import MODES, STAGES, collect
 from cot_reward.evaluation.page import plot_curves, plot_stages, table, write_report
 from helpers.environments import PYTHON, REPO
-from helpers.evaluation import RIGHT, TURNED, WRONG, finished_demo, trained
+from helpers.evaluation import RIGHT, TURNED, WRONG, finished_demo, judged_run, trained
 from PIL import Image
 
 # Twenty comparisons, so that the intervals of clear differences exclude 0.
@@ -80,7 +80,7 @@ def test_the_table_names_its_seeds(tmp_path: Path) -> None:
 
 def test_plots_are_images(runs: Path, tmp_path: Path) -> None:
     plot_stages(collect(runs, [0]), tmp_path / "stages.png")
-    drawn = plot_curves(runs, 0, tmp_path / "curves")
+    drawn = plot_curves(runs / "seed0", tmp_path / "curves")
     assert {path.name for path in drawn} == {
         "stage1_loss.png", "stage2_loss.png", "dpo_loss.png",
         "dpo_chosen_reward.png", "dpo_rejected_reward.png", "dpo_reward_accuracy.png",
@@ -95,7 +95,7 @@ def test_a_curve_without_values_is_not_drawn(tmp_path: Path) -> None:
     runs = finished_demo(tmp_path / "runs")
     state = trained(runs / "seed0/stage2", steps=0) / "trainer_state.json"
     assert "loss" not in state.read_text()
-    drawn = plot_curves(runs, 0, tmp_path / "curves")
+    drawn = plot_curves(runs / "seed0", tmp_path / "curves")
     assert len(drawn) == 5
     assert not (tmp_path / "curves/stage2_loss.png").exists()
 
@@ -106,7 +106,7 @@ def test_a_report_leaves_all_its_files(runs: Path) -> None:
     assert printed.startswith((runs / "results.md").read_text())
     assert printed.endswith(f"{runs}/results.json, 7 plots in {runs}/curves\n")
     results = json.loads((runs / "results.json").read_text())
-    assert list(results) == ["seeds", "stages", "differences", "step_seconds"]
+    assert list(results) == ["seeds", "stages", "differences", "pairs", "step_seconds"]
     assert [record["stage"] for record in results["stages"]] == list(STAGES)
     assert len(list((runs / "curves").glob("*.png"))) == 7
 
@@ -120,3 +120,24 @@ def test_the_script_prints_the_table_and_names_a_run_that_is_missing(tmp_path: P
     finished_demo(tmp_path)
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
     assert "| stage 3: DPO | greedy | 100.0 [67.6, 100.0] |" in done.stdout
+
+
+def test_a_chain_without_seeds_and_control_has_its_table_and_its_pairs(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for stage in ("base", "stage1", "stage2", "stage3"):
+        for mode in MODES:
+            judged_run(runs / f"eval_{stage}" / mode, [RIGHT] * 4)
+        if stage != "base":
+            trained(runs / stage)
+    summary = {
+        "pairs": 12, "comparisons": 10, "chosen_answer": {"1": 6, "2": 6},
+        "pair_kinds": {"same_model": 5, "published": 7, "other_cross_model": 0},
+        "rejected_from_first_pass": 7, "shortcut": {"words": 0.5, "length": None},
+    }  # fmt: skip
+    (runs / "pairs").mkdir()
+    (runs / "pairs/summary.json").write_text(json.dumps(summary))
+    printed = write_report(runs, [])
+    assert "Wilson intervals.\n" in printed
+    assert "control" not in printed
+    assert "| - | 12 | 10 | 5 | 7 | 6 / 6 | 0.50 | - |" in printed.splitlines()
+    assert (runs / "curves/stages.png").is_file()

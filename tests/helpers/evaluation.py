@@ -1,4 +1,4 @@
-"""Small folders of judged runs and trainer records, laid out as scripts/demo.sh leaves them."""
+"""Small folders of judged runs and trainer records, laid out as scripts/chain.sh leaves them."""
 
 import json
 from collections.abc import Mapping, Sequence

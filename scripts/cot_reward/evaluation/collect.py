@@ -131,7 +131,8 @@ def _stage_record(
         folders = {seeds[0]: runs / "eval_base"}
     else:
         folders = {seed: run / f"eval_{stage}" for seed, run in run_of_seed.items()}
-    record: dict[str, Any] = {"stage": stage, "title": STAGES[stage], "seeds": list(folders)}
+    record: dict[str, Any] = {"stage": stage, "title": STAGES[stage]}
+    record["seeds"] = [int(seed) for seed in folders if seed]
     for mode in MODES:
         by_seed = {seed: judged_rows(folder / mode) for seed, folder in folders.items()}
         # Seeds share comparison ids. With the seed in the id, orders pair within a seed.

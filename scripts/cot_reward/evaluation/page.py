@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cot_reward.evaluation.collect import MODES, collect
+from cot_reward.evaluation.collect import MODES, collect, run_folders
 from cot_reward.plotting import new_figure, plot_history, save_figure
 from cot_reward.store import write_json, write_text_file
 
@@ -24,13 +24,16 @@ CURVES = (
 def table(results: Mapping[str, Any]) -> str:
     """The results as Markdown: a row for each stage and mode, then the differences."""
     lines = [*_stage_lines(results), "", *_difference_lines(results["differences"])]
+    if pairs := _pair_lines(results["pairs"]):
+        lines += ["", *pairs]
     return "\n".join(lines) + "\n"
 
 
 def _stage_lines(results: Mapping[str, Any]) -> list[str]:
     seeds = ", ".join(map(str, results["seeds"]))
+    pooled = f", pooled over the seeds {seeds}" if seeds else ""
     lines = [
-        f"Held-out accuracy in %, with 95% Wilson intervals, pooled over the seeds {seeds}.",
+        f"Held-out accuracy in %, with 95% Wilson intervals{pooled}.",
         "",
         "| stage | decoding | accuracy | well-formed | coherent | answers 1 | survives swap "
         "| right twice | s/step |",
@@ -77,6 +80,36 @@ def _difference_lines(differences: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def _pair_lines(pairs_of_run: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Number, kinds and shortcut accuracies of the pairs of each run."""
+    rows = []
+    for seed, pairs in pairs_of_run.items():
+        if not pairs:
+            continue
+        kinds, shortcut = pairs["pair_kinds"], pairs["shortcut"]
+        cells = [
+            seed or "-", str(pairs["pairs"]), str(pairs["comparisons"]),
+            str(kinds["same_model"]), str(kinds["published"]),
+            f"{pairs['chosen_answer']['1']} / {pairs['chosen_answer']['2']}",
+            *("-" if value is None else f"{value:.2f}" for value in shortcut.values()),
+        ]  # fmt: skip
+        rows.append("| " + " | ".join(cells) + " |")
+    if not rows:
+        return []
+    names = next(pairs["shortcut"] for pairs in pairs_of_run.values() if pairs)
+    head = [
+        "seed", "pairs", "comparisons", "of one model", "rejected from the first pass",
+        "chosen answer 1 / 2", *names,
+    ]  # fmt: skip
+    return [
+        "The pairs, and how often words, length or answer alone tell chosen from rejected:",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|---" * len(head) + "|",
+        *rows,
+    ]
+
+
 def _percent(share: Mapping[str, Any]) -> str:
     return f"{100 * share['share']:.1f}"
 
@@ -113,15 +146,15 @@ def plot_stages(results: Mapping[str, Any], path: Path) -> None:
     )
 
 
-def plot_curves(runs: Path, seed: int, out: Path) -> list[Path]:
-    """The training curves of one seed as PNGs in `out`; returns the paths of those drawn."""
+def plot_curves(run: Path, out: Path) -> list[Path]:
+    """The training curves of one run as PNGs in `out`; returns the paths of those drawn."""
     out.mkdir(parents=True, exist_ok=True)
     drawn = []
     for stage, key, name, title in CURVES:
-        state = runs / f"seed{seed}" / stage / "trainer_state.json"
+        state = run / stage / "trainer_state.json"
         history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
         path = out / f"{name}.png"
-        if plot_history(history, [key], path, f"{title} (demo, seed {seed})"):
+        if plot_history(history, [key], path, f"{title} ({run})"):
             drawn.append(path)
     return drawn
 
@@ -130,7 +163,7 @@ def write_report(runs: Path, seeds: Sequence[int]) -> str:
     """Write results.json, results.md and the plots below `runs`; returns the table."""
     results = collect(runs, seeds)
     curves = runs / "curves"
-    drawn = plot_curves(runs, seeds[0], curves)
+    drawn = plot_curves(next(iter(run_folders(runs, seeds).values())), curves)
     plot_stages(results, curves / "stages.png")
     text = table(results)
     write_text_file(runs / "results.md", text)
