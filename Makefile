@@ -11,10 +11,18 @@ UV_VERSION := 0.13.9
 # uv must not download an interpreter; the machine's Python 3.11 is used.
 export UV_PYTHON_DOWNLOADS := never
 
+# uv does not read pip's configuration: the mirror that pip is set to serves uv, too.
+ifeq ($(UV_DEFAULT_INDEX),)
+PIP_INDEX := $(or $(PIP_INDEX_URL),$(shell $(PYTHON) -m pip config get global.index-url 2>/dev/null))
+ifneq ($(PIP_INDEX),)
+export UV_DEFAULT_INDEX := $(PIP_INDEX)
+endif
+endif
+
 # By default, waiting threads spin; on a small machine they take the cores from all other processes.
 export OMP_WAIT_POLICY := passive
 
-# Serving without a GPU needs another build of vLLM.
+# Serving without a GPU needs another build of vLLM. On a login node without one: make SERVE=serve envs
 SERVE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo serve || echo serve-cpu)
 
 .PHONY: help

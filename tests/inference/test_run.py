@@ -284,7 +284,7 @@ def test_a_server_that_is_down_or_is_no_model_server_is_named(world, server):
         (["--data", "nowhere.json"], "nowhere.json: no such file"),
         (["--adapter", "hpd"], "unknown --adapter 'hpd'; known: upstream"),
         (["--source", "hpd"], "unknown --adapter 'hpd'; known: upstream"),
-        (["--image-root", "/etc"], "is not inside --media-root"),
+        (["--media-root", "/etc"], "is not inside --media-root"),
         (["--template", "nowhere.txt"], "--template nowhere.txt"),
     ],
 )

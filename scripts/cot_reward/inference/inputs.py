@@ -1,6 +1,6 @@
 """Read the labelled comparisons of a run from its data files into its ledger."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from cot_reward.errors import UserError
 from cot_reward.inference.ledger import Ledger
 from cot_reward.media.paths import media_prefix
 from cot_reward.records import Comparison, valid_unicode
-from cot_reward.rows.adapters import adapter_for
+from cot_reward.rows.adapters import adapter_for, is_judged
 from cot_reward.rows.reading import STDIN, read_rows
 from cot_reward.tasks import TASKS
 
@@ -17,26 +17,33 @@ def read_comparisons(
     ledger: Ledger,
     files: Sequence[Path],
     media_root: Path,
-    image_root: Path | None = None,
+    image_roots: Sequence[Path] = (),
     adapter_name: str | None = None,
     task: str | None = None,
     limit: int | None = None,
     check: Callable[[Comparison], object] = lambda comparison: None,
+    templates: Mapping[str, str] | None = None,
 ) -> None:
     """List all comparisons of the files. A bad record is listed as bad and costs only itself.
+
+    `image_roots`: one for all files, one for each, or none (the media root). Files of judged rows
+    have their media below the media root, keep the `source` of their rows, and name a comparison
+    many times; `templates` (task -> template) help to read their prompts.
 
     `task` is the task of records that do not name one. A record of another task is bad, and so is
     a record for which `check` raises ValueError. Raises UserError for a missing file, an unknown
     adapter or task, and when no record can be used.
     """
-    prefix = media_prefix(image_root or media_root, media_root)
+    prefixes = [media_prefix(root, media_root) for root in image_roots or [media_root]]
+    if len(prefixes) == 1:
+        prefixes *= len(files)
     if adapter_name is not None:
         # An unknown name is the user's mistake, and not that of the first record.
         adapter_for({}, adapter_name)
     if task is not None and task not in TASKS:
         raise UserError(f"unknown --task '{task}'; known: {', '.join(TASKS)}")
     first_bad = ""
-    for path in files:
+    for path, prefix in zip(files, prefixes, strict=True):
         if limit is not None and len(ledger) >= limit:
             break
         adapter, data_set = None, valid_unicode(_data_set_name(path, media_root))
@@ -49,8 +56,11 @@ def read_comparisons(
                     raise row
                 if task is not None:
                     row.setdefault("task", task)
-                adapter = adapter or adapter_for(row, adapter_name)
-                comparison = replace(adapter(row, prefix), source=data_set)
+                judged = is_judged(row)
+                adapter = adapter or adapter_for(row, adapter_name, templates)
+                comparison = adapter(row, prefix)
+                if not (judged and comparison.source):
+                    comparison = replace(comparison, source=data_set)
                 if task not in (None, comparison.task):
                     raise ValueError(f"a record of task {comparison.task}, not of --task {task}")
                 check(comparison)
@@ -61,7 +71,7 @@ def read_comparisons(
                 ledger.add_bad(where, getattr(error, "reason", "bad_record"), detail)
                 first_bad = first_bad or f"; the first: {where}: {detail}"
                 continue
-            ledger.add(comparison, where)
+            ledger.add(comparison, where, again=judged)
     ledger.drop_conflicts()
     if not len(ledger):
         raise UserError(f"{files[0]}: no usable comparison, {ledger.bad_count} bad{first_bad}")

@@ -84,8 +84,11 @@ class Ledger:
 
     # --- the input --------------------------------------------------------------------------------
 
-    def add(self, comparison: Comparison, where: str) -> None:
-        """List a comparison. A comparison that is listed already counts as a duplicate."""
+    def add(self, comparison: Comparison, where: str, again: bool = False) -> None:
+        """List a comparison. A comparison that is listed already counts as a duplicate.
+
+        `again`: its file names comparisons many times, and no time counts as a duplicate.
+        """
         key, preferred = _blob(comparison.key), comparison.candidates[comparison.label - 1]
         where, body = valid_unicode(where), json.dumps(asdict(comparison))
         added = self._execute(
@@ -102,7 +105,8 @@ class Ledger:
         before, first = self._execute(
             "SELECT preferred, place FROM comparisons WHERE key = ?", (key,)
         ).fetchone()
-        self._execute("INSERT INTO duplicates VALUES (?, ?, ?)", (key, where, first))
+        if not again:
+            self._execute("INSERT INTO duplicates VALUES (?, ?, ?)", (key, where, first))
         # The same pair may come again in the other order, with the label turned around.
         if before != preferred:
             self._execute("UPDATE comparisons SET conflict = ? WHERE key = ?", (where, key))

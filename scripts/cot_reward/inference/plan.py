@@ -12,6 +12,7 @@ from cot_reward.inference.inputs import read_comparisons
 from cot_reward.inference.ledger import Ledger
 from cot_reward.inference.settings import InferenceSettings
 from cot_reward.judge import judge
+from cot_reward.media.paths import ImageRoots
 from cot_reward.records import Comparison, Verdict
 from cot_reward.store import journal_entries
 from cot_reward.tasks import TASKS, prompts
@@ -42,6 +43,7 @@ class Run:
         self.settings, self.ledger = settings, ledger
         self.counts: Counter[str] = Counter()
         templates = _read_templates(settings.template)
+        self.roots = ImageRoots(settings.media_root, settings.image_root)
 
         def check_placeholders(comparison: Comparison) -> None:
             task, media = TASKS[comparison.task], prompts.shown_media(comparison, "given")
@@ -49,7 +51,7 @@ class Run:
 
         read_comparisons(
             ledger, settings.data, settings.media_root, settings.image_root,
-            settings.adapter, settings.task, settings.limit, check_placeholders,
+            settings.adapter, settings.task, settings.limit, check_placeholders, templates,
         )  # fmt: skip
         self.templates = {name: templates[name] for name in ledger.tasks()}
         for name, template in self.templates.items():

@@ -25,7 +25,7 @@ from cot_reward.inference.ledger import Ledger
 from cot_reward.inference.plan import Run
 from cot_reward.inference.results import Results
 from cot_reward.inference.settings import InferenceSettings
-from cot_reward.media.paths import MediaError, resolve
+from cot_reward.media.paths import ImageRoots, MediaError
 from cot_reward.media.sent import MediaReader, file_url, url_reader
 from cot_reward.provenance import jsonable, versions
 from cot_reward.records import Verdict
@@ -116,7 +116,7 @@ async def _ask(
     try:
         cache = settings.media_root / ".cache" / "media"
         with MediaReader(settings.image_max_pixels, cache) as reader:
-            read_url = url_reader(reader, settings.media_root, settings.image_root, settings.media)
+            read_url = url_reader(reader, run.roots, settings.media)
             batches = send_requests(
                 run.requests(), server, sampling, read_url, capacity, outage, stop
             )
@@ -315,10 +315,11 @@ def _dry_run(settings: InferenceSettings) -> int:
 def _readable_body(settings: InferenceSettings, request: Request) -> Any:
     """The body of a request, with the size of each image, or its error, in place of its bytes."""
     reader = MediaReader(settings.image_max_pixels, cache_dir=None)
+    roots = ImageRoots(settings.media_root, settings.image_root)
     urls = []
     for path in request.media:
         try:
-            file = resolve(path, settings.media_root, settings.image_root)
+            file = roots.file(path)
             _, data, mime = reader.read(file)
             url = f"data:{mime};base64,({len(data):,} bytes of {path})"
         except MediaError as error:

@@ -17,7 +17,8 @@ def _setting(text: str, *aliases: str, **default: Any) -> Any:
 @dataclass(frozen=True)
 class InferenceSettings:
     data: list[Path] = _setting(
-        "JSON, JSONL or Parquet files of labelled comparisons; -: standard input; repeatable"
+        "JSON, JSONL or Parquet files of labelled comparisons, or of judged rows, to ask "
+        "their comparisons again; -: standard input; repeatable"
     )
     out: Path = _setting("folder for the results; the same command continues a stopped run")
     adapter: str | None = _setting(
@@ -28,8 +29,10 @@ class InferenceSettings:
     media_root: Path = _setting(
         "folder to which all written paths are relative", default=Path("dataset")
     )
-    image_root: Path | None = _setting(
-        "folder of the raw rows' media paths (default: the media root)", default=None
+    image_root: list[Path] = _setting(
+        "folders of the raw rows' media paths: one for all files of --data, or one for each "
+        "(default: the media root); paths of judged rows always start at the media root",
+        default_factory=list,
     )
     base_url: str = _setting("address of the server", default="http://127.0.0.1:8000/v1")
     model: str | None = _setting("model (default: the only one that is served)", default=None)
@@ -65,6 +68,11 @@ class InferenceSettings:
         if self.temperature == 0 and self.num_samples > 1:
             raise ValueError(
                 "--temperature 0 always gives the same text; use --num-samples 1, or sample"
+            )
+        if len(self.image_root) not in (0, 1, len(self.data)):
+            raise ValueError(
+                f"--image-root names {len(self.image_root)} folders for {len(self.data)} files of "
+                "--data; give one for all files, or one for each in the same order"
             )
         minima = {
             "num_samples": 1, "max_tokens": 1, "max_attempts": 1, "image_max_pixels": 1,

@@ -2,6 +2,7 @@
 
 import os
 import posixpath
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -42,6 +43,24 @@ def media_prefix(image_root: Path, media_root: Path) -> str:
             "move or link the images below the media root"
         ) from None
     return "" if prefix == "." else prefix
+
+
+class ImageRoots:
+    """The image roots of a run, below its media root: which of them a path has to stay in."""
+
+    def __init__(self, media_root: Path, image_roots: Sequence[Path]) -> None:
+        self._media_root = media_root
+        prefixes = [(media_prefix(root, media_root), root) for root in image_roots]
+        # The deepest one first.
+        self._roots = sorted(prefixes, key=lambda entry: -len(entry[0]))
+
+    def file(self, path: str) -> Path:
+        """The real file of a path below the media root. Raises MediaError as `resolve` does."""
+        within = next(
+            (root for prefix, root in self._roots if not prefix or path.startswith(prefix + "/")),
+            self._media_root,
+        )
+        return resolve(path, self._media_root, within)
 
 
 def media_path(path: Any, prefix: str) -> str:

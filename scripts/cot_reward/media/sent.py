@@ -13,7 +13,7 @@ from typing import Literal
 import pybase64
 
 from cot_reward.media.images import WEB_FORMATS, bound, decode_checked, needs_bound, read_file
-from cot_reward.media.paths import MediaError, resolve
+from cot_reward.media.paths import ImageRoots, MediaError
 from cot_reward.store import write_cache_file
 
 _ENTRIES_PER_TRANSACTION = 256
@@ -84,19 +84,18 @@ def file_url(path: Path) -> tuple[bytes, ...]:
 
 
 def url_reader(
-    reader: MediaReader, media_root: Path, image_root: Path | None, form: Literal["inline", "file"]
+    reader: MediaReader, roots: ImageRoots, form: Literal["inline", "file"]
 ) -> Callable[[str], Iterable[bytes]]:
     """A function from a path below the media root to the URL that a request holds for it.
 
     `form` is "inline" for a data URL, "file" for a file:// URL, which needs a reader with a cache.
     The function returns the JSON string of the URL in pieces. It blocks, and raises MediaError for
-    a medium that cannot be used or lies outside `image_root`, OSError when the cache cannot be
+    a medium that cannot be used or lies outside its image root, OSError when the cache cannot be
     written.
     """
-    within = image_root or media_root
 
     def read_url(path: str) -> Iterable[bytes]:
-        file, data, mime = reader.read(resolve(path, media_root, within))
+        file, data, mime = reader.read(roots.file(path))
         if form == "inline":
             return data_url(data, mime)
         assert file is not None

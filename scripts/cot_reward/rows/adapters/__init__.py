@@ -4,12 +4,14 @@ The file has two functions, `recognises(row) -> bool` and `adapt(row, prefix) ->
 gets a line in `ADAPTERS` below. `adapt` raises ValueError for a row that it cannot read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cot_reward.errors import UserError
 from cot_reward.records import Comparison
 from cot_reward.rows.adapters import comparison, upstream
+from cot_reward.rows.adapters.judged import JudgedRows
+from cot_reward.rows.adapters.judged import recognises as is_judged
 
 # (row, prefix of its media paths below the media root) -> Comparison
 Adapter = Callable[[dict[str, Any], str], Comparison]
@@ -21,16 +23,28 @@ ADAPTERS: dict[str, tuple[Callable[[dict[str, Any]], bool], Adapter]] = {
 }
 
 
-def adapter_for(row: dict[str, Any], name: str | None) -> Adapter:
-    """The named adapter, or the one that recognises the row. Raises UserError for neither."""
+# Rows that this project wrote about comparisons; not a data set.
+JUDGED = "judged"
+
+
+def adapter_for(
+    row: dict[str, Any], name: str | None, templates: Mapping[str, str] | None = None
+) -> Adapter:
+    """The named adapter, or the one that recognises the row. Raises UserError for neither.
+
+    `templates` (task -> template) help to read judged rows, which are recognised under any name.
+    """
+    known = (*ADAPTERS, JUDGED)
+    if name is not None and name not in known:
+        raise UserError(f"unknown --adapter '{name}'; known: {', '.join(known)}")
+    if name == JUDGED or is_judged(row):
+        return JudgedRows(templates or {}).adapt
     if name is not None:
-        if name not in ADAPTERS:
-            raise UserError(f"unknown --adapter '{name}'; known: {', '.join(ADAPTERS)}")
         return ADAPTERS[name][1]
     for recognises, adapter in ADAPTERS.values():
         if recognises(row):
             return adapter
     raise UserError(
         f"no adapter knows rows with the keys {sorted(row)}; name one with --adapter "
-        f"({', '.join(ADAPTERS)}) or add one in scripts/cot_reward/rows/adapters/"
+        f"({', '.join(known)}) or add one in scripts/cot_reward/rows/adapters/"
     )
