@@ -88,7 +88,8 @@ def read_yaml(path: Path, valid: Iterable[str]) -> dict[str, Any]:
 def _kind(field: Field[Any], hints: dict[str, Any]) -> tuple[Any, bool]:
     """The scalar type of a field, and whether the field is a list of this type."""
     hint = hints[field.name]
-    if isinstance(hint, types.UnionType):
+    # `Literal[...] | None` is a typing.Union, other types with None a types.UnionType.
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     if typing.get_origin(hint) in (list, tuple):
         return typing.get_args(hint)[0], True

@@ -27,7 +27,7 @@ def possible_pair(
         "presentation": crc32(place.encode()), "rank_in_presentation": rank,
         "cost": float(cost), "task": "image_generation", "source": source, "chosen_answer": answer,
         "rejected_answer": 3 - answer, "longer": longer, "length_difference": longer,
-        "same_model": True, "chosen_row": 2 * number, "rejected_row": 2 * number + 1,
+        "kind": "same_model", "chosen_row": 2 * number, "rejected_row": 2 * number + 1,
     }  # fmt: skip
 
 

@@ -18,8 +18,8 @@ def made(text, answer=1, model="m", **other):
     return Text(text=text, model=model, answer=answer, **fields)
 
 
-def rules(number=1, select="closest-text", same_model="off", max_similarity=1.0, seed=0, **other):
-    return Rules(number, select, same_model, max_similarity, seed, **other)
+def rules(number=1, select="closest-text", pair_from="any", max_similarity=1.0, seed=0, **other):
+    return Rules(number, select, pair_from, max_similarity, seed, **other)
 
 
 def texts(chosen, rejected, *wanted, **named):
@@ -94,15 +94,15 @@ def test_same_model():
     chosen = [made("a b c", model="m"), made("x y z", model="n")]
     rejected = [made("x y q", 2, model="m")]
     assert texts(chosen, rejected, 9)[0] == ("x y z", "x y q")
-    for mode in ("prefer", "require"):
-        assert texts(chosen, rejected, 9, same_model=mode) == [("a b c", "x y q")]
+    for mode in ("prefer-same-model", "same-model"):
+        assert texts(chosen, rejected, 9, pair_from=mode) == [("a b c", "x y q")]
     others = [made("x y q", 2, model="other")]
-    assert texts(chosen, others, 9, same_model="require") == []
-    assert texts(chosen, others, 9, same_model="prefer") == [("x y z", "x y q")]
+    assert texts(chosen, others, 9, pair_from="same-model") == []
+    assert texts(chosen, others, 9, pair_from="prefer-same-model") == [("x y z", "x y q")]
     # Two texts of unknown models are not of one model.
     unknown = [made("a", model="")], [made("b", 2, model="")]
-    assert texts(*unknown, same_model="require") == []
-    assert texts(*unknown, same_model="prefer") == [("a", "b")]
+    assert texts(*unknown, pair_from="same-model") == []
+    assert texts(*unknown, pair_from="prefer-same-model") == [("a", "b")]
 
 
 def test_equal_answers_are_no_pair_unless_asked():
@@ -140,10 +140,10 @@ def test_texts_that_are_nearly_the_same_are_no_pair():
 def test_why_a_text_is_in_no_pair():
     chosen = [made("a b c"), made("q r s", model="n"), made("a b c")]
     rejected = [made("a b x", 2), made("a y z", 2)]
-    assert fates(chosen, rejected, 1, same_model="require") == {
+    assert fates(chosen, rejected, 1, pair_from="same-model") == {
         "a b c": "identical", "q r s": "no_partner", "a y z": "unselected",
     }  # fmt: skip
-    assert fates(chosen, rejected, 1, same_model="prefer")["q r s"] == "unselected"
+    assert fates(chosen, rejected, 1, pair_from="prefer-same-model")["q r s"] == "unselected"
 
 
 SIDE = st.lists(
@@ -154,12 +154,12 @@ SIDE = st.lists(
 @given(
     SIDE, SIDE, st.integers(1, 5),
     st.sampled_from(["closest-text", "closest-length", "random", "hardest", "all"]),
-    st.sampled_from(["prefer", "require", "off"]), st.randoms(),
+    st.sampled_from(["prefer-same-model", "same-model", "any"]), st.randoms(),
 )  # fmt: skip
-def test_every_pair_obeys_its_definition(right, wrong, number, select, same_model, draw):
+def test_every_pair_obeys_its_definition(right, wrong, number, select, pair_from, draw):
     chosen = [made(f"c {text}", 1, model) for text, model in right]
     rejected = [made(f"r {text}", 2, model) for text, model in wrong]
-    wanted = rules(number, select, same_model)
+    wanted = rules(number, select, pair_from)
     pairs, left = pairs_of(chosen, rejected, wanted, "p", TASK)
     assert all(pair.chosen in chosen and pair.rejected in rejected for pair in pairs)
     assert [pair.cost for pair in pairs] == sorted(pair.cost for pair in pairs)
@@ -169,9 +169,9 @@ def test_every_pair_obeys_its_definition(right, wrong, number, select, same_mode
         assert max(Counter(pair.chosen.text for pair in pairs).values(), default=0) <= 2
         assert max(Counter(pair.rejected.text for pair in pairs).values(), default=0) <= 1
     shared = {text.model for text in chosen} & {text.model for text in rejected}
-    if same_model == "require" or (same_model == "prefer" and shared):
+    if pair_from == "same-model" or (pair_from == "prefer-same-model" and shared):
         assert all(pair.same_model for pair in pairs)
-    assert bool(pairs) == (bool(shared) or same_model != "require")
+    assert bool(pairs) == (bool(shared) or pair_from != "same-model")
     used = {row for pair in pairs for row in (pair.chosen.row, pair.rejected.row)}
     assert used | left.keys() == {text.row for text in (*chosen, *rejected)}
     assert not used & left.keys()

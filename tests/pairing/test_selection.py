@@ -6,8 +6,8 @@ from helpers.pair_table import BalancedPairs, possible_pair
 def test_pairs_of_two_models_are_left_to_comparisons_without_others(tmp_path):
     pairs = [
         possible_pair(0, "a", 1, cost=9),
-        possible_pair(1, "a", 2, cost=1, place="q") | {"same_model": False},
-        possible_pair(2, "b", 2, cost=1) | {"same_model": False},
+        possible_pair(1, "a", 2, cost=1, place="q") | {"kind": "other_cross_model"},
+        possible_pair(2, "b", 2, cost=1) | {"kind": "other_cross_model"},
     ]
     for one_model, kept in ((True, [0, 2]), (False, [1, 2])):
         made = BalancedPairs(tmp_path, pairs, count=2, positions=False, one_model=one_model)

@@ -11,9 +11,10 @@ from cot_reward.pairing.engine.database import Engine
 from cot_reward.pairing.quotas import Cell, plan, quotas
 from cot_reward.pairing.selection import BEST_FIRST
 
-Stratum = tuple[str, str, str]  # split, source, task
+Stratum = tuple[str, str, str, str]  # split, source, task, kind of pairs or ""
 
-_STRATUM = "split, source, task"
+_STRATUM = "split, source, task, own_kind"
+_STRATUM_COLUMNS = "split VARCHAR, source VARCHAR, task VARCHAR, own_kind VARCHAR"
 _WORST_FIRST = "cost DESC, presentation DESC, rank_in_presentation DESC"
 # Pairs that the choice may use: the pairs in use, and the pairs that may replace them.
 _AVAILABLE = "fit AND state IN ('used', 'unselected')"
@@ -27,9 +28,13 @@ def balance(
     lengths: bool,
     weights: Mapping[str, float],
     seed: int,
+    published_share: float | None = None,
 ) -> dict[str, dict[str, int]]:
     """Change the choice until each split, source and task is balanced; then mix the sources.
 
+    With `published_share` the published pairs of each split become this share of its pairs: first
+    by exchanges in comparisons that have both kinds, at last by dropping pairs of the kind in
+    excess. A split without pairs of one kind stays as it is.
     Balanced: the two numbers differ by at most max(1, 1%). A comparison that has pairs of the other
     kind exchanges (it keeps at most `pairs_per_comparison`; None: all); for positions, the cheapest
     exchanges come first. Then pairs are dropped, as few as possible: first further pairs of a
@@ -40,6 +45,8 @@ def balance(
     for a weight of a source that no pair has.
     """
     changes: dict[str, Counter[str]] = {}
+    if published_share is not None:
+        changes["exchanged_for_share"] = _exchange_for_share(engine, published_share, seed)
     if positions:
         changes["exchanged_for_positions"] = _exchange_for_positions(engine, seed)
     before = _count_cells(engine, positions, lengths)
@@ -49,23 +56,26 @@ def balance(
         )
     if before:
         changes |= _drop_surplus(engine, before, positions, lengths, seed)
+        if published_share is not None:
+            changes["dropped_for_share"] = _drop_for_share(engine, positions, published_share, seed)
         if weights:
             changes["dropped_by_weights"] = _mix_sources(engine, positions, lengths, weights, seed)
     return {what: {name: n for name, n in counts.items() if n} for what, counts in changes.items()}
 
 
 def _source_and_task(stratum: Stratum) -> str:
-    _, source, task = stratum
+    _, source, task, _ = stratum
     return f"{source}/{task}"
 
 
 def _count_by_source_and_task(engine: Engine, pairs: str) -> Counter[str]:
     """How many rows this table expression has, by source and task."""
     counts: Counter[str] = Counter()
-    for split, source, task, count in engine.run(
+    for *stratum, count in engine.run(
         f"SELECT {_STRATUM}, count(*) FROM {pairs} GROUP BY ALL ORDER BY ALL"
     ):
-        counts[_source_and_task((split, source, task))] += count
+        split, source, task, kind = stratum
+        counts[_source_and_task((split, source, task, kind))] += count
     return counts
 
 
@@ -78,11 +88,11 @@ def _cell(positions: bool, lengths: bool) -> str:
 def _count_cells(engine: Engine, positions: bool, lengths: bool) -> dict[Stratum, dict[Cell, int]]:
     """How many pairs of each cell are used, by stratum."""
     counts: dict[Stratum, dict[Cell, int]] = defaultdict(dict)
-    for split, source, task, answer, longer, count in engine.run(
+    for split, source, task, kind, answer, longer, count in engine.run(
         f"SELECT {_STRATUM}, {_cell(positions, lengths)}, count(*) FROM pairs "
         "WHERE state = 'used' GROUP BY ALL ORDER BY ALL"
     ):
-        counts[split, source, task][answer, longer] = count
+        counts[split, source, task, kind][answer, longer] = count
     return dict(counts)
 
 
@@ -117,21 +127,98 @@ def _exchange_for_positions(engine: Engine, seed: int) -> Counter[str]:
         WITH
         going AS (
             SELECT pair, id, cost, {_STRATUM}, exchanges,
-                row_number() OVER (PARTITION BY id ORDER BY {_WORST_FIRST}) AS n
+                row_number() OVER (PARTITION BY id, own_kind ORDER BY {_WORST_FIRST}) AS n
             FROM pairs JOIN needs USING ({_STRATUM})
             WHERE state = 'used' AND chosen_answer = common_answer),
         coming AS (
-            SELECT pair, id, cost, row_number() OVER (PARTITION BY id ORDER BY {BEST_FIRST}) AS n
+            SELECT pair, id, cost, own_kind,
+                row_number() OVER (PARTITION BY id, own_kind ORDER BY {BEST_FIRST}) AS n
             FROM pairs JOIN needs USING ({_STRATUM})
             WHERE fit AND state = 'unselected' AND chosen_answer = 3 - common_answer)
         SELECT going.pair AS going, coming.pair AS coming
-        FROM going JOIN coming USING (id, n)
+        FROM going JOIN coming USING (id, own_kind, n)
         QUALIFY row_number() OVER (
             PARTITION BY {_STRATUM}
             ORDER BY coming.cost - going.cost, n, md5($seed || ' exchange ' || id), id
         ) <= exchanges""",
         {"seed": str(seed)},
     )
+    return _carry_out_exchanges(engine)
+
+
+# --- kinds of pairs -------------------------------------------------------------------------------
+
+
+def _exchange_for_share(engine: Engine, share: float, seed: int) -> Counter[str]:
+    """Use pairs of the kind that is short in place of the other, in comparisons that have both.
+
+    The cheapest exchanges come first. Returns how many exchanges there were.
+    """
+    engine.run(
+        """
+        CREATE OR REPLACE TABLE needs AS
+        SELECT split, source, task, published < wanted AS short_of_published,
+            abs(published - wanted) AS exchanges
+        FROM (SELECT split, source, task, count(*) FILTER (kind = 'published') AS published,
+                  round(count(*) * $share)::BIGINT AS wanted
+              FROM pairs WHERE state = 'used' GROUP BY ALL)
+        WHERE published <> wanted""",
+        {"share": share},
+    )
+    engine.run(
+        f"""
+        CREATE OR REPLACE TABLE exchanged AS
+        WITH
+        going AS (
+            SELECT pair, id, cost, split, source, task, exchanges,
+                row_number() OVER (PARTITION BY id ORDER BY {_WORST_FIRST}) AS n
+            FROM pairs JOIN needs USING (split, source, task)
+            WHERE state = 'used' AND (kind = 'published') <> short_of_published),
+        coming AS (
+            SELECT pair, id, cost, row_number() OVER (PARTITION BY id ORDER BY {BEST_FIRST}) AS n
+            FROM pairs JOIN needs USING (split, source, task)
+            WHERE fit AND state = 'unselected' AND (kind = 'published') = short_of_published)
+        SELECT going.pair AS going, coming.pair AS coming
+        FROM going JOIN coming USING (id, n)
+        QUALIFY row_number() OVER (
+            PARTITION BY split, source, task
+            ORDER BY coming.cost - going.cost, n, md5($seed || ' kind ' || id), id
+        ) <= exchanges""",
+        {"seed": str(seed)},
+    )
+    return _carry_out_exchanges(engine)
+
+
+def _drop_for_share(engine: Engine, positions: bool, share: float, seed: int) -> Counter[str]:
+    """Drop pairs of the kind in excess, until published pairs have their share of each split."""
+    cells_of = _count_cells(engine, positions, False)
+    counts = {stratum: sum(cells.values()) for stratum, cells in cells_of.items()}
+    kept = {}
+    for split in {split for split, *_ in counts}:
+        of_split = {stratum: n for stratum, n in counts.items() if stratum[0] == split}
+        published = sum(n for stratum, n in of_split.items() if stratum[3] == "published")
+        others = sum(of_split.values()) - published
+        total = min(published / share, others / (1 - share))
+        limits = {True: round(total * share), False: round(total * (1 - share))}
+        left = {True: published, False: others}
+        for stratum in sorted(of_split):
+            is_published = stratum[3] == "published"
+            limit = counts[stratum]
+            if published and others:
+                # Each stratum gives its part, rounded so that the parts add up to the limit.
+                limit = round(limits[is_published] * counts[stratum] / left[is_published])
+                limits[is_published] -= limit
+                left[is_published] -= counts[stratum]
+            kept[stratum] = quotas(cells_of[stratum], positions, False, limit)
+    _drop(engine, kept, positions, False, "dropped_by_share", seed)
+    dropped = Counter[str]()
+    for stratum, count in counts.items():
+        dropped[_source_and_task(stratum)] += count - sum(kept[stratum].values())
+    return dropped
+
+
+def _carry_out_exchanges(engine: Engine) -> Counter[str]:
+    """Use the pairs `coming` of the table `exchanged` in place of those `going`; how many."""
     engine.run(
         "UPDATE pairs SET state = 'unselected' WHERE pair IN (SELECT going FROM exchanged);"
         "UPDATE pairs SET state = 'used' WHERE pair IN (SELECT coming FROM exchanged)"
@@ -199,10 +286,10 @@ def _plan_kinds(engine: Engine, pairs_per_comparison: int, positions: bool) -> N
     The pairs that a kind gives are numbered through all its cells.
     """
     kinds: dict[Stratum, dict[str, int]] = defaultdict(dict)
-    for split, source, task, kind, size in engine.run(
+    for split, source, task, own_kind, kind, size in engine.run(
         f"SELECT {_STRATUM}, kind, any_value(size) FROM kinds GROUP BY ALL ORDER BY ALL"
     ):
-        kinds[split, source, task][kind] = size
+        kinds[split, source, task, own_kind][kind] = size
     rows: list[tuple[object, ...]] = []
     for stratum, sizes in kinds.items():
         for kind, cells in plan(sizes, pairs_per_comparison, positions).items():
@@ -213,8 +300,8 @@ def _plan_kinds(engine: Engine, pairs_per_comparison: int, positions: bool) -> N
     _fill(
         engine,
         "plan",
-        "split VARCHAR, source VARCHAR, task VARCHAR, kind VARCHAR, cell_answer BIGINT, "
-        "cell_longer BIGINT, first BIGINT, given BIGINT",
+        f"{_STRATUM_COLUMNS}, kind VARCHAR, cell_answer BIGINT, cell_longer BIGINT, first BIGINT, "
+        "given BIGINT",
         rows,
     )
 
@@ -297,8 +384,7 @@ def _drop(
     _fill(
         engine,
         "quotas",
-        "split VARCHAR, source VARCHAR, task VARCHAR, cell_answer BIGINT, cell_longer BIGINT, "
-        "kept BIGINT",
+        f"{_STRATUM_COLUMNS}, cell_answer BIGINT, cell_longer BIGINT, kept BIGINT",
         [(*stratum, *cell, n) for stratum, cells in kept.items() for cell, n in cells.items()],
     )
     engine.run(
@@ -336,9 +422,9 @@ def _limits_by_weight(
                 + nearest(name, sources)
             )
     limits = {}
-    for split in {split for split, _, _ in counts}:
+    for split in {split for split, *_ in counts}:
         by_source: dict[str, int] = defaultdict(int)
-        for (stratum_split, source, _), count in counts.items():
+        for (stratum_split, source, *_), count in counts.items():
             if stratum_split == split:
                 by_source[source] += count
         weight = {source: weights.get(source, 1.0) for source in by_source}

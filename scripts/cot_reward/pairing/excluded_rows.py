@@ -68,7 +68,7 @@ def find_pairable_rows(engine: Engine, buckets: int, low: float, high: float) ->
         parquet.write_table(SCHEMA.empty_table(), shard_path(engine.folder, bucket, "none"))
     engine.run(
         "CREATE TABLE facts AS SELECT row, right_side, fate, comparison, presentation, "
-        f'preferred, response, verdict, task, template_hash, "order" FROM {engine.shards()}'
+        f'preferred, response, verdict, task, template_hash, model, "order" FROM {engine.shards()}'
     )
     engine.run(_CONTRADICTORY)
     # A response that stands in two files counts as one sample.

@@ -9,6 +9,12 @@ from cot_reward.pairing import shortcut
 from cot_reward.pairing.engine.database import Engine
 from cot_reward.pairing.summary import count_presentations
 
+_KIND_NAMES = {
+    "same_model": "pairs of one model",
+    "published": "pairs with a wrong text of the first pass",
+    "other_cross_model": "other pairs of two models",
+}
+
 
 def no_pair_message(engine: Engine, account: Mapping[str, Mapping[str, int]]) -> str:
     """Why there is no pair: what became of the rows of both sides."""
@@ -33,8 +39,13 @@ def print_summary(out: Path, summary: Mapping[str, Any]) -> None:
         f"{train}: {summary['pairs']} pairs about {summary['comparisons']} "
         f"comparisons ({dropped} dropped to balance, "
         f"{balancing.get('dropped_by_weights', 0)} by weights); chosen answer 1: "
-        f"{answers['1']}, 2: {answers['2']}; same model: {summary['same_model']}; chosen longer: "
+        f"{answers['1']}, 2: {answers['2']}; chosen longer: "
         f"{summary['chosen_longer']}; bad rows: {bad}"
+    )
+    first_pass = summary["rejected_from_first_pass"]
+    print(
+        f"{summary['same_model']} pairs of one model, {summary['cross_model']} of two"
+        + ("" if first_pass is None else f" ({first_pass} with a wrong text of the first pass)")
     )
     if summary["eval"]:
         print(
@@ -50,14 +61,19 @@ def print_summary(out: Path, summary: Mapping[str, Any]) -> None:
         )
     if bad:
         print(f"bad rows are listed in {out / 'bad_rows.jsonl'}")
-    accuracies = ", ".join(
-        f"{name} {accuracy:.2f}"
-        for name, accuracy in summary["shortcut"].items()
-        if accuracy is not None
-    )
     print(
         "chosen told from rejected without an image (0.5 is chance): "
-        + (accuracies or "too few comparisons")
+        + _accuracies(summary["shortcut"])
     )
     if warning := shortcut.warning(summary["shortcut"], str(train)):
         print(warning, file=sys.stderr)
+    if len(summary["shortcut_by_kind"]) > 1:
+        for kind, accuracies in summary["shortcut_by_kind"].items():
+            print(f"  {_KIND_NAMES[kind]}: {_accuracies(accuracies)}")
+            if warning := shortcut.warning(accuracies, f"{train}, {_KIND_NAMES[kind]}"):
+                print(warning, file=sys.stderr)
+
+
+def _accuracies(by_feature: Mapping[str, float | None]) -> str:
+    known = [f"{name} {value:.2f}" for name, value in by_feature.items() if value is not None]
+    return ", ".join(known) or "too few comparisons"

@@ -47,17 +47,18 @@ def write_pairs(engine: Engine, folder: Path, out: Path, splits: Sequence[str]) 
         os.replace(folder / split, out / f"{split}.jsonl")
 
 
-def sample_texts(engine: Engine, folder: Path, seed: int) -> list[Texts]:
+def sample_texts(engine: Engine, folder: Path, seed: int, kind: str = "") -> list[Texts]:
     """Some pairs of train.jsonl for the shortcut classifiers, drawn by the seed.
 
+    `kind`: pairs of this kind only (`pairs.PAIR_KINDS`).
     Their answers are the findings of the first pass: no text is judged again.
     """
     places = engine.run(
         "SELECT batch, start, length, id, chosen_answer, rejected_answer FROM ("
-        "FROM pairs WHERE state = 'used' AND split = 'train' "
+        "FROM pairs WHERE state = 'used' AND split = 'train' AND $kind IN ('', kind) "
         "ORDER BY md5($seed || ' sample ' || id), id, presentation, rank_in_presentation "
         "LIMIT $count) ORDER BY ALL",
-        {"seed": str(seed), "count": _SHORTCUT_PAIRS},
+        {"seed": str(seed), "count": _SHORTCUT_PAIRS, "kind": kind},
     )
     texts = []
     with PairLines(folder) as lines:

@@ -19,6 +19,16 @@ _FIRST_CODE, _FIRST_SURROGATE, _AFTER_SURROGATES, _LAST_CODE = 0x20, 0xD800, 0xE
 _MAX_CACHED_WORDS = 200_000
 
 
+# same_model: one model wrote both texts. published: the trained model wrote the chosen text, another
+# model the rejected one; in the published method that is the model of the first pass.
+PAIR_KINDS = ("same_model", "published", "other_cross_model")
+# --pair-from -> the kinds that it admits.
+_ADMITTED_KINDS = {
+    "prefer-same-model": PAIR_KINDS, "any": PAIR_KINDS, "same-model": ("same_model",),
+    "published": ("published",), "both": ("same_model", "published"),
+}  # fmt: skip
+
+
 class Text(NamedTuple):
     """A usable response about a presentation; `row` is the number of its row."""
 
@@ -43,6 +53,13 @@ class Pair:
     def same_model(self) -> bool:
         return bool(self.chosen.model) and self.chosen.model == self.rejected.model
 
+    def kind(self, trained_model: str | None) -> str:
+        """One of PAIR_KINDS. `trained_model`: the model that is trained next; None: not known."""
+        if self.same_model:
+            return "same_model"
+        is_published = trained_model is not None and self.chosen.model == trained_model
+        return "published" if is_published and self.rejected.model else "other_cross_model"
+
     @property
     def length_difference(self) -> int:
         """Characters of the chosen text minus characters of the rejected text."""
@@ -64,9 +81,10 @@ class Rules:
 
     count: int
     select: str
-    same_model: str
+    pair_from: str
     max_similarity: float
     seed: int
+    trained_model: str | None = None
     # A rejected text may have the right answer, when its reasoning does not carry it.
     same_answer: bool = False
     chosen_uses: int = 2
@@ -159,8 +177,8 @@ def pairs_of(
     Also why each row that is in no pair is left out: "identical" or "near_identical" (to another
     text of its side and model, or to every text that it could be paired with), "no_partner" (the
     rules pair it with no text of the other side) or "unselected". `place` stands for the
-    presentation in random choices. same_model: "require" pairs texts of one model only, "prefer"
-    pairs texts of two models only where no model has both kinds.
+    presentation in random choices. pair_from: "prefer-same-model" pairs texts of two models only
+    where no model has both kinds; with "both" there are up to `rules.count` pairs of each kind.
     """
     if len(_WORDS) > _MAX_CACHED_WORDS:
         _WORDS.clear()
@@ -190,9 +208,11 @@ def pairs_of(
                 case _:
                     cost = distance
             pairs.append(Pair(a, b, cost))
-    of_one_model = [pair for pair in pairs if pair.same_model]
-    possible = of_one_model if rules.same_model == "require" else pairs
-    pairs = of_one_model if of_one_model and rules.same_model == "prefer" else list(possible)
+    admitted = _ADMITTED_KINDS[rules.pair_from]
+    possible = [pair for pair in pairs if pair.kind(rules.trained_model) in admitted]
+    of_one_model = [pair for pair in possible if pair.same_model]
+    prefer = rules.pair_from == "prefer-same-model"
+    pairs = of_one_model if of_one_model and prefer else list(possible)
     # A stable sort: pairs of equal cost stay in the order of their texts.
     pairs.sort(key=lambda pair: pair.cost)
     if rules.select != "all":
@@ -208,24 +228,26 @@ def pairs_of(
 
 
 def _limit_uses(pairs: Sequence[Pair], rules: Rules) -> list[Pair]:
-    """The first pairs that do not repeat a text too often; the lengths take turns, if wanted."""
+    """The first pairs that do not repeat a text too often; lengths and kinds may take turns."""
     if len(pairs) < 2:
         return list(pairs)
     # If one pair is kept in the end, no text is in two pairs.
     limited = rules.count > 1
     max_uses = (rules.chosen_uses or len(pairs), rules.rejected_uses or len(pairs))
-    waiting: dict[int, deque[int]] = defaultdict(deque)
+    # What takes turns: lengths, and kinds of pairs.
+    waiting: dict[tuple[int, bool], deque[int]] = defaultdict(deque)
     for number, pair in enumerate(pairs):
-        waiting[pair.longer if rules.of_each_length else 0].append(number)
-    taken: dict[int, list[int]] = {longer: [] for longer in waiting}
+        longer = pair.longer if rules.of_each_length else 0
+        waiting[longer, rules.pair_from == "both" and pair.same_model].append(number)
+    taken: dict[tuple[int, bool], list[int]] = {group: [] for group in waiting}
     uses: Counter[tuple[bool, str]] = Counter()
     while waiting:
-        longer = min(waiting, key=lambda kind: len(taken[kind]))
-        pair = pairs[number := waiting[longer].popleft()]
+        group = min(waiting, key=lambda waiting_group: len(taken[waiting_group]))
+        pair = pairs[number := waiting[group].popleft()]
         chosen, rejected = (True, pair.chosen.text), (False, pair.rejected.text)
         if not limited or (uses[chosen] < max_uses[0] and uses[rejected] < max_uses[1]):
             uses.update((chosen, rejected))
-            taken[longer].append(number)
-        if not waiting[longer] or len(taken[longer]) == rules.count:
-            del waiting[longer]
+            taken[group].append(number)
+        if not waiting[group] or len(taken[group]) == rules.count:
+            del waiting[group]
     return [pairs[number] for number in sorted(chain.from_iterable(taken.values()))]

@@ -23,6 +23,7 @@ from cot_reward.pairing.engine.scan import parts_of
 from cot_reward.pairing.engine.workers import Workers, cores, worker_count
 from cot_reward.pairing.excluded_rows import find_pairable_rows, read_pairable_rows, template_hashes
 from cot_reward.pairing.listings import check_bad_rows, list_bad_rows, list_contradictory_labels
+from cot_reward.pairing.meeting import count_shared, trained_model, unmet
 from cot_reward.pairing.messages import no_pair_message, print_summary
 from cot_reward.pairing.output import sample_texts, write_pairs
 from cot_reward.pairing.pairs import Rules
@@ -98,25 +99,34 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
         find_pairable_rows(engine, buckets, low, high)
         excluded = held_out_keys.count_excluded(engine, held_out_files)
         hashes = template_hashes(engine)
-        _warn([*held_out_keys.warnings(excluded, doubts), mixed_templates(hashes)])
+        shared = count_shared(engine, scanned)
+        messages = [*held_out_keys.warnings(excluded, doubts), mixed_templates(hashes)]
+        _warn([*messages, *unmet(shared)])
+        trained = trained_model(engine, settings.trained_model, settings.pairs)
 
         # Second pass: pair the texts of each presentation.
         pairable = read_pairable_rows(engine, buckets)
-        pair_rows(engine, *pairable, folder, _rules(settings), workers)
+        pair_rows(engine, *pairable, folder, _rules(settings, trained), workers)
 
         balancing = _choose_pairs(engine, settings)
         account = account_for_rows(engine, scanned)
-        train = summarise_file(engine, "train")
+        train = summarise_file(engine, "train", trained)
         if not train["pairs"]:
             raise UserError(no_pair_message(engine, account))
         texts = sample_texts(engine, folder, seed)
         accuracies = shortcut.accuracies(texts, seed)
+        by_kind = {
+            kind: shortcut.accuracies(sample_texts(engine, folder, seed, kind), seed)
+            for kind, count in train["pair_kinds"].items()
+            if count
+        }
 
         # Write the files, the summary last.
         write_pairs(engine, folder, out, ["train", "eval"] if settings.eval_fraction else ["train"])
         summary = {
             "stage": "merge",
             **account,
+            "files": shared,
             "bad_rows": list_bad_rows(scanned, folder, out),
             "contradictory_labels": list_contradictory_labels(engine, scanned, out),
             "contradictory_comparisons": count_contradictory(engine),
@@ -124,10 +134,12 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
             "presentations": count_presentations(engine),
             "pass_rates": pass_rate_histogram(engine),
             **train,
-            "eval": summarise_file(engine, "eval") if settings.eval_fraction else {},
+            "eval": summarise_file(engine, "eval", trained) if settings.eval_fraction else {},
             "pairs_before_balancing": count_first_choices(engine),
             "balancing": balancing,
+            "trained_model": trained,
             "shortcut": accuracies,
+            "shortcut_by_kind": by_kind,
             "shortcut_pairs": len(texts),
             "template_hashes": hashes,
             "judge_version": judge.VERSION,
@@ -149,7 +161,8 @@ def _choose_pairs(engine: Engine, settings: MergeSettings) -> dict[str, dict[str
         per_comparison,
         settings.eval_fraction,
         settings.seed,
-        prefer_one_model=settings.same_model == "prefer",
+        prefer_one_model=settings.pairs == "prefer-same-model",
+        separate_kinds=settings.pairs == "both",
     )
     return balance(
         engine,
@@ -158,6 +171,7 @@ def _choose_pairs(engine: Engine, settings: MergeSettings) -> dict[str, dict[str
         lengths=settings.balance_lengths,
         weights=settings.weights(),
         seed=settings.seed,
+        published_share=settings.published_share,
     )
 
 
@@ -185,11 +199,12 @@ def _admission(settings: MergeSettings) -> Admission:
     )
 
 
-def _rules(settings: MergeSettings) -> Rules:
+def _rules(settings: MergeSettings, trained: str | None) -> Rules:
     return Rules(
         count=settings.pairs_per_comparison,
         select=settings.select,
-        same_model=settings.same_model,
+        pair_from=settings.pairs,
+        trained_model=trained,
         max_similarity=settings.max_similarity,
         seed=settings.seed,
         same_answer="incoherent" in settings.rejected_kinds,

@@ -8,7 +8,7 @@ for a pair that may not be taken in place of another one.
 from cot_reward.pairing.engine.database import Engine
 
 # In order of precedence. `balance` drops used pairs, and exchanges used and unselected pairs.
-_STATES = "'used', 'dropped_by_balance', 'dropped_by_weights', 'unselected'"
+_STATES = "'used', 'dropped_by_balance', 'dropped_by_share', 'dropped_by_weights', 'unselected'"
 # A total order of a comparison's pairs, so that the order of the input changes nothing.
 BEST_FIRST = "cost, presentation, rank_in_presentation"
 # The number `pair`: the batch, shifted by this many bits, plus the first byte of the DPO row in it.
@@ -21,11 +21,13 @@ def select_pairs(
     eval_fraction: float,
     seed: int,
     prefer_one_model: bool = False,
+    separate_kinds: bool = False,
 ) -> None:
     """Make the table `pairs` from `possible_pairs`; use the best pairs of each comparison.
 
     `pairs_per_comparison` is the most that a comparison gives (None: all). `prefer_one_model`: a
-    pair of two models is for a comparison without pairs of one model. The column `first_choice`
+    pair of two models is for a comparison without pairs of one model. `separate_kinds`: each
+    kind of pairs is balanced by itself (column `own_kind`; "" otherwise). The column `first_choice`
     keeps which pairs are used before balancing.
     """
     # A comparison gets one source, even if several data sets hold it.
@@ -40,8 +42,9 @@ def select_pairs(
                 'train' AS split,
                 coalesce(min(nullif(source, '')) OVER (PARTITION BY id), '') AS source,
                 min(task) OVER (PARTITION BY id) AS task,
-                NOT {prefer_one_model} OR same_model
-                    OR NOT bool_or(same_model) OVER (PARTITION BY id) AS fit
+                if({separate_kinds}, kind, '') AS own_kind,
+                NOT {prefer_one_model} OR kind = 'same_model'
+                    OR NOT bool_or(kind = 'same_model') OVER (PARTITION BY id) AS fit
             FROM possible_pairs)""")
     if eval_fraction:
         _hold_out(engine, eval_fraction, seed)

@@ -11,6 +11,12 @@ from cot_reward.judge import FINDINGS, TRUSTED
 # contradict.
 REJECTED_KINDS = ("incorrect", "unparsed", "incoherent")
 
+PairFrom = Literal["prefer-same-model", "same-model", "published", "both", "any"]
+# --same-model -> --pair-from
+_OLDER_WORDS: dict[str, PairFrom] = {
+    "prefer": "prefer-same-model", "require": "same-model", "off": "any",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class MergeSettings:
@@ -43,8 +49,25 @@ class MergeSettings:
         default_factory=lambda: list(FINDINGS),
         metadata={"help": "findings that a rejected text with a wrong answer may have"},
     )
-    same_model: Literal["prefer", "require", "off"] = field(
-        default="prefer", metadata={"help": "chosen and rejected text from one model"}
+    pair_from: PairFrom | None = field(
+        default=None,
+        metadata={
+            "help": "whose texts are in a pair (default: prefer-same-model). published: chosen by "
+            "the trained model, rejected by another one. both: such pairs and those of one model"
+        },
+    )
+    published_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "with --pair-from both: share of published pairs (default: any)"
+        },
+    )
+    trained_model: str | None = field(
+        default=None,
+        metadata={"help": "the model that is trained next (default: the only one in --correct)"},
+    )
+    same_model: Literal["prefer", "require", "off"] | None = field(
+        default=None, metadata={"help": "an older way to say --pair-from"}
     )
     max_similarity: float = field(
         default=0.98,
@@ -117,10 +140,30 @@ class MergeSettings:
                     raise ValueError(
                         f"{flag}: '{name}' is none of {', '.join(known)}.{nearest(name, known)}"
                     )
+        if self.published_share is not None and not 0 < self.published_share < 1:
+            raise ValueError(
+                f"--published-share must be between 0 and 1, not {self.published_share}; for pairs "
+                "of one kind alone use --pair-from same-model or published"
+            )
+        older = _OLDER_WORDS.get(self.same_model or "")
+        if older and self.pair_from and older != self.pair_from:
+            raise ValueError(
+                f"--same-model {self.same_model} says --pair-from {older}, but --pair-from is "
+                f"{self.pair_from}; keep one"
+            )
+        if self.published_share is not None and self.pairs != "both":
+            raise ValueError("--published-share goes with --pair-from both")
+        if self.pairs == "both" and self.balance_lengths:
+            raise ValueError("--balance-lengths does not go with --pair-from both")
         rates = self.pass_rate
         if rates and not (len(rates) == 2 and 0 <= rates[0] <= rates[1] <= 1):
             raise ValueError(f"--pass-rate takes LOW and HIGH between 0 and 1, not {rates}")
         self.weights()
+
+    @property
+    def pairs(self) -> PairFrom:
+        """Whose texts are in a pair, by either way to say it."""
+        return self.pair_from or _OLDER_WORDS.get(self.same_model or "", "prefer-same-model")
 
     def weights(self) -> dict[str, float]:
         """The weights by source. Raises ValueError for an entry that is no SOURCE=WEIGHT."""

@@ -99,7 +99,7 @@ def warning(by_feature: Mapping[str, float | None], where: str) -> str:
     """What the pairs teach besides judging, in plain words; "" if all accuracies are low."""
     explanations = {
         "words": "by their words alone (two writers, or two styles: pair texts of one model, "
-        "--same-model require)",
+        "--pair-from same-model)",
         "length": "by their length alone (--balance-lengths evens that out)",
         "answer": "by the position of the answer alone (--balance-positions evens that out)",
     }

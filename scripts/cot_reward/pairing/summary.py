@@ -5,19 +5,29 @@ from typing import Any
 
 from cot_reward.pairing.engine.database import Engine
 from cot_reward.pairing.engine.scan import ScannedPart
+from cot_reward.pairing.pairs import PAIR_KINDS
 
 
-def summarise_file(engine: Engine, split: str) -> dict[str, Any]:
-    """What train.jsonl (split "train") or eval.jsonl ("eval") holds."""
-    names = ("pairs", "comparisons", "one", "two", "chosen_longer", "rejected_longer", "same_model")
+def summarise_file(engine: Engine, split: str, trained: str | None) -> dict[str, Any]:
+    """What train.jsonl (split "train") or eval.jsonl ("eval") holds.
+
+    `trained` is the model that is trained next; None: not known.
+    """
+    names = ("pairs", "comparisons", "one", "two", "chosen_longer", "rejected_longer")
     (row,) = engine.run(
         "SELECT count(*), count(DISTINCT id), "
         "count(*) FILTER (chosen_answer = 1), count(*) FILTER (chosen_answer = 2), "
-        "count(*) FILTER (longer = 1), count(*) FILTER (longer = -1), count(*) FILTER (same_model) "
+        "count(*) FILTER (longer = 1), count(*) FILTER (longer = -1) "
         "FROM pairs WHERE state = 'used' AND split = ?",
         [split],
     )
     counts = dict(zip(names, row, strict=True))
+    kinds = dict.fromkeys(PAIR_KINDS, 0) | dict(
+        engine.run(
+            "SELECT kind, count(*) FROM pairs WHERE state = 'used' AND split = ? GROUP BY kind",
+            [split],
+        )
+    )
     by_source = engine.run(
         "SELECT source, count(*) FROM pairs WHERE state = 'used' AND split = ? GROUP BY ALL "
         "ORDER BY ALL",
@@ -29,8 +39,10 @@ def summarise_file(engine: Engine, split: str) -> dict[str, Any]:
         "chosen_answer": {"1": counts["one"], "2": counts["two"]},
         "chosen_longer": counts["chosen_longer"],
         "rejected_longer": counts["rejected_longer"],
-        "same_model": counts["same_model"],
-        "cross_model": counts["pairs"] - counts["same_model"],
+        "same_model": kinds["same_model"],
+        "cross_model": counts["pairs"] - kinds["same_model"],
+        "pair_kinds": kinds,
+        "rejected_from_first_pass": kinds["published"] if trained else None,
         "by_source": dict(by_source),
     }
 

@@ -22,13 +22,13 @@ BATCH_COLUMNS = ("id", "presentation", "comparison", "right_side", "row", "text"
 # A pair that could be taken. Its DPO row is `length` bytes from `start` of its batch's lines.
 # `rank_in_presentation` counts from 0, the best pair first. `longer` is 1 when the chosen text has
 # more characters, -1 when the rejected text has, else 0. `length_difference` is the characters of
-# the chosen text minus those of the rejected text.
+# the chosen text minus those of the rejected text. `kind` is one of pairs.PAIR_KINDS.
 POSSIBLE_PAIRS = pa.schema([
     ("batch", pa.int64()), ("start", pa.int64()), ("length", pa.int64()), ("id", pa.string()),
     ("presentation", pa.int64()), ("comparison", pa.int64()), ("rank_in_presentation", pa.int64()),
     ("cost", pa.float64()), ("task", pa.string()), ("source", pa.string()),
     ("chosen_answer", pa.int64()), ("rejected_answer", pa.int64()), ("longer", pa.int64()),
-    ("length_difference", pa.int64()), ("same_model", pa.bool_()), ("chosen_row", pa.int64()),
+    ("length_difference", pa.int64()), ("kind", pa.string()), ("chosen_row", pa.int64()),
     ("rejected_row", pa.int64()),
 ])  # fmt: skip
 # A row that is in no possible pair, and why.
@@ -107,7 +107,8 @@ def match(batch: Batch) -> tuple[int, bytes, bytes]:
                 pairs.append((
                     batch.number, start, len(line), key, presentation, comparison, rank, pair.cost,
                     task, pair.chosen.source or pair.rejected.source, pair.chosen.answer,
-                    pair.rejected.answer, pair.longer, pair.length_difference, pair.same_model,
+                    pair.rejected.answer, pair.longer, pair.length_difference,
+                    pair.kind(batch.rules.trained_model),
                     pair.chosen.row, pair.rejected.row,
                 ))  # fmt: skip
                 start += len(line)

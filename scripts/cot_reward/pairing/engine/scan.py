@@ -197,6 +197,22 @@ def _entry(part: Part, line: int, judged: Judged) -> tuple[Any, ...]:
     return entry
 
 
+def rows_by_file(scanned: Sequence[ScannedPart]) -> pa.Table:
+    """Which row numbers each file and side has: a line for each part, `file` counts from 0."""
+    numbers: dict[tuple[Path, bool], int] = {}
+    parts = []
+    for entry in scanned:
+        part = entry.part
+        file = numbers.setdefault((part.path, part.right_side), len(numbers))
+        parts.append((file, str(part.path), part.right_side, part.number))
+    names = ("file", "path", "on_right_side", "part")
+    return pa.table(dict(zip(names, map(list, zip(*parts, strict=True)), strict=True)))
+
+
+# In SQL: the number of the part that a row is from.
+PART_OF_ROW = f"row >> {_LINE_BITS}"
+
+
 class Places:
     """Which file and line a row's number stands for."""
 
