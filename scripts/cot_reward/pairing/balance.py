@@ -152,7 +152,8 @@ def _exchange_for_positions(engine: Engine, seed: int) -> Counter[str]:
 def _exchange_for_share(engine: Engine, share: float, seed: int) -> Counter[str]:
     """Use pairs of the kind that is short in place of the other, in comparisons that have both.
 
-    The cheapest exchanges come first. Returns how many exchanges there were.
+    The cheapest exchanges come first; the two chosen answers take turns, so that no kind leans to a
+    position. Returns how many exchanges there were.
     """
     engine.run(
         """
@@ -175,14 +176,20 @@ def _exchange_for_share(engine: Engine, share: float, seed: int) -> Counter[str]
             FROM pairs JOIN needs USING (split, source, task)
             WHERE state = 'used' AND (kind = 'published') <> short_of_published),
         coming AS (
-            SELECT pair, id, cost, row_number() OVER (PARTITION BY id ORDER BY {BEST_FIRST}) AS n
+            SELECT pair, id, cost, chosen_answer,
+                row_number() OVER (PARTITION BY id ORDER BY {BEST_FIRST}) AS n
             FROM pairs JOIN needs USING (split, source, task)
-            WHERE fit AND state = 'unselected' AND (kind = 'published') = short_of_published)
-        SELECT going.pair AS going, coming.pair AS coming
-        FROM going JOIN coming USING (id, n)
+            WHERE fit AND state = 'unselected' AND (kind = 'published') = short_of_published),
+        possible AS (
+            SELECT going.pair AS going, coming.pair AS coming, split, source, task, exchanges, id,
+                row_number() OVER (
+                    PARTITION BY split, source, task, chosen_answer
+                    ORDER BY coming.cost - going.cost, n, md5($seed || ' kind ' || id), id
+                ) AS turn
+            FROM going JOIN coming USING (id, n))
+        SELECT going, coming FROM possible
         QUALIFY row_number() OVER (
-            PARTITION BY split, source, task
-            ORDER BY coming.cost - going.cost, n, md5($seed || ' kind ' || id), id
+            PARTITION BY split, source, task ORDER BY turn, md5($seed || ' turn ' || id), id
         ) <= exchanges""",
         {"seed": str(seed)},
     )

@@ -19,7 +19,7 @@ _FIRST_CODE, _FIRST_SURROGATE, _AFTER_SURROGATES, _LAST_CODE = 0x20, 0xD800, 0xE
 _MAX_CACHED_WORDS = 200_000
 
 
-# same_model: one model wrote both texts. published: the trained model wrote the chosen text, another
+# same_model: one model wrote both. published: the trained model wrote the chosen text, another
 # model the rejected one; in the published method that is the model of the first pass.
 PAIR_KINDS = ("same_model", "published", "other_cross_model")
 # --pair-from -> the kinds that it admits.

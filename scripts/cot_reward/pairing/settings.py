@@ -58,9 +58,7 @@ class MergeSettings:
     )
     published_share: float | None = field(
         default=None,
-        metadata={
-            "help": "with --pair-from both: share of published pairs (default: any)"
-        },
+        metadata={"help": "with --pair-from both: share of published pairs (default: any)"},
     )
     trained_model: str | None = field(
         default=None,
