@@ -90,7 +90,6 @@ def test_pairs_take_wrong_texts_of_both_passes_and_leave_held_out_data_out() -> 
         "runs/stage1_infer/incorrect.jsonl", "runs/stage2_infer/incorrect.jsonl"
     ]  # fmt: skip
     assert value_of(pairs, "--exclude") == ["dataset/HPD/test_data.json"]
-    assert value_of(pairs, "--trained-model") == ["runs/stage2"]
 
 
 def test_gpus_reach_every_trainer_and_server() -> None:

@@ -162,7 +162,7 @@ class Chain:
                 name, "the second pass", stage2, seed, run, data, roots, samples, temperature
             )
         yield from self._evaluate(stage2, "stage2", seed, run)
-        yield self._pairs(run, stage2, [run / name for name, *_ in passes])
+        yield self._pairs(run, [run / name for name, *_ in passes])
         rows = run / "pairs/train.jsonl"
         yield self._check(_name(run, profile, "check_pairs"), rows, profile.media_root, (rows,))
         for name, config in (("stage3", profile.stage3), ("control", profile.control)):
@@ -301,14 +301,15 @@ class Chain:
                 seed, run, profile.heldout, roots, samples, temperature,
             )  # fmt: skip
 
-    def _pairs(self, run: Path, trained: Path, passes: Sequence[Path]) -> Step:
+    def _pairs(self, run: Path, passes: Sequence[Path]) -> Step:
+        """Only stage 2's model has right texts here, so the merger knows which model is trained."""
         profile, out = self.profile, run / "pairs"
         correct = [folder / "correct.jsonl" for folder in passes]
         incorrect = [folder / "incorrect.jsonl" for folder in (run / "stage1_infer", *passes)]
         command = (
             PYTHON, "scripts/merge_json.py", "--config", str(profile.merge),
             "--correct", *map(str, correct), "--incorrect", *map(str, incorrect),
-            "--trained-model", str(trained), "--exclude", *map(str, profile.heldout),
+            "--exclude", *map(str, profile.heldout),
             "--image-root", str(profile.heldout_image_root or profile.media_root),
             "--media-root", str(profile.media_root), "--out", str(out),
         )  # fmt: skip
