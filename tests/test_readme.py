@@ -9,6 +9,8 @@ import pytest
 from helpers.environments import PYTHON, REPO
 
 READMES = ("README.md", "README.zh-CN.md")
+OTHERS = ("CONTRIBUTING.md", "dataset/README.md", "scripts/README.md", "requirements/README.md")
+MAX_README_LINES = 150
 # What a run writes, or a user brings. Everything else that looks like a path must exist.
 WRITTEN = ("runs/", ".envs/", "dataset/")
 OURS = ("dataset/README.md", "dataset/sample/", "dataset/dataset_info.json")
@@ -28,7 +30,8 @@ def commands(name: str) -> list[str]:
     lines = [line.strip().split("  #")[0].split("   main")[0] for line in joined.splitlines()
              if line.startswith("    ")]  # fmt: skip
     starts = ("python ", "make ", "scripts/", "accelerate ", "llamafactory-cli ", "FORCE_TORCHRUN")
-    return [line for line in lines if line.startswith(starts)]
+    # The layout has a line about the folder itself.
+    return [line for line in lines if line.startswith(starts) and not line.startswith("scripts/ ")]
 
 
 def repository_files() -> list[str]:
@@ -40,7 +43,7 @@ def repository_files() -> list[str]:
     return [name for name in listed.stdout.splitlines() if (REPO / name).exists()]
 
 
-@pytest.mark.parametrize("name", [*READMES, "CONTRIBUTING.md", "dataset/README.md"])
+@pytest.mark.parametrize("name", [*READMES, *OTHERS])
 def test_every_path_exists(name: str) -> None:
     files = repository_files()
     # A bare file name may be that of a file in any folder, or of one that a run writes.
@@ -83,12 +86,29 @@ def test_every_flag_of_a_command_is_known(name: str) -> None:
     assert checked > 5
 
 
-def test_both_readmes_have_the_same_commands() -> None:
-    def real(name: str) -> set[str]:
-        return {" ".join(shlex.split(command)) for command in commands(name)}
+def test_the_chinese_readme_is_in_step() -> None:
+    """The same headings in number and depth, commands, links, pictures, and figures of tables."""
 
-    assert real("README.zh-CN.md") <= real("README.md")
-    assert len(real("README.zh-CN.md")) > 10
+    def shape(name: str) -> dict[str, list]:
+        text = text_of(name)
+        rows = [line for line in text.splitlines() if line.startswith("|")]
+        return {
+            "headings": re.findall(r"^#+", text, re.MULTILINE),
+            "commands": [" ".join(shlex.split(command)) for command in commands(name)],
+            "pictures": re.findall(r"!\[.*?\]\((.*?)\)", text),
+            "links": sorted(set(re.findall(r"\]\((\S+?)\)", text)) - set(READMES)),
+            "tables": [sorted(re.findall(r"\d[\d.,]*\d|\d|`[^`]+`", row)) for row in rows],
+        }
+
+    english, chinese = map(shape, READMES)
+    for part, found in english.items():
+        assert chinese[part] == found, part
+    assert len(english["commands"]) > 12
+    assert len(english["headings"]) > 7
+
+
+def test_the_readme_is_short() -> None:
+    assert len(text_of("README.md").splitlines()) <= MAX_README_LINES
 
 
 def test_the_makefile_has_help_for_its_targets() -> None:
