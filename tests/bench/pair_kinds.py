@@ -4,9 +4,10 @@
     .envs/main/bin/python tests/bench/pair_kinds.py --seeds 0 1 2
 
 The demo takes both kinds. For every other way this makes the pairs of each finished run of the demo
-anew, trains stage 3 on them, and answers the held-out comparisons at T=1. Everything else (the models of stages 1 and 2, their
-responses, settings, seeds) is the demo's. Prints accuracy and its difference from stage 2, pooled
-over the seeds (paired bootstrap over comparisons), and the shortcut accuracies of each kind.
+anew, trains stage 3 on them, and answers the held-out comparisons at T=1. All else (the models of
+stages 1 and 2, their responses, settings, seeds) is the demo's. Prints accuracy and its difference
+from stage 2, pooled over the seeds (paired bootstrap over comparisons), and the shortcut accuracies
+of each kind.
 """
 
 import argparse
