@@ -45,7 +45,7 @@ def value_of(step: Step, flag: str) -> list[str]:
 def test_real_and_demo_have_the_same_steps() -> None:
     first = ["check_cold_start", "template", "eval_base/greedy", "eval_base/sampled"]
     assert list(steps()) == ["fetch_base", *first, *STEPS_OF_A_RUN, "report"]
-    demo = list(steps("configs/demo/chain.yaml", 0, "--seeds", "0", "1"))
+    demo = list(steps("configs/demo/chain.yaml", 0, "--seeds", "0", "1", "--hot-samples", "2"))
     own = {"stage2_infer_hot", "control", "eval_control/greedy", "eval_control/sampled"}
     for seed in ("seed0/", "seed1/"):
         of_seed = [name.removeprefix(seed) for name in demo if name.startswith(seed)]
