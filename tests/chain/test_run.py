@@ -1,5 +1,6 @@
 """What a start of the chain is about: the steps, their order, their commands, and refusals."""
 
+import fcntl
 import subprocess
 from pathlib import Path
 
@@ -184,3 +185,98 @@ def test_few_steps_are_told_of(tmp_path: Path) -> None:
     rows.write_text("{}\n" * 6000)
     assert describe_sft(config, rows, 8) == "6000 rows, 256 a step, 3 epochs: 72 steps"
     assert count_steps(100, 32, 2.5) == 10
+
+
+# --- real steps: those that need no engine --------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> list[str]:
+    """Flags of a chain whose data are the samples, and whose base is a folder."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    cold_start = tmp_path / "cold_start.json"
+    cold_start.write_text((REPO / "dataset/sample/sft.json").read_text())
+    sample = "dataset/sample"
+    return [
+        "--base", str(base), "--cold-start", str(cold_start), "--runs", str(tmp_path / "runs"),
+        "--sampling", f"{sample}/raw.json", "--sampling-image-root", sample,
+        "--heldout", f"{sample}/comparisons.jsonl", "--heldout-image-root", sample,
+        "--gpus", "0",
+    ]  # fmt: skip
+
+
+def heads(done: subprocess.CompletedProcess) -> list[str]:
+    return [line for line in done.stdout.splitlines() if line.startswith("== ")]
+
+
+def test_finished_steps_are_left_and_changed_rows_make_them_run_again(
+    small: list[str], tmp_path: Path
+) -> None:
+    first = run(*small, "--to", "template")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert [head.endswith("(not done yet)") for head in heads(first)] == [True, True]
+    # The printed command is the one that ran.
+    assert f"derive_template.py {tmp_path}/cold_start.json --out {tmp_path}/runs/template.txt" in (
+        first.stdout
+    )
+    template = (tmp_path / "runs/template.txt").read_text()
+    assert "{caption}" in template
+    assert heads(run(*small, "--to", "template")) == [
+        "== check_cold_start: done", "== template: done"
+    ]  # fmt: skip
+    rows = tmp_path / "cold_start.json"
+    rows.write_text(rows.read_text().replace("Judge", "Decide"))
+    again = run(*small, "--to", "template")
+    assert [f"({rows} has changed)" in head for head in heads(again)] == [True, True]
+    assert (tmp_path / "runs/template.txt").read_text() == template.replace("Judge", "Decide")
+
+
+def test_a_bad_row_stops_the_chain_before_a_training(small: list[str], tmp_path: Path) -> None:
+    rows = tmp_path / "cold_start.json"
+    rows.write_text(rows.read_text().replace("_1.png", "_9.png", 1))
+    stopped = run(*small)
+    assert stopped.returncode == 2
+    assert "check_cold_start ended with exit code 1" in stopped.stderr
+    assert "no such file below the media root" in stopped.stdout
+    assert len(heads(stopped)) == 1
+
+
+def test_a_result_made_by_hand_is_not_overwritten_and_can_be_adopted(
+    small: list[str], tmp_path: Path
+) -> None:
+    stage1 = tmp_path / "runs/stage1"
+    stage1.mkdir(parents=True)
+    (stage1 / "model.safetensors").write_bytes(b"by hand")
+    refused = run(*small, "--only", "stage1")
+    assert refused.returncode == 2
+    assert f"{stage1} is not empty, and this chain did not fill it" in refused.stderr
+    unfinished = run(*small, "--only", "stage1", "--adopt")
+    assert "trainer_state.json is missing; this is no finished result" in unfinished.stderr
+    (stage1 / "trainer_state.json").write_text("{}")
+    assert run(*small, "--only", "stage1", "--adopt").returncode == 0
+    assert (stage1 / "model.safetensors").read_bytes() == b"by hand"
+    assert "done  stage1:" in run(*small, "--dry-run").stdout
+    (tmp_path / "base/config.json").write_text('{"other": 1}')
+    assert f"left  stage1: cold start ({tmp_path}/base has changed)" in (
+        run(*small, "--dry-run").stdout
+    )
+
+
+def test_a_second_chain_in_one_folder_is_refused(small: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "runs/.chain"
+    folder.mkdir(parents=True)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        refused = run(*small, "--to", "template")
+    assert refused.returncode == 2
+    assert "another chain is working there" in refused.stderr
+
+
+def test_a_server_that_runs_elsewhere_is_asked_for_the_step_s_model(small: list[str]) -> None:
+    shown = run(*small, "--dry-run", "--base-url", "http://gpu-host:9/v1").stdout
+    assert "scripts/serve.sh" not in shown
+    asked = [line for line in shown.splitlines() if "image_stream_gpt.py" in line]
+    assert len(asked) == 10
+    assert all("--base-url http://gpu-host:9/v1 --model " in line for line in asked)
