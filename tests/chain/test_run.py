@@ -265,9 +265,8 @@ def test_a_result_made_by_hand_is_not_overwritten_and_can_be_adopted(
 
 
 def test_a_second_chain_in_one_folder_is_refused(small: list[str], tmp_path: Path) -> None:
-    folder = tmp_path / "runs/.chain"
-    folder.mkdir(parents=True)
-    with (folder / "lock").open("w") as file:
+    (tmp_path / "runs").mkdir()
+    with (tmp_path / "runs/.chain.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         refused = run(*small, "--to", "template")
     assert refused.returncode == 2

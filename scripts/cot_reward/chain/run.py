@@ -3,7 +3,7 @@
 import fcntl
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,10 +40,11 @@ def run_chain(profile: Profile, request: Request) -> int:
         return 0
     if missing:
         raise UserError(missing)
-    with _lock(profile.runs):
-        records = Records(profile.runs)
+    with ExitStack() as locks:
         for _, run in chain.runs():
+            locks.enter_context(_lock(run))
             write_dataset_info(run, *chain.trainings(run))
+        records = Records(profile.runs)
         if request.adopt:
             return _adopt(wanted, records)
         stop_on_signals()
@@ -111,15 +112,14 @@ def _missing_files(profile: Profile) -> str:
 
 
 @contextmanager
-def _lock(runs: Path) -> Iterator[None]:
-    """Raise UserError while another chain works in the same folder."""
-    folder = runs / ".chain"
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold a folder of results. Raises UserError while another chain works in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
+    with (folder / ".chain.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{runs}: another chain is working there") from None
+            raise UserError(f"{folder}: another chain is working there") from None
         yield
 
 
@@ -141,7 +141,11 @@ def _run(
         if step.name == "report":
             write_jsonl(chain.profile.runs / "steps.jsonl", records.seconds(steps))
         print(f"== {step.name}: {step.title} ({found.reason})", flush=True)
-        _run_step(_prepared(step, found, records), records, processes, chain)
+        # Seeds may be trained by several chains at once, on several machines, say; what all of them
+        # need is made by one.
+        is_shared = bool(chain.profile.seeds) and not step.name.startswith("seed")
+        with _lock(chain.profile.runs) if is_shared else nullcontext():
+            _run_step(_prepared(step, found, records), records, processes, chain)
 
 
 def _prepared(step: Step, found: Finding, records: Records) -> Step:
