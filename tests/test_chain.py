@@ -146,7 +146,7 @@ def test_the_table_has_every_stage_with_its_metrics(chain: dict[str, Any]) -> No
     names = {path.name for path in (RUNS / "curves").glob("*.png")}
     assert names == {
         "stages.png", "stage1_loss.png", "stage2_loss.png", "dpo_loss.png",
-        "dpo_chosen_reward.png", "dpo_rejected_reward.png", "dpo_reward_accuracy.png",
+        "dpo_rewards.png", "dpo_reward_accuracy.png", "dpo_reward_accuracy_by_group.png",
     }  # fmt: skip
 
 

@@ -3,18 +3,36 @@
 import numpy as np
 import pytest
 import torch
-from cot_reward.dpo.metrics import average, sequence_logps
+from cot_reward.dpo.metrics import LossTerm, average, sequence_logps
+
+# Column -> its values for four pairs.
+PAIRS = {
+    "chosen_reward": [1.0, 0.0, 3.0, 0.0],
+    "rejected_reward": [0.0, 2.0, 0.0, 0.0],
+    "chosen_logp": [-10.0, -20.0, -30.0, -40.0],
+    "rejected_logp": [-1.0, -2.0, -3.0, -6.0],
+    "answer": [1, 1, 2, 0],
+    "same_model": [1, 0, 1, -1],
+    "chosen_tokens": [5, 4, 13, 10],
+    "rejected_tokens": [1, 12, 1, 10],
+    "other_loss": [0.5, 0.5, 0.5, 0.5],
+    "sigmoid": [1.0, 2.0, 3.0, 4.0],
+    "sft": [2.0, 4.0, 4.0, 0.4],
+}
+
+
+def columns(*indices: int) -> dict[str, np.ndarray]:
+    return {name: np.array(values)[list(indices)] for name, values in PAIRS.items()}
 
 
 def test_metrics_of_groups_of_pairs() -> None:
-    #                 chosen, rejected, answer, same model, longer by
-    pairs = np.array(
-        [[1.0, 0.0, 1, 1, 4], [0.0, 2.0, 1, 0, -8], [3.0, 0.0, 2, 1, 12], [0.0, 0.0, 0, -1, 0]]
-    )
-    # Loss of the pair, weighted sum over its chosen tokens, and their number.
-    pairs = np.hstack([pairs, [[1.0, 10, 1], [2.0, 10, 4], [3.0, 20, 5], [4.0, 0, 10]]])
-    metrics = average(pairs)
-    assert metrics["loss"] == 2.5 + 40 / 20
+    weights = {"sigmoid": 1.0, "sft": 5.0}
+    metrics = average(columns(0, 1, 2, 3), weights)
+    assert metrics["loss/sigmoid"] == 2.5
+    assert metrics["loss/sft"] == pytest.approx((10 + 16 + 52 + 4) / 32)
+    assert metrics["loss"] == pytest.approx(2.5 + 5 * 82 / 32 + 0.5)
+    assert metrics["logps/chosen"] == -25
+    assert metrics["logps/rejected"] == -3
     assert metrics["rewards/accuracies"] == 0.5
     assert metrics["rewards/accuracies_answer_1"] == 0.5
     assert metrics["rewards/accuracies_answer_2"] == 1.0
@@ -22,10 +40,24 @@ def test_metrics_of_groups_of_pairs() -> None:
     assert metrics["rewards/accuracies_cross_model"] == 0.0
     assert metrics["rewards/margins"] == 0.5
     assert metrics["rewards/margin_length_correlation"] == pytest.approx(1.0, abs=1e-2)
-    assert average(np.empty((0, 8))) == {}
-    alike = average(pairs[[2, 2, 2]])
+    assert average(columns(), weights) == {}
+    alike = average(columns(2, 2, 2), weights)
     assert "rewards/accuracies_answer_1" not in alike
     assert "rewards/margin_length_correlation" not in alike
+
+
+def test_a_loss_of_one_term_has_no_parts() -> None:
+    metrics = average(columns(0, 1), {"sigmoid": 2.0})
+    assert metrics["loss"] == 2 * 1.5 + 0.5
+    assert not [name for name in metrics if name.startswith("loss/")]
+
+
+def test_a_term_keeps_the_mean_that_it_weights() -> None:
+    term, mean = LossTerm("sft", 5.0), torch.tensor(2.0, requires_grad=True)
+    (0.0 + mean * term).backward()
+    assert term.mean.item() == 2.0
+    assert not term.mean.requires_grad
+    assert mean.grad == 5.0
 
 
 def test_tokens_after_the_shorter_response_count_by_ld_alpha() -> None:

@@ -232,6 +232,43 @@ def test_held_out_loss_does_not_depend_on_the_batch_size(
     assert losses[1] == pytest.approx(losses[2], rel=1e-6)
 
 
+def test_a_logged_point_weighs_every_pair_the_same(
+    base: Path, folder: Path, pairs: str, tmp_path: Path
+) -> None:
+    """One point has steps of ten pairs and of one; it has each term of the loss apart."""
+    flags = "--max_steps -1 --num_train_epochs 1 --learning_rate 0 --logging_steps 2"
+    sizes = "--per_device_train_batch_size 5 --gradient_accumulation_steps 2"
+    trainer, _ = trainer_for(base, folder, pairs, tmp_path / "out", *flags.split(), *sizes.split())
+    trainer.get_train_dataloader()  # computes the reference log-probs
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    rows = trainer.train_dataset
+    alone = [trainer.evaluate(rows.select([index])) for index in range(len(rows))]
+    margins = torch.tensor([one["eval_rewards/margins"] for one in alone], dtype=torch.float64)
+    assert margins.std() > 0.05
+    tokens = [
+        int(trainer.data_collator([row])["completion_mask"].chunk(2)[0].sum()) for row in rows
+    ]
+    logps = [one["eval_logps/chosen"] for one in alone]
+    expected = {
+        "loss/sigmoid": -torch.nn.functional.logsigmoid(margins).mean().item(),
+        "loss/sft": -sum(logps) / sum(tokens),
+        "rewards/margins": margins.mean().item(),
+        "rewards/accuracies": (margins > 0).double().mean().item(),
+        "logps/chosen": sum(logps) / len(rows),
+    }
+    expected["loss"] = expected["loss/sigmoid"] + 5 * expected["loss/sft"]
+    trainer.train()
+    (logged,) = [entry for entry in trainer.state.log_history if "loss" in entry]
+    # transformers' mean over steps is another number.
+    steps_mean = trainer.state.log_history[-1]["train_loss"]
+    assert steps_mean != pytest.approx(expected["loss"], rel=1e-3)
+    for key, value in expected.items():
+        assert logged[key] == pytest.approx(value, rel=1e-4), key
+
+
 @pytest.mark.slow
 def test_the_best_checkpoint_by_held_out_accuracy_is_kept(
     base: Path, folder: Path, pairs: str, tmp_path: Path

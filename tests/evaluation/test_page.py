@@ -82,8 +82,8 @@ def test_plots_are_images(runs: Path, tmp_path: Path) -> None:
     plot_stages(collect(runs, [0]), tmp_path / "stages.png")
     drawn = plot_curves(runs / "seed0", tmp_path / "curves")
     assert {path.name for path in drawn} == {
-        "stage1_loss.png", "stage2_loss.png", "dpo_loss.png",
-        "dpo_chosen_reward.png", "dpo_rejected_reward.png", "dpo_reward_accuracy.png",
+        "stage1_loss.png", "stage2_loss.png", "dpo_loss.png", "dpo_rewards.png",
+        "dpo_reward_accuracy.png",
     }  # fmt: skip
     for path in [tmp_path / "stages.png", *drawn]:
         width, height = image_size(path)
@@ -96,7 +96,7 @@ def test_a_curve_without_values_is_not_drawn(tmp_path: Path) -> None:
     state = trained(runs / "seed0/stage2", steps=0) / "trainer_state.json"
     assert "loss" not in state.read_text()
     drawn = plot_curves(runs / "seed0", tmp_path / "curves")
-    assert len(drawn) == 5
+    assert len(drawn) == 4
     assert not (tmp_path / "curves/stage2_loss.png").exists()
 
 
@@ -104,11 +104,11 @@ def test_a_report_leaves_all_its_files(runs: Path) -> None:
     printed = write_report(runs, [0])
     assert (runs / "results.md").read_text() == table(collect(runs, [0]))
     assert printed.startswith((runs / "results.md").read_text())
-    assert printed.endswith(f"{runs}/results.json, 7 plots in {runs}/curves\n")
+    assert printed.endswith(f"{runs}/results.json, 6 plots in {runs}/curves\n")
     results = json.loads((runs / "results.json").read_text())
     assert list(results) == ["seeds", "stages", "differences", "pairs", "step_seconds"]
     assert [record["stage"] for record in results["stages"]] == list(STAGES)
-    assert len(list((runs / "curves").glob("*.png"))) == 7
+    assert len(list((runs / "curves").glob("*.png"))) == 6
 
 
 def test_the_script_prints_the_table_and_names_a_run_that_is_missing(tmp_path: Path) -> None:

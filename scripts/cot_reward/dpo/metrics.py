@@ -1,5 +1,6 @@
 """Metrics of single pairs, averaged between two lines of the log: by answer, model and length."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,27 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 Metrics = dict[str, float]
-_COLUMNS = 8
+# Of a pair, besides the means of the loss's terms.
+COLUMNS = (
+    "chosen_reward", "rejected_reward", "chosen_logp", "rejected_logp", "answer", "same_model",
+    "chosen_tokens", "rejected_tokens", "other_loss",
+)  # fmt: skip
+
+
+class LossTerm:
+    """A term of TRL's loss: its kind, its weight and, once TRL has used it, its mean.
+
+    TRL adds `mean * weight` for each loss type. A LossTerm takes the weight's place and keeps the
+    mean, so that a term is TRL's own number and needs no second forward.
+    """
+
+    def __init__(self, kind: str, weight: float) -> None:
+        self.kind, self.weight = kind, weight
+        self.mean = torch.zeros(())
+
+    def __rmul__(self, mean: Tensor) -> Tensor:
+        self.mean = mean.detach()
+        return mean * self.weight
 
 
 def sequence_logps(log_probs: Tensor, completion_mask: Tensor, ld_alpha: float | None) -> Tensor:
@@ -26,9 +47,13 @@ def sequence_logps(log_probs: Tensor, completion_mask: Tensor, ld_alpha: float |
 
 
 class PairMetrics:
-    """Collects pairs on every process; `take` averages them over all processes and resets."""
+    """Collects pairs on every process; `take` averages them over all processes and resets.
 
-    def __init__(self) -> None:
+    `loss_weights` holds the weight of each of TRL's loss types.
+    """
+
+    def __init__(self, loss_weights: Mapping[str, float]) -> None:
+        self._loss_weights = dict(loss_weights)
         self._parts: list[Tensor] = []
 
     def add(
@@ -40,67 +65,82 @@ class PairMetrics:
         real: int,
         *,
         loss: Tensor,
-        sft_weight: float,
+        terms: Sequence[LossTerm],
         ld_alpha: float | None,
     ) -> None:
         """Add the first `real` pairs of a micro-batch, from the policy's per-token `log_probs`.
 
         `inputs["completion_mask"]` has the shape (2 x pairs, length), `log_probs` one position
-        less. `loss` is `sft_weight` times the mean over the chosen tokens plus a mean over pairs.
+        less. `loss` is the micro-batch's: its `terms`, and TRL's router loss where there is one.
         """
         mask = inputs["completion_mask"][:, 1:]
         log_probs = log_probs[:, -mask.shape[1] :]
         chosen, rejected = sequence_logps(log_probs, mask, ld_alpha).chunk(2)
         chosen_tokens, rejected_tokens = mask.sum(dim=1).chunk(2)
-        sft_sums = sft_weight * -log_probs.chunk(2)[0].sum(dim=1)
-        pair_loss = loss - sft_sums.sum() / chosen_tokens.sum()
+        means = {term.kind: term.mean.double() for term in terms}
+        other = loss.double() - sum(term.weight * means[term.kind] for term in terms)
         columns = [
             beta * (chosen - inputs["ref_chosen_logps"]),
             beta * (rejected - inputs["ref_rejected_logps"]),
+            chosen,
+            rejected,
             pairs["answer"],
             pairs["same_model"],
-            chosen_tokens - rejected_tokens,
-            pair_loss.expand(len(chosen_tokens)),
-            sft_sums,
             chosen_tokens,
+            rejected_tokens,
+            other.expand(len(chosen)),
+            *(means[kind].expand(len(chosen)) for kind in self._loss_weights),
         ]
         self._parts.append(torch.stack([column.double() for column in columns], dim=1)[:real])
 
     def take(self) -> Metrics:
         """Metrics of all processes' pairs since the last call; every process must call it."""
-        own = torch.cat(self._parts).cpu().numpy() if self._parts else np.empty((0, _COLUMNS))
+        names = [*COLUMNS, *self._loss_weights]
+        own = torch.cat(self._parts).cpu().numpy() if self._parts else np.empty((0, len(names)))
         self._parts = []
-        return average(np.concatenate(gather_object([own])))
+        pairs = np.concatenate(gather_object([own]))
+        return average(dict(zip(names, pairs.T, strict=True)), self._loss_weights)
 
 
-def average(pairs: np.ndarray) -> Metrics:
-    """Means over pairs, (n, 8).
+def average(pairs: Mapping[str, np.ndarray], loss_weights: Mapping[str, float]) -> Metrics:
+    """Means over pairs, from the columns (n,) named in COLUMNS and by loss type.
 
-    Columns: reward of the chosen and of the rejected, answer, same model, chosen tokens less
-    rejected tokens, the loss without its SFT term, that term's sum over the chosen tokens, and the
-    number of chosen tokens. A metric of a group is missing when no pair is in the group.
+    A loss type's column has the mean of the pair's micro-batch. The SFT term is a mean over chosen
+    tokens, every other one a mean over pairs. `loss` is the weighted sum of the terms; a loss of
+    several terms has each, without its weight, as `loss/TYPE`. A metric of a group is missing when
+    no pair is in the group.
     """
-    if not len(pairs):
+    if not len(pairs["answer"]):
         return {}
-    chosen, rejected, answer, same_model, excess_tokens, pair_loss, sft_sums, tokens = pairs.T
-    margin = chosen - rejected
+    tokens = pairs["chosen_tokens"]
+    terms = {
+        kind: np.average(pairs[kind], weights=tokens if kind == "sft" else None)
+        for kind in loss_weights
+    }
+    margin = pairs["chosen_reward"] - pairs["rejected_reward"]
     correct = margin > 0
     metrics = {
-        "loss": pair_loss.mean() + sft_sums.sum() / tokens.sum(),
-        "rewards/chosen": chosen.mean(),
-        "rewards/rejected": rejected.mean(),
+        "loss": pairs["other_loss"].mean()
+        + sum(weight * terms[kind] for kind, weight in loss_weights.items()),
+        "rewards/chosen": pairs["chosen_reward"].mean(),
+        "rewards/rejected": pairs["rejected_reward"].mean(),
         "rewards/accuracies": correct.mean(),
         "rewards/margins": margin.mean(),
+        "logps/chosen": pairs["chosen_logp"].mean(),
+        "logps/rejected": pairs["rejected_logp"].mean(),
     }
+    if len(terms) > 1:
+        metrics |= {f"loss/{kind}": mean for kind, mean in terms.items()}
     groups = {
-        "answer_1": answer == 1,
-        "answer_2": answer == 2,
-        "same_model": same_model == 1,
-        "cross_model": same_model == 0,
+        "answer_1": pairs["answer"] == 1,
+        "answer_2": pairs["answer"] == 2,
+        "same_model": pairs["same_model"] == 1,
+        "cross_model": pairs["same_model"] == 0,
     }
     for name, group in groups.items():
         if group.any():
             metrics[f"rewards/accuracies_{name}"] = correct[group].mean()
-    if len(pairs) > 2 and margin.std() > 0 and excess_tokens.std() > 0:
+    excess_tokens = tokens - pairs["rejected_tokens"]
+    if len(margin) > 2 and margin.std() > 0 and excess_tokens.std() > 0:
         metrics["rewards/margin_length_correlation"] = np.corrcoef(margin, excess_tokens)[0, 1]
     return {name: float(value) for name, value in metrics.items()}

@@ -1,8 +1,7 @@
-"""Stage 3 itself: train, save, merge the adapter, plot, and write the summary last."""
+"""Stage 3 itself: train, save, merge the adapter, plot, write the card, and the summary last."""
 
 import dataclasses
 import json
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -11,24 +10,16 @@ from typing import Any
 from transformers import TrainerCallback
 from trl import ModelConfig
 
+from cot_reward.dpo.card import FinishedRun, masked_command, model_card
 from cot_reward.dpo.lora import merge_adapter
 from cot_reward.dpo.settings import DpoSettings
+from cot_reward.dpo.steps import announce
 from cot_reward.dpo.trainer import PairTrainer
 from cot_reward.dpo.trl_settings import PairConfig
-from cot_reward.plotting import plot_history
+from cot_reward.plotting import dpo_plots, plot_log
 from cot_reward.provenance import versions
 from cot_reward.store import write_text_file
 
-# Logged metrics that are plotted, with the titles of their plots.
-PLOTTED_METRICS = {
-    "loss": "loss",
-    "rewards/chosen": "reward of the chosen",
-    "rewards/rejected": "reward of the rejected",
-    "rewards/accuracies": "share of pairs whose chosen has the higher reward",
-    "rewards/accuracies_answer_1": "reward accuracy where the chosen answer is 1",
-    "rewards/accuracies_answer_2": "reward accuracy where the chosen answer is 2",
-    "rewards/margins": "reward of the chosen less that of the rejected",
-}
 _PACKAGES = ("trl", "transformers", "torch", "accelerate", "peft", "datasets")
 
 
@@ -48,16 +39,28 @@ def train(
     model_config: ModelConfig,
     skipped: int = 0,
 ) -> None:
-    """Train, then write into `output_dir`: model and processor, state, curves, summary.json."""
+    """Train, then write into `output_dir`: model, processor, state, curves, card, summary.json."""
     output = Path(str(training.output_dir))
+    dataset: Any = trainer.train_dataset
     is_main = trainer.is_world_process_zero()
     if is_main:
         # The summary says that a run is complete, so an earlier run's summary must go.
         (output / "summary.json").unlink(missing_ok=True)
+        announce(training, len(dataset))
     started = time.monotonic()
     first = _FirstStep()
     trainer.add_callback(first)
     result = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    rows, steps = len(dataset), trainer.state.global_step
+    train_seconds = result.metrics["train_runtime"]
+    history = trainer.state.log_history
+    if is_main:
+        finished = FinishedRun(
+            rows, skipped, steps, train_seconds, training.world_size, history, sys.argv
+        )
+        card = model_card(settings, training, model_config, finished)
+        # Before the model, since saving may upload the folder.
+        write_text_file(output / "README.md", card)
     _save(trainer, output / "adapter" if settings.merge_adapter else output)
     if not is_main:
         return
@@ -65,11 +68,9 @@ def train(
         name, kwargs = str(model_config.model_name_or_path), training.model_init_kwargs or {}
         merge_adapter(output, name, kwargs)
         trainer.processing_class.save_pretrained(output)
-    history = trainer.state.log_history
+    # PEFT, when it saves an adapter, replaces tags and base in the card.
+    write_text_file(output / "README.md", card)
     _plot(history, training.loss_type, output / "curves")
-    dataset: Any = trainer.train_dataset
-    rows, steps = len(dataset), trainer.state.global_step
-    train_seconds = result.metrics["train_runtime"]
     summary = {
         "stage": "dpo",
         "rows": {"in": rows + skipped, "out": rows, "skipped": {"bad": skipped} if skipped else {}},
@@ -84,11 +85,13 @@ def train(
             **dataclasses.asdict(model_config),
             **training.to_dict(),
         },
-        "command": shlex.join([sys.executable, *sys.argv]),
+        "command": masked_command([sys.executable, *sys.argv]),
         "versions": versions(*_PACKAGES),
     }
     write_text_file(output / "summary.json", json.dumps(summary, indent=2, default=str) + "\n")
-    print(f"{steps} steps in {train_seconds:.0f} s; model, curves and summary are in {output}")
+    print(
+        f"{steps} steps in {train_seconds:.0f} s; model, card, curves and summary are in {output}"
+    )
 
 
 def _save(trainer: PairTrainer, folder: Path) -> None:
@@ -105,9 +108,9 @@ def _save(trainer: PairTrainer, folder: Path) -> None:
 
 
 def _plot(history: list[dict[str, float]], loss_types: list[str], folder: Path) -> None:
-    for key, title in PLOTTED_METRICS.items():
-        path = folder / (key.replace("/", "_") + ".png")
-        plot_history(history, [key, f"eval_{key}"], path, f"{' + '.join(loss_types)}: {title}")
+    for plot in dpo_plots(history):
+        title = f"{' + '.join(loss_types)}: {plot.title}"
+        plot_log(history, plot.panels, folder / f"{plot.name}.png", title)
 
 
 def _last_values(history: list[dict[str, float]]) -> dict[str, float]:

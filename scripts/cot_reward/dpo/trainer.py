@@ -24,7 +24,7 @@ from trl.trainer import dpo_trainer
 from cot_reward.dpo import shared_prefix
 from cot_reward.dpo.collator import GROUP_COLUMNS, REFERENCE_COLUMNS, keep_first_pairs
 from cot_reward.dpo.distributed import split_evenly
-from cot_reward.dpo.metrics import PairMetrics
+from cot_reward.dpo.metrics import LossTerm, PairMetrics
 from cot_reward.dpo.reference import Logps, ReferenceCache
 from cot_reward.errors import UserError
 
@@ -45,13 +45,12 @@ class PairTrainer(DPOTrainer):
     """
 
     # TRL's attributes, which it does not annotate.
-    loss_weights: list[float]
+    loss_weights: list[Any]
     _precompute_engine: Any
 
     def __init__(self, *, shared: bool, cache: ReferenceCache | None, **arguments: Any) -> None:
         self._shared, self._cache = shared, cache
         self.reference_counts = {"found": 0, "computed": 0}
-        self._pair_metrics = {"train": PairMetrics(), "eval": PairMetrics()}
         arguments["args"].precompute_ref_log_probs = cache is not None
         if shared and arguments["args"].ddp_find_unused_parameters is None:
             # Every row has images, so every trained part of these models takes part in every step.
@@ -59,6 +58,10 @@ class PairTrainer(DPOTrainer):
         # TRL would hash all weights for its own cache, which takes a minute for a 7B model.
         with mock.patch.object(dpo_trainer, "hash_module", return_value="", create=True):
             super().__init__(**arguments)
+        weights = dict.fromkeys(self.loss_types, 0.0)
+        for kind, weight in zip(self.loss_types, self.loss_weights, strict=True):
+            weights[kind] += weight
+        self._pair_metrics = {mode: PairMetrics(weights) for mode in ("train", "eval")}
         self._attach_shared_prefix()
         # TRL's loss then always reads reference log-probs from the batch. Without a cache,
         # `_compute_loss` adds them there.
@@ -222,8 +225,8 @@ class PairTrainer(DPOTrainer):
             inputs |= dict(zip(REFERENCE_COLUMNS, live, strict=True))
         recorder = LogProbRecorder(model)
         weights = self.loss_weights
-        if share is not None:
-            self.loss_weights = self._weights_of_share(*share)
+        terms = self._loss_terms(*(share or (1.0, 1.0)))
+        self.loss_weights = terms
         try:
             with _gather_unequal_lengths(self.accelerator) if uneven else nullcontext():
                 result = super()._compute_loss(recorder, inputs, return_outputs)
@@ -237,22 +240,17 @@ class PairTrainer(DPOTrainer):
             pairs,
             real,
             loss=loss.detach(),
-            sft_weight=self._sft_weight(),
+            terms=terms,
             ld_alpha=self.ld_alpha,
         )
         return result
 
-    def _weights_of_share(self, pair_share: float, token_share: float) -> list[float]:
-        """The loss weights for a micro-batch with these shares of its step."""
+    def _loss_terms(self, pair_share: float, token_share: float) -> list[LossTerm]:
+        """The loss's terms, weighted for a micro-batch with these shares of its step."""
         return [
-            weight * (token_share if kind == "sft" else pair_share)
+            LossTerm(kind, weight * (token_share if kind == "sft" else pair_share))
             for kind, weight in zip(self.loss_types, self.loss_weights, strict=True)
         ]
-
-    def _sft_weight(self) -> float:
-        """The weight of the mean over chosen tokens in the loss; 0 if pairs weigh it (WPO)."""
-        kinds = zip(self.loss_types, self.loss_weights, strict=True)
-        return 0.0 if self.use_weighting else sum(w for kind, w in kinds if kind == "sft")
 
     # --- checkpoints ------------------------------------------------------------------------------
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -279,16 +277,21 @@ class PairTrainer(DPOTrainer):
         saved = type(self.model).from_pretrained(folder, dtype=self.model.dtype)
         self.model.load_state_dict(saved.state_dict())
 
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Nothing: `card` writes it. TRL's draft shows how to chat with a text model."""
+
+    # --- log --------------------------------------------------------------------------------------
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
         if self._metrics[mode]:
-            # TRL averages the means of micro-batches, which is wrong when their sizes differ.
-            metrics = self._pair_metrics[mode].take()
-            if mode == "eval" and "eval_loss" in logs and "loss" in metrics:
-                logs["eval_loss"] = metrics["loss"]
-            for key, value in metrics.items():
-                if key != "loss":
-                    self._metrics[mode][key] = [value]
+            # TRL averages the means of micro-batches, and transformers the losses of steps. Both
+            # are wrong when the sizes differ, as in the last batch and the last step of an epoch.
+            # TRL writes these values into `logs`, over its own and over transformers' loss.
+            for key, value in self._pair_metrics[mode].take().items():
+                self._metrics[mode][key] = [value]
+        elif "train_runtime" in logs:
+            # The run ends behind an evaluation: the steps since the last line of training's log.
+            logs.update(self._pair_metrics["train"].take())
         super().log(logs, start_time)
 
 

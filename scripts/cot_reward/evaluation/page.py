@@ -7,18 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from cot_reward.evaluation.collect import MODES, collect, run_folders
-from cot_reward.plotting import new_figure, plot_history, save_figure
+from cot_reward.plotting import LogPlot, Panel, dpo_plots, new_figure, plot_log, save_figure
 from cot_reward.store import write_json, write_text_file
 
-# Stage, key of the trainer's log history, file name, title.
-CURVES = (
-    ("stage1", "loss", "stage1_loss", "Stage 1: loss"),
-    ("stage2", "loss", "stage2_loss", "Stage 2: loss"),
-    ("stage3", "loss", "dpo_loss", "DPO: loss"),
-    ("stage3", "rewards/chosen", "dpo_chosen_reward", "DPO: reward of the chosen"),
-    ("stage3", "rewards/rejected", "dpo_rejected_reward", "DPO: reward of the rejected"),
-    ("stage3", "rewards/accuracies", "dpo_reward_accuracy", "DPO: reward accuracy"),
-)
+# Stages that have a plot of their loss -> its title. Stage 3 has the plots of `dpo_plots`.
+LOSS_CURVES = {"stage1": "Stage 1: loss", "stage2": "Stage 2: loss"}
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -149,14 +142,28 @@ def plot_stages(results: Mapping[str, Any], path: Path) -> None:
 def plot_curves(run: Path, out: Path) -> list[Path]:
     """The training curves of one run as PNGs in `out`; returns the paths of those drawn."""
     out.mkdir(parents=True, exist_ok=True)
+    plots = [
+        (
+            _log_history(run / stage),
+            LogPlot(f"{stage}_loss", title, [Panel("loss", {"loss": stage})]),
+        )
+        for stage, title in LOSS_CURVES.items()
+    ]
+    history = _log_history(run / "stage3")
+    for plot in dpo_plots(history):
+        plots.append((history, LogPlot(f"dpo_{plot.name}", f"DPO: {plot.title}", plot.panels)))
     drawn = []
-    for stage, key, name, title in CURVES:
-        state = run / stage / "trainer_state.json"
-        history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
-        path = out / f"{name}.png"
-        if plot_history(history, [key], path, f"{title} ({run})"):
+    for history, plot in plots:
+        path = out / f"{plot.name}.png"
+        if plot_log(history, plot.panels, path, f"{plot.title} ({run})"):
             drawn.append(path)
     return drawn
+
+
+def _log_history(folder: Path) -> list[dict[str, Any]]:
+    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    history: list[dict[str, Any]] = state["log_history"]
+    return history
 
 
 def write_report(runs: Path, seeds: Sequence[int]) -> str:

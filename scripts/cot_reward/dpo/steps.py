@@ -1,0 +1,108 @@
+"""How many optimiser steps a run takes, and a word when they are few."""
+
+import math
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_scheduler
+
+from cot_reward.dpo.trl_settings import PairConfig
+
+# Below it, warm-up and the fall of the learning rate leave few steps that learn.
+FEW_STEPS = 30
+_NEAR_PEAK = 0.9
+
+
+@dataclass(frozen=True)
+class Steps:
+    """`total` steps of at most `pairs_per_step` of the `pairs`, over all processes."""
+
+    pairs: int
+    total: int
+    pairs_per_step: int
+
+    def __str__(self) -> str:
+        steps = f"{self.total} step{'s' * (self.total != 1)}"
+        return f"{self.pairs} pairs, {steps} of {min(self.pairs, self.pairs_per_step)} pairs"
+
+
+def count_steps(training: PairConfig, pairs: int) -> Steps:
+    """The steps that the Trainer takes for this number of pairs, from the first to the last."""
+    batch = training.train_batch_size * training.world_size
+    batches = pairs // batch if training.dataloader_drop_last else math.ceil(pairs / batch)
+    an_epoch = max(1, math.ceil(batches / training.gradient_accumulation_steps))
+    total = training.max_steps
+    if total < 0:
+        total = math.ceil(training.num_train_epochs * an_epoch)
+    return Steps(pairs, total, batch * training.gradient_accumulation_steps)
+
+
+def learning_rates(training: PairConfig, total: int) -> list[float]:
+    """The learning rate of each step as a share of the peak; empty if the schedule is not fixed."""
+    plugin: Any = training.deepspeed_plugin
+    if plugin is not None and "scheduler" in plugin.deepspeed_config:
+        return []
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=training.learning_rate)
+    scheduler: Any = get_scheduler(
+        training.lr_scheduler_type,
+        optimizer,
+        training.get_warmup_steps(total),
+        total,
+        scheduler_specific_kwargs=dict(training.lr_scheduler_kwargs or {}),
+    )
+    if not isinstance(scheduler, LambdaLR):
+        return []
+    return [float(scheduler.lr_lambdas[0](step)) for step in range(total)]
+
+
+def few_steps_warning(training: PairConfig, steps: Steps) -> str:
+    """What few steps mean and what to do; "" when there are enough."""
+    if steps.total >= FEW_STEPS:
+        return ""
+    rates = learning_rates(training, steps.total)
+    return " ".join(
+        part
+        for part in (
+            f"warning: only {steps.total} optimiser step{'s' * (steps.total != 1)}.",
+            _what_rates_mean(training, rates),
+            _how_to_take_more(training),
+        )
+        if part
+    )
+
+
+def _what_rates_mean(training: PairConfig, rates: list[float]) -> str:
+    if not rates:
+        return ""
+    idle, near = rates.count(0.0), sum(rate >= _NEAR_PEAK for rate in rates)
+    text = f"The learning rate is at 90% or more of its peak in {near} of them"
+    if idle:
+        text = f"The learning rate is 0 in {idle} of them, and at 90% or more of its peak in {near}"
+    if idle == len(rates):
+        text = "The learning rate is 0 in every step, so the model will not change"
+    if training.get_warmup_steps(len(rates)):
+        text += " (warm-up begins at 0; --warmup_steps 0 trains from the first step)"
+    return text + "."
+
+
+def _how_to_take_more(training: PairConfig) -> str:
+    if training.max_steps > 0:
+        return f"For more steps: a higher --max_steps (now {training.max_steps})."
+    ways = [
+        f"a lower --{name} (now {getattr(training, name)})"
+        for name in ("gradient_accumulation_steps", "per_device_train_batch_size")
+        if getattr(training, name) > 1
+    ]
+    ways.append(f"a higher --num_train_epochs (now {training.num_train_epochs:g})")
+    return f"For more steps: {', '.join(ways)}, or more pairs."
+
+
+def announce(training: PairConfig, pairs: int) -> None:
+    """Print the number of steps, and a warning when they are few."""
+    steps = count_steps(training, pairs)
+    print(steps)
+    if warning := few_steps_warning(training, steps):
+        print(warning, file=sys.stderr)
