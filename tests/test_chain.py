@@ -123,8 +123,14 @@ def test_pairs_obey_their_definition(chain: dict[str, Any]) -> None:
         for row in map(json.loads, (RUNS / f"seed0/eval_stage2/greedy/{name}.jsonl").open())
     }
     assert rows
-    answers = [row["chosen"].rstrip()[-len("1 is better</answer>")] for row in rows]
-    assert abs(answers.count("1") - answers.count("2")) <= max(1, 0.01 * len(rows))
+    # Each kind of pairs is even by itself.
+    for same_model in (True, False):
+        answers = [
+            row["chosen"].rstrip()[-len("1 is better</answer>")]
+            for row in rows
+            if (row["chosen_model"] == row["rejected_model"]) == same_model
+        ]
+        assert abs(answers.count("1") - answers.count("2")) <= max(1, 0.01 * len(answers))
     for row in rows:
         assert row["chosen"].split("<answer>")[1] != row["rejected"].split("<answer>")[1]
         assert row["id"] not in held_out
