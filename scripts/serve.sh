@@ -89,9 +89,15 @@ fail() {
   tail -n 30 "$log" >&2
   exit 1
 }
+# A server that another start has put on this port meanwhile lists another model.
+answers='
+import json, sys, urllib.request
+url = f"http://127.0.0.1:{sys.argv[1]}/v1/models"
+listed = json.load(urllib.request.urlopen(url, timeout=5))["data"]
+sys.exit(sys.argv[2] not in [model["id"] for model in listed])
+'
 deadline=$((SECONDS + ${SERVE_TIMEOUT:-1800}))
-until "$python" -c "import urllib.request as r; r.urlopen('http://127.0.0.1:$port/health', timeout=5)" \
-  2>/dev/null; do
+until "$python" -c "$answers" "$port" "$model" 2>/dev/null; do
   kill -0 "$server" 2>/dev/null || fail "the server ended before it answered"
   ((SECONDS < deadline)) || fail "no answer after ${SERVE_TIMEOUT:-1800} seconds"
   sleep 1

@@ -42,17 +42,11 @@ def shown(command: Sequence[str], extra: Mapping[str, str]) -> str:
     return " ".join([*assignments, shlex.join(command)])
 
 
-def free_port(wanted: int) -> int:
-    """The wanted port, or a free one where it is taken."""
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise UserError("no free port on 127.0.0.1")
+def free_port() -> int:
+    """A port that the system gives to nobody else soon: chains beside each other need their own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def serve_command(model: Path, port: int, flags: Sequence[str]) -> list[str]:
@@ -62,10 +56,13 @@ def serve_command(model: Path, port: int, flags: Sequence[str]) -> list[str]:
 class Processes:
     """Starts the commands of a chain, and ends them with it. Use it in a `with` block.
 
-    `environment` is added to that of every command; `port` and `serve_flags` are the server's.
+    `environment` is added to that of every command; `port` (None: a free one) and `serve_flags` are
+    the server's.
     """
 
-    def __init__(self, environment: Mapping[str, str], port: int, serve_flags: Sequence[str]):
+    def __init__(
+        self, environment: Mapping[str, str], port: int | None, serve_flags: Sequence[str]
+    ) -> None:
         self._environment, self._port, self._serve_flags = environment, port, serve_flags
         self._watchdog = subprocess.Popen(
             [sys.executable, watchdog.__file__], stdin=subprocess.PIPE, start_new_session=True,
@@ -110,7 +107,7 @@ class Processes:
         if self._model == model and self._server and self._server.poll() is None:
             return self._url
         self.stop_server()
-        command = serve_command(model, free_port(self._port), self._serve_flags)
+        command = serve_command(model, self._port or free_port(), self._serve_flags)
         print(f"+ {shlex.join(command)} &", flush=True)
         self._server = self._start(command, {}, stdout=subprocess.PIPE)
         assert self._server.stdout is not None

@@ -22,6 +22,9 @@ from cot_reward.chain.trainings import continued, describe_sft, write_dataset_in
 from cot_reward.errors import UserError, nearest
 from cot_reward.store import write_jsonl
 
+# In a dry run; a server gets a free port when it starts.
+SHOWN_PORT = 8000
+
 
 def run_chain(profile: Profile, request: Request) -> int:
     """Run the steps that are wanted and not done; the exit code. Raises UserError."""
@@ -205,7 +208,8 @@ def _show(
     flags: Sequence[str],
 ) -> None:
     """Print every step with its condition and its command; start nothing."""
-    url = profile.base_url or f"http://127.0.0.1:{profile.port}/v1"
+    port = profile.port or SHOWN_PORT
+    url = profile.base_url or f"http://127.0.0.1:{port}/v1"
     made: set[Path] = set()
     served: Path | None = None
     for step in steps:
@@ -220,7 +224,7 @@ def _show(
             continue
         if step.model and step.model != served and not profile.base_url:
             served = step.model
-            print("      + " + shown(serve_command(served, profile.port, flags), {}) + " &")
+            print("      + " + shown(serve_command(served, port, flags), {}) + " &")
         if step.trains:
             served = None
         command = [url if part == URL else part for part in step.command]

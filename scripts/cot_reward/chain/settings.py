@@ -83,7 +83,9 @@ class Profile:
     data_parallel: int | None = _setting(
         "copies of a served model (default: as many as fit on the GPUs)", default=None
     )
-    port: int = _setting("port of the servers (a free one if it is taken)", default=8000)
+    port: int | None = _setting(
+        "port of the servers (default: a free one for each server)", default=None
+    )
     serve_flags: list[str] = _setting("further flags of vLLM", default_factory=list)
     base_url: str | None = _setting(
         "a server that runs elsewhere; it must list the model of the step by its folder's name",
