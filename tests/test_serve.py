@@ -3,10 +3,12 @@
 A start with a real model is part of the end-to-end test.
 """
 
+import http.server
 import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -84,6 +86,41 @@ def test_a_server_that_cannot_start_shows_its_last_lines(tmp_path, garbage):
     assert last in done.stderr
     assert "Error" in done.stderr
     assert processes_about(str(garbage)) == []
+
+
+class OtherServer(http.server.BaseHTTPRequestHandler):
+    """A server of another model, which is healthy."""
+
+    def do_GET(self):
+        body = b'{"data": [{"id": "another-model"}]}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@needs_vllm
+def test_another_server_that_comes_first_is_not_taken_for_its_own(tmp_path, garbage):
+    port = free_port()
+    running = subprocess.Popen(
+        [SERVE, str(garbage), "--port", str(port)],
+        env=os.environ | {"SERVE_LOG": str(tmp_path / "serve.log")},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until = time.monotonic() + 60
+    while not any("api_server" in line for line in processes_about(str(garbage))):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), OtherServer) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        out, error = running.communicate(timeout=300)
+        other.shutdown()
+    assert running.returncode == 1
+    assert out == ""
+    assert "error: the server ended before it answered" in error
 
 
 @needs_vllm
