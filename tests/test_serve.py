@@ -88,6 +88,20 @@ def test_a_server_that_cannot_start_shows_its_last_lines(tmp_path, garbage):
     assert processes_about(str(garbage)) == []
 
 
+def starting(model: Path, port: int, folder: Path) -> subprocess.Popen:
+    """serve.sh once its server has started, long before that could answer."""
+    running = subprocess.Popen(
+        [SERVE, str(model), "--port", str(port)],
+        env=os.environ | {"SERVE_LOG": str(folder / "serve.log")},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    until = time.monotonic() + 60
+    while not any("api_server" in line for line in processes_about(str(model))):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return running
+
+
 class OtherServer(http.server.BaseHTTPRequestHandler):
     """A server of another model, which is healthy."""
 
@@ -105,15 +119,7 @@ class OtherServer(http.server.BaseHTTPRequestHandler):
 @needs_vllm
 def test_another_server_that_comes_first_is_not_taken_for_its_own(tmp_path, garbage):
     port = free_port()
-    running = subprocess.Popen(
-        [SERVE, str(garbage), "--port", str(port)],
-        env=os.environ | {"SERVE_LOG": str(tmp_path / "serve.log")},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    until = time.monotonic() + 60
-    while not any("api_server" in line for line in processes_about(str(garbage))):
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    running = starting(garbage, port, tmp_path)
     with http.server.ThreadingHTTPServer(("127.0.0.1", port), OtherServer) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         out, error = running.communicate(timeout=300)
@@ -126,15 +132,7 @@ def test_another_server_that_comes_first_is_not_taken_for_its_own(tmp_path, garb
 @needs_vllm
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_it_starts_leaves_no_process(tmp_path, garbage, number, code):
-    running = subprocess.Popen(
-        [SERVE, str(garbage), "--port", str(free_port())],
-        env=os.environ | {"SERVE_LOG": str(tmp_path / "serve.log")},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    until = time.monotonic() + 30
-    while not any("api_server" in line for line in processes_about(str(garbage))):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    running = starting(garbage, free_port(), tmp_path)
     running.send_signal(number)
     running.communicate(timeout=30)
     assert running.returncode == code
