@@ -259,7 +259,10 @@ def test_no_loader_is_left_over_and_the_number_is_known() -> None:
 
 
 # --- what the files say ---------------------------------------------------------------------------
-REAL = ["qwen_cold_start", "rejection", "qwen_cold_start_lora", "rejection_lora"]
+REAL = [
+    folder + name for folder in ("", "one_gpu/", "small_gpu/")
+    for name in ("qwen_cold_start", "rejection")
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -271,7 +274,7 @@ def test_real_training_settings(name: str) -> None:
         "video_max_pixels": 16384,
         "freeze_vision_tower": True,
         "freeze_multi_modal_projector": True,
-        "cutoff_len": 13000,
+        "cutoff_len": 8192 if name.startswith("small_gpu") else 13000,
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": 32,
         "num_train_epochs": 3.0,
@@ -283,25 +286,26 @@ def test_real_training_settings(name: str) -> None:
         "report_to": "tensorboard",
         "media_dir": "dataset",
         "trust_remote_code": False,
-        "learning_rate": 1e-4 if name.endswith("lora") else 2.5e-6,
-        "finetuning_type": "lora" if name.endswith("lora") else "full",
+        "learning_rate": 1e-4 if "gpu/" in name else 2.5e-6,
+        "finetuning_type": "lora" if "gpu/" in name else "full",
     }
     assert {key: config.get(key) for key in expected} == expected
     # With this key, `llamafactory-cli train` on one GPU needs torchrun.
-    assert ("deepspeed" in config) != name.endswith("lora")
+    assert ("deepspeed" in config) != ("gpu/" in name)
 
 
 def test_stages_are_chained() -> None:
     stage_1, stage_2 = values("configs/qwen_cold_start.yaml"), values("configs/rejection.yaml")
     assert stage_2["model_name_or_path"] == stage_1["output_dir"]
     assert values("configs/dpo.yaml")["model_name_or_path"] == stage_2["output_dir"]
-    base = values("configs/qwen_cold_start_lora.yaml")["model_name_or_path"]
-    for name in ("qwen_cold_start", "rejection"):
-        train = values(f"configs/{name}_lora.yaml")
-        export = values(f"configs/{name}_lora_export.yaml")
-        assert train["model_name_or_path"] == export["model_name_or_path"] == base
-        assert export["adapter_name_or_path"] == train["output_dir"]
-        base = export["export_dir"]
+    for folder in ("configs/one_gpu", "configs/small_gpu"):
+        base = values(f"{folder}/chain.yaml")["base"]
+        for name in ("qwen_cold_start", "rejection"):
+            train, export = values(f"{folder}/{name}.yaml"), values(f"{folder}/{name}_export.yaml")
+            assert train["model_name_or_path"] == export["model_name_or_path"] == base
+            assert export["adapter_name_or_path"] == train["output_dir"]
+            base = export["export_dir"]
+        assert values(f"{folder}/dpo.yaml")["model_name_or_path"] == base
 
 
 def test_data_paths_meet() -> None:
