@@ -14,8 +14,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from cot_reward.chain.processes import free_port
 from helpers.environments import REPO
-from helpers.serving import free_port, needs_vllm
+from helpers.serving import needs_vllm
 
 pytestmark = pytest.mark.slow
 

@@ -66,8 +66,11 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}\nAll flags: {self.prog} --help")
 
 
-def read_yaml(path: Path, valid: Iterable[str]) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises UserError for bad YAML or keys outside `valid`."""
+def read_yaml(path: Path, valid: Iterable[str] | None = None) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises UserError for bad YAML or keys outside `valid`.
+
+    None for `valid`: any key (the file is another program's).
+    """
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -78,10 +81,10 @@ def read_yaml(path: Path, valid: Iterable[str]) -> dict[str, Any]:
         return {}
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: must hold 'key: value' lines, not a {type(loaded).__name__}")
-    valid = list(valid)
+    known = list(loaded if valid is None else valid)
     for key in loaded:
-        if key not in valid:
-            raise UserError(f"{path}: unknown key '{key}'.{nearest(str(key), valid)}")
+        if key not in known:
+            raise UserError(f"{path}: unknown key '{key}'.{nearest(str(key), known)}")
     return loaded
 
 

@@ -112,6 +112,25 @@ def entry_at(file: IO[bytes], offset: int) -> dict[str, Any]:
     return entry
 
 
+def lock(file: IO[Any], path: Path, held: str, another: str) -> None:
+    """Lock an open file until it is closed.
+
+    Raises UserError, and closes the file, when another process has the lock (`held` says what that
+    means) and where the file system has no locks (`another` names what to choose on another one).
+    `path` is for the message.
+    """
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        why = f"cannot be locked: {error.strerror}; use {another} on another file system"
+        if isinstance(error, BlockingIOError):
+            why = held
+        raise UserError(f"{path}: {why}") from None
+
+
 class Journal:
     """An append-only JSONL file with one writer; entries are on the disk when `append` returns.
 
@@ -124,20 +143,8 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered, so that bytes that could not be written do not follow later, in another place.
         self._file = path.open("a+b", buffering=0)
-        self._lock()
+        lock(self._file, self.path, "another run is writing to this folder", "an --out")
         self._repair()
-
-    def _lock(self) -> None:
-        import fcntl
-
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
-            why = f"cannot be locked: {error.strerror}; use an --out on another file system"
-            if isinstance(error, BlockingIOError):
-                why = "another run is writing to this folder"
-            raise UserError(f"{self.path}: {why}") from None
 
     def _repair(self) -> None:
         size = self._file.seek(0, os.SEEK_END)

@@ -2,11 +2,11 @@
 
 import os
 import signal
-import socket
 import subprocess
 from pathlib import Path
 
 import pytest
+from cot_reward.chain.processes import free_port
 
 from helpers.environments import REPO
 
@@ -14,12 +14,6 @@ BUILT = [REPO / f".envs/{name}/bin/python" for name in ("serve", "serve-cpu")]
 needs_vllm = pytest.mark.skipif(
     not any(python.exists() for python in BUILT), reason="no serving environment: make envs"
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RealServer:

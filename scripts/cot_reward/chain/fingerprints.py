@@ -6,9 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
-
 from cot_reward.errors import UserError
+from cot_reward.settings import read_yaml
 from cot_reward.store import write_json
 
 MISSING = "missing"
@@ -86,11 +85,7 @@ def _of_media(folder: Path) -> str:
 
 def _of_yaml(path: Path) -> str:
     # Another comment is no other setting.
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML: {error}") from None
-    return _digest([json.dumps(values, sort_keys=True, default=str)])
+    return _digest([json.dumps(read_yaml(path), sort_keys=True, default=str)])
 
 
 def _hash(path: Path, size: int, blocks: int) -> str:

@@ -1,6 +1,5 @@
 """The chain, top to bottom: find what is done, run what is left, each step by its own command."""
 
-import fcntl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -17,10 +16,10 @@ from cot_reward.chain.processes import (
 )
 from cot_reward.chain.settings import Profile, Request
 from cot_reward.chain.state import Finding, Records
-from cot_reward.chain.steps import URL, Chain, Step
+from cot_reward.chain.steps import Chain, Step
 from cot_reward.chain.trainings import continued, describe_sft, write_dataset_info
 from cot_reward.errors import UserError, nearest
-from cot_reward.store import write_jsonl
+from cot_reward.store import lock, write_jsonl
 
 # In a dry run; a server gets a free port when it starts.
 SHOWN_PORT = 8000
@@ -119,10 +118,7 @@ def _lock(folder: Path) -> Iterator[None]:
     """Hold a folder of results. Raises UserError while another chain works in it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".chain.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another chain is working there") from None
+        lock(file, folder, "another chain is working there", "a folder")
         yield
 
 
@@ -134,9 +130,7 @@ def _run(
     chain: Chain,
 ) -> None:
     """Run what is left of the wanted steps, in order."""
-    for step in steps:
-        if step not in wanted:
-            continue
+    for step in wanted:
         found = records.find(step)
         if found.condition == "done":
             print(f"== {step.name}: done", flush=True)
@@ -170,13 +164,11 @@ def _run_step(step: Step, records: Records, processes: Processes, chain: Chain) 
     command = step.command
     if step.model:
         url = chain.profile.base_url or processes.serve(step.model)
-        command = tuple(url if part == URL else part for part in command)
+        command = step.command_at(url)
     elif step.trains:
         processes.stop_server()
-    if step.trains == "sft":
-        training = next(t for _, run in chain.runs() for t in chain.trainings(run)
-                        if step.out == run / t.name)  # fmt: skip
-        print(f"   {describe_sft(training.config, training.rows, chain.gpus)}", flush=True)
+    if step.sft:
+        print(f"   {describe_sft(step.sft.config, step.sft.rows, chain.gpus)}", flush=True)
     print("+ " + shown(command, step.environment), flush=True)
     began = time.monotonic()
     code = processes.run(command, step.environment)
@@ -227,8 +219,7 @@ def _show(
             print("      + " + shown(serve_command(served, port, flags), {}) + " &")
         if step.trains:
             served = None
-        command = [url if part == URL else part for part in step.command]
-        print("      + " + shown(command, step.environment))
+        print("      + " + shown(step.command_at(url), step.environment))
 
 
 def _foreseen(step: Step, records: Records, made: set[Path]) -> tuple[str, str]:

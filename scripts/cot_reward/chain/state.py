@@ -126,13 +126,15 @@ class Records:
         return dict(record)
 
     def _made_from(self, step: Step) -> dict[str, str]:
-        return {str(path): self._fingerprints.of(path) for path in step.inputs} | {
-            f"--{name}": value for name, value in step.flags.items()
-        }
+        return self._values(step.inputs, step.flags)
 
     def _added(self, step: Step) -> dict[str, str]:
-        return {str(path): self._fingerprints.of(path) for path in step.added_inputs} | {
-            f"--{name}": value for name, value in step.added_flags.items()
+        return self._values(step.added_inputs, step.added_flags)
+
+    def _values(self, paths: Iterable[Path], flags: Mapping[str, str]) -> dict[str, str]:
+        """Fingerprints by path, then the values of flags."""
+        return {str(path): self._fingerprints.of(path) for path in paths} | {
+            f"--{name}": value for name, value in flags.items()
         }
 
 

@@ -3,13 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from cot_reward.chain.settings import Profile
-from cot_reward.errors import UserError
 from cot_reward.evaluation.collect import MODES
+from cot_reward.settings import read_yaml
 
 # Stands in a command for the address of the server, which is known once it runs.
 URL = "{base_url}"
@@ -18,41 +15,6 @@ ACCELERATE = ".envs/main/bin/accelerate"
 HUB = ".envs/main/bin/hf"
 SFT_BIN = ".envs/sft/bin"
 JUDGED_FILES = ("correct", "incorrect", "unusable")
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command of the chain.
-
-    name: as in `--only`; with seeds, SEED_FOLDER/NAME
-    command: argv from the project's root; URL stands for the server's address
-    inputs: files and model folders that the result depends on
-    flags: settings of the command that the result depends on
-    out: the folder that the command fills
-    done_file: a file that stands there once the command has ended well
-    added_inputs, added_flags: what may change without a new start: an inference only asks for more
-    model: the model that must be served meanwhile
-    trains: what trains here (a trainer wants the machine's memory: no server beside it)
-    """
-
-    name: str
-    title: str
-    command: tuple[str, ...]
-    inputs: tuple[Path, ...] = ()
-    flags: Mapping[str, str] = field(default_factory=dict)
-    out: Path | None = None
-    done_file: Path | None = None
-    added_inputs: tuple[Path, ...] = ()
-    added_flags: Mapping[str, str] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
-    model: Path | None = None
-    trains: str = ""
-    always: bool = False
-
-    @property
-    def short_name(self) -> str:
-        """The name without the seed's folder."""
-        return self.name.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)
@@ -74,6 +36,43 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One command of the chain.
+
+    name: as in `--only`; with seeds, SEED_FOLDER/NAME
+    command: argv from the project's root; URL stands for the server's address
+    inputs: files and model folders that the result depends on
+    flags: settings of the command that the result depends on
+    out: the folder that the command fills
+    done_file: a file that stands there once the command has ended well
+    added_inputs, added_flags: what may change without a new start: an inference only asks for more
+    model: the model that must be served meanwhile
+    trains: what trains here (a trainer wants the machine's memory: no server beside it)
+    sft: the training, where LLaMA-Factory trains
+    always: the step runs at every start
+    """
+
+    name: str
+    title: str
+    command: tuple[str, ...]
+    inputs: tuple[Path, ...] = ()
+    flags: Mapping[str, str] = field(default_factory=dict)
+    out: Path | None = None
+    done_file: Path | None = None
+    added_inputs: tuple[Path, ...] = ()
+    added_flags: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    model: Path | None = None
+    trains: str = ""
+    sft: Training | None = None
+    always: bool = False
+
+    def command_at(self, url: str) -> tuple[str, ...]:
+        """The command with the server's address."""
+        return tuple(url if part == URL else part for part in self.command)
+
+
+@dataclass(frozen=True)
 class Chain:
     """The steps of a profile on a machine with so many GPUs."""
 
@@ -92,14 +91,18 @@ class Chain:
         return self.profile.runs / "template.txt"
 
     @property
+    def cold_start_root(self) -> Path:
+        """The folder of the cold-start rows' media paths."""
+        return self.profile.cold_start_media_root or self.profile.media_root
+
+    @property
     def cold_start_inputs(self) -> tuple[Path, ...]:
         """What tells whether rows or pictures of the cold start have changed."""
         profile = self.profile
         if profile.world:
             # It is written anew with the pictures, also where the rows stay the same.
             return profile.cold_start, profile.cold_start.parent / "summary.json"
-        root = profile.cold_start_media_root
-        own_root = (root,) if root and root != profile.media_root else ()
+        own_root = {self.cold_start_root} - {profile.media_root}
         return profile.cold_start, *own_root
 
     def runs(self) -> list[tuple[int | None, Path]]:
@@ -110,10 +113,9 @@ class Chain:
     def trainings(self, run: Path) -> tuple[Training, Training]:
         """Stages 1 and 2 of a run."""
         profile = self.profile
-        cold_start_root = profile.cold_start_media_root or profile.media_root
         first = Training(
             "stage1", profile.stage1, profile.stage1_export, "cold_start",
-            profile.cold_start, cold_start_root, self.base, self.cold_start_inputs,
+            profile.cold_start, self.cold_start_root, self.base, self.cold_start_inputs,
         )  # fmt: skip
         rejection_rows = run / "stage1_infer/correct.jsonl"
         second = Training(
@@ -129,9 +131,8 @@ class Chain:
             yield self._world(profile.world)
         elif not Path(profile.base).is_dir():
             yield self._fetch_base()
-        cold_start_root = profile.cold_start_media_root or profile.media_root
         yield self._check(
-            "check_cold_start", profile.cold_start, cold_start_root, self.cold_start_inputs
+            "check_cold_start", profile.cold_start, self.cold_start_root, self.cold_start_inputs
         )
         yield self._derive_template()
         yield from self._evaluate(self.base, "base", None, profile.runs)
@@ -228,12 +229,12 @@ class Chain:
             **({} if seed is None else {"seed": str(seed)}),
             "output_dir": str(out),
         }
-        settings = read_config(training.config)
+        deepspeed = read_yaml(training.config).get("deepspeed")
         environment = {"PATH": f"{SFT_BIN}:$PATH"}
-        if settings.get("deepspeed"):
+        if deepspeed:
             # LLaMA-Factory wants torchrun with DeepSpeed, also on a single GPU.
             environment["FORCE_TORCHRUN"] = "1"
-        if self.gpus > 1 or settings.get("deepspeed"):
+        if self.gpus > 1 or deepspeed:
             environment["NPROC_PER_NODE"] = str(max(1, self.gpus))
         name = _name(run, self.profile, training.name)
         yield Step(
@@ -242,6 +243,7 @@ class Chain:
             (training.config, training.start, *training.inputs),
             {key: values[key] for key in ("media_dir", "seed") if key in values},
             out, out / "trainer_state.json", environment=environment, trains="sft",
+            sft=training,
         )  # fmt: skip
         if training.export:
             merged = training.trained(run)
@@ -344,17 +346,6 @@ class Chain:
         if seeds:
             command += ["--seeds", *seeds]
         return Step("report", "the table and plots", tuple(command), always=True)
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The values of a trainer's YAML. Raises UserError."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: must hold 'key: value' lines")
-    return values
 
 
 def _name(run: Path, profile: Profile, name: str) -> str:

@@ -1,16 +1,15 @@
 """What the chain prepares and tells before a training: data sets, checkpoints, steps in all."""
 
-import json
 import math
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
-from cot_reward.chain.steps import Step, Training, read_config
+from cot_reward.chain.steps import Step, Training
 from cot_reward.dpo.checkpoint import checkpoint_to_resume
 from cot_reward.errors import UserError
 from cot_reward.rows.reading import read_rows
+from cot_reward.settings import read_yaml
 from cot_reward.store import write_json
 
 # With fewer steps a training has hardly left its warm-up.
@@ -41,8 +40,8 @@ def continued(step: Step) -> tuple[str, ...]:
     assert step.out is not None
     if step.trains == "dpo" and _has_checkpoint(step.out):
         return (*step.command, "--resume_from_checkpoint", "true")
-    if step.trains == "sft" and _has_checkpoint(step.out):
-        config = read_config(Path(step.command[2]))
+    if step.sft and _has_checkpoint(step.out):
+        config = read_yaml(step.sft.config)
         if config.get("deepspeed") or config.get("finetuning_type") == "lora":
             return step.command
     if step.out.exists():
@@ -59,7 +58,7 @@ def _has_checkpoint(out: Path) -> bool:
 
 def describe_sft(config_path: Path, rows_file: Path, processes: int) -> str:
     """Rows and optimiser steps of a training by LLaMA-Factory, with a word when they are few."""
-    config = read_config(config_path)
+    config = read_yaml(config_path)
     rows = sum(1 for _ in read_rows(rows_file))
     limit = config.get("max_samples")
     rows = min(rows, int(limit)) if limit else rows
@@ -82,10 +81,3 @@ def describe_sft(config_path: Path, rows_file: Path, processes: int) -> str:
 def count_steps(rows: int, rows_per_step: int, epochs: float) -> int:
     """Optimiser steps as transformers counts them; the last of an epoch may have fewer rows."""
     return math.ceil(epochs * math.ceil(rows / rows_per_step))
-
-
-def result_of(step: Step) -> dict[str, Any]:
-    """The summary that a step has written; empty without one."""
-    if step.done_file is None or step.done_file.name != "summary.json":
-        return {}
-    return dict(json.loads(step.done_file.read_text(encoding="utf-8")))

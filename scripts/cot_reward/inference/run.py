@@ -25,7 +25,7 @@ from cot_reward.inference.ledger import Ledger
 from cot_reward.inference.plan import Run
 from cot_reward.inference.results import Results
 from cot_reward.inference.settings import InferenceSettings
-from cot_reward.media.paths import ImageRoots, MediaError
+from cot_reward.media.paths import MediaError
 from cot_reward.media.sent import MediaReader, file_url, url_reader
 from cot_reward.provenance import jsonable, versions
 from cot_reward.records import Verdict
@@ -308,18 +308,18 @@ def _dry_run(settings: InferenceSettings) -> int:
             "template_hashes": run.template_hashes,
         }, indent=2))  # fmt: skip
         if first is not None:
-            print(json.dumps(_readable_body(settings, first), indent=2, ensure_ascii=False))
+            print(json.dumps(_readable_body(run, first), indent=2, ensure_ascii=False))
         return 0
 
 
-def _readable_body(settings: InferenceSettings, request: Request) -> Any:
+def _readable_body(run: Run, request: Request) -> Any:
     """The body of a request, with the size of each image, or its error, in place of its bytes."""
+    settings = run.settings
     reader = MediaReader(settings.image_max_pixels, cache_dir=None)
-    roots = ImageRoots(settings.media_root, settings.image_root)
     urls = []
     for path in request.media:
         try:
-            file = roots.file(path)
+            file = run.roots.file(path)
             _, data, mime = reader.read(file)
             url = f"data:{mime};base64,({len(data):,} bytes of {path})"
         except MediaError as error:

@@ -4,14 +4,12 @@ Works on the engine's table `pairs`, as `selection.select_pairs` makes it, and c
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 
-from cot_reward.errors import UserError, nearest
 from cot_reward.pairing.engine.database import Engine
+from cot_reward.pairing.limits import Stratum, limits_by_share, limits_by_weight
 from cot_reward.pairing.quotas import Cell, plan, quotas
 from cot_reward.pairing.selection import BEST_FIRST
-
-Stratum = tuple[str, str, str, str]  # split, source, task, kind of pairs or ""
 
 _STRATUM = "split, source, task, own_kind"
 _STRATUM_COLUMNS = "split VARCHAR, source VARCHAR, task VARCHAR, own_kind VARCHAR"
@@ -120,30 +118,50 @@ def _exchange_for_positions(engine: Engine, seed: int) -> Counter[str]:
                   - count(*) FILTER (chosen_answer = 2) AS surplus
               FROM pairs WHERE state = 'used' GROUP BY ALL)
         WHERE abs(surplus) > 1""")
+    return _exchange(
+        engine, _STRATUM, "chosen_answer = common_answer", "chosen_answer = 3 - common_answer", seed
+    )
+
+
+def _exchange(engine: Engine, stratum: str, goes: str, comes: str, seed: int) -> Counter[str]:
+    """Use unselected pairs that come in place of used pairs that go, within their comparisons.
+
+    The table `needs` has the columns of `stratum` and the most `exchanges` of each; `goes` and
+    `comes` are conditions on a pair and on `needs`. The cheapest exchanges come first; the two
+    chosen answers take turns. Returns how many exchanges there were.
+    """
     # The n-th exchange of a comparison: its n-th worst used pair for its n-th best unused one.
     engine.run(
         f"""
         CREATE OR REPLACE TABLE exchanged AS
         WITH
         going AS (
-            SELECT pair, id, cost, {_STRATUM}, exchanges,
-                row_number() OVER (PARTITION BY id, own_kind ORDER BY {_WORST_FIRST}) AS n
-            FROM pairs JOIN needs USING ({_STRATUM})
-            WHERE state = 'used' AND chosen_answer = common_answer),
+            SELECT pair, id, cost, {stratum}, exchanges,
+                row_number() OVER (PARTITION BY id, {stratum} ORDER BY {_WORST_FIRST}) AS n
+            FROM pairs JOIN needs USING ({stratum}) WHERE state = 'used' AND {goes}),
         coming AS (
-            SELECT pair, id, cost, own_kind,
-                row_number() OVER (PARTITION BY id, own_kind ORDER BY {BEST_FIRST}) AS n
-            FROM pairs JOIN needs USING ({_STRATUM})
-            WHERE fit AND state = 'unselected' AND chosen_answer = 3 - common_answer)
-        SELECT going.pair AS going, coming.pair AS coming
-        FROM going JOIN coming USING (id, own_kind, n)
+            SELECT pair, id, cost, {stratum}, chosen_answer,
+                row_number() OVER (PARTITION BY id, {stratum} ORDER BY {BEST_FIRST}) AS n
+            FROM pairs JOIN needs USING ({stratum})
+            WHERE fit AND state = 'unselected' AND {comes}),
+        possible AS (
+            SELECT going.pair AS going, coming.pair AS coming, {stratum}, exchanges, id,
+                row_number() OVER (
+                    PARTITION BY {stratum}, chosen_answer
+                    ORDER BY coming.cost - going.cost, n, md5($seed || ' exchange ' || id), id
+                ) AS turn
+            FROM going JOIN coming USING (id, {stratum}, n))
+        SELECT going, coming FROM possible
         QUALIFY row_number() OVER (
-            PARTITION BY {_STRATUM}
-            ORDER BY coming.cost - going.cost, n, md5($seed || ' exchange ' || id), id
+            PARTITION BY {stratum} ORDER BY turn, md5($seed || ' turn ' || id), id
         ) <= exchanges""",
         {"seed": str(seed)},
     )
-    return _carry_out_exchanges(engine)
+    engine.run(
+        "UPDATE pairs SET state = 'unselected' WHERE pair IN (SELECT going FROM exchanged);"
+        "UPDATE pairs SET state = 'used' WHERE pair IN (SELECT coming FROM exchanged)"
+    )
+    return _count_by_source_and_task(engine, "exchanged JOIN pairs ON pair = coming")
 
 
 # --- kinds of pairs -------------------------------------------------------------------------------
@@ -166,71 +184,13 @@ def _exchange_for_share(engine: Engine, share: float, seed: int) -> Counter[str]
         WHERE published <> wanted""",
         {"share": share},
     )
-    engine.run(
-        f"""
-        CREATE OR REPLACE TABLE exchanged AS
-        WITH
-        going AS (
-            SELECT pair, id, cost, split, source, task, exchanges,
-                row_number() OVER (PARTITION BY id ORDER BY {_WORST_FIRST}) AS n
-            FROM pairs JOIN needs USING (split, source, task)
-            WHERE state = 'used' AND (kind = 'published') <> short_of_published),
-        coming AS (
-            SELECT pair, id, cost, chosen_answer,
-                row_number() OVER (PARTITION BY id ORDER BY {BEST_FIRST}) AS n
-            FROM pairs JOIN needs USING (split, source, task)
-            WHERE fit AND state = 'unselected' AND (kind = 'published') = short_of_published),
-        possible AS (
-            SELECT going.pair AS going, coming.pair AS coming, split, source, task, exchanges, id,
-                row_number() OVER (
-                    PARTITION BY split, source, task, chosen_answer
-                    ORDER BY coming.cost - going.cost, n, md5($seed || ' kind ' || id), id
-                ) AS turn
-            FROM going JOIN coming USING (id, n))
-        SELECT going, coming FROM possible
-        QUALIFY row_number() OVER (
-            PARTITION BY split, source, task ORDER BY turn, md5($seed || ' turn ' || id), id
-        ) <= exchanges""",
-        {"seed": str(seed)},
+    return _exchange(
+        engine,
+        "split, source, task",
+        "(kind = 'published') <> short_of_published",
+        "(kind = 'published') = short_of_published",
+        seed,
     )
-    return _carry_out_exchanges(engine)
-
-
-def _drop_for_share(engine: Engine, positions: bool, share: float, seed: int) -> Counter[str]:
-    """Drop pairs of the kind in excess, until published pairs have their share of each split."""
-    cells_of = _count_cells(engine, positions, False)
-    counts = {stratum: sum(cells.values()) for stratum, cells in cells_of.items()}
-    kept = {}
-    for split in {split for split, *_ in counts}:
-        of_split = {stratum: n for stratum, n in counts.items() if stratum[0] == split}
-        published = sum(n for stratum, n in of_split.items() if stratum[3] == "published")
-        others = sum(of_split.values()) - published
-        total = min(published / share, others / (1 - share))
-        limits = {True: round(total * share), False: round(total * (1 - share))}
-        left = {True: published, False: others}
-        for stratum in sorted(of_split):
-            is_published = stratum[3] == "published"
-            limit = counts[stratum]
-            if published and others:
-                # Each stratum gives its part, rounded so that the parts add up to the limit.
-                limit = round(limits[is_published] * counts[stratum] / left[is_published])
-                limits[is_published] -= limit
-                left[is_published] -= counts[stratum]
-            kept[stratum] = quotas(cells_of[stratum], positions, False, limit)
-    _drop(engine, kept, positions, False, "dropped_by_share", seed)
-    dropped = Counter[str]()
-    for stratum, count in counts.items():
-        dropped[_source_and_task(stratum)] += count - sum(kept[stratum].values())
-    return dropped
-
-
-def _carry_out_exchanges(engine: Engine) -> Counter[str]:
-    """Use the pairs `coming` of the table `exchanged` in place of those `going`; how many."""
-    engine.run(
-        "UPDATE pairs SET state = 'unselected' WHERE pair IN (SELECT going FROM exchanged);"
-        "UPDATE pairs SET state = 'used' WHERE pair IN (SELECT coming FROM exchanged)"
-    )
-    return _count_by_source_and_task(engine, "exchanged JOIN pairs ON pair = coming")
 
 
 # --- lengths --------------------------------------------------------------------------------------
@@ -366,15 +326,38 @@ def _mix_sources(
     """Drop pairs until sources have shares like their weights; how many were dropped."""
     cells_of = _count_cells(engine, positions, lengths)
     known = {source for (source,) in engine.run("SELECT DISTINCT source FROM pairs")}
-    counts = {stratum: sum(cells.values()) for stratum, cells in cells_of.items()}
-    limits = _limits_by_weight(counts, weights, known)
+    limits = limits_by_weight(_sizes(cells_of), weights, known)
+    return _drop_to(engine, cells_of, limits, positions, lengths, "dropped_by_weights", seed)
+
+
+def _drop_for_share(engine: Engine, positions: bool, share: float, seed: int) -> Counter[str]:
+    """Drop pairs of the kind in excess, until published pairs have their share of each split."""
+    cells_of = _count_cells(engine, positions, False)
+    limits = limits_by_share(_sizes(cells_of), share)
+    return _drop_to(engine, cells_of, limits, positions, False, "dropped_by_share", seed)
+
+
+def _sizes(cells_of: Mapping[Stratum, Mapping[Cell, int]]) -> dict[Stratum, int]:
+    return {stratum: sum(cells.values()) for stratum, cells in cells_of.items()}
+
+
+def _drop_to(
+    engine: Engine,
+    cells_of: Mapping[Stratum, Mapping[Cell, int]],
+    limits: Mapping[Stratum, int],
+    positions: bool,
+    lengths: bool,
+    state: str,
+    seed: int,
+) -> Counter[str]:
+    """Keep at most these numbers of pairs, balanced, and give the others this state; how many."""
     kept = {
         stratum: quotas(cells, positions, lengths, limits[stratum])
         for stratum, cells in cells_of.items()
     }
-    _drop(engine, kept, positions, lengths, "dropped_by_weights", seed)
+    _drop(engine, kept, positions, lengths, state, seed)
     dropped = Counter[str]()
-    for stratum, count in counts.items():
+    for stratum, count in _sizes(cells_of).items():
         dropped[_source_and_task(stratum)] += count - sum(kept[stratum].values())
     return dropped
 
@@ -408,42 +391,3 @@ def _drop(
             ) > kept)""",
         {"state": state, "seed": str(seed)},
     )
-
-
-# --- weights of sources ---------------------------------------------------------------------------
-
-
-def _limits_by_weight(
-    counts: Mapping[Stratum, int], weights: Mapping[str, float], sources: Set[str]
-) -> dict[Stratum, int]:
-    """The most pairs of each stratum, so that each split's sources have shares like their weights.
-
-    Raises UserError for a weight of an unknown source.
-    """
-    for name in weights:
-        if name not in sources:
-            raise UserError(
-                f"--source-weights: no pair has the source {name!r}; there are "
-                + ", ".join(map(repr, sorted(sources)))
-                + "."
-                + nearest(name, sources)
-            )
-    limits = {}
-    for split in {split for split, *_ in counts}:
-        by_source: dict[str, int] = defaultdict(int)
-        for (stratum_split, source, *_), count in counts.items():
-            if stratum_split == split:
-                by_source[source] += count
-        weight = {source: weights.get(source, 1.0) for source in by_source}
-        unit = min(
-            (by_source[source] / weight[source] for source in by_source if weight[source]),
-            default=0.0,
-        )
-        for source, count in by_source.items():
-            # The small number: rounding must not take a pair from the source that sets the unit.
-            limit, left = int(unit * weight[source] + 1e-6), count
-            for stratum in sorted(counts):
-                if stratum[:2] == (split, source):
-                    limits[stratum] = round(limit * counts[stratum] / left) if left else 0
-                    limit, left = limit - limits[stratum], left - counts[stratum]
-    return limits
