@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -123,14 +124,19 @@ def test_pairs_obey_their_definition(chain: dict[str, Any]) -> None:
         for row in map(json.loads, (RUNS / f"seed0/eval_stage2/greedy/{name}.jsonl").open())
     }
     assert rows
-    # Each kind of pairs is even by itself.
-    for same_model in (True, False):
-        answers = [
-            row["chosen"].rstrip()[-len("1 is better</answer>")]
-            for row in rows
-            if (row["chosen_model"] == row["rejected_model"]) == same_model
-        ]
-        assert abs(answers.count("1") - answers.count("2")) <= max(1, 0.01 * len(answers))
+    sources = {
+        row["id"]: row["source"]
+        for path in (RUNS / "seed0").glob("stage2_infer*/*correct.jsonl")
+        for row in map(json.loads, path.open())
+    }
+    # Each kind of pairs of each source is even by itself.
+    counts: dict[tuple[str, bool], Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        same_model = row["chosen_model"] == row["rejected_model"]
+        answer = row["chosen"].rstrip()[-len("1 is better</answer>")]
+        counts[sources[row["id"]], same_model][answer] += 1
+    for stratum, count in counts.items():
+        assert abs(count["1"] - count["2"]) <= max(1, 0.01 * count.total()), stratum
     for row in rows:
         assert row["chosen"].split("<answer>")[1] != row["rejected"].split("<answer>")[1]
         assert row["id"] not in held_out

@@ -18,6 +18,7 @@ from cot_reward.dpo import run
 from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
 from cot_reward.dpo.pairs import load_pairs
 from cot_reward.media.images import EXIF_ORIENTATION
+from cot_reward.media.paths import ImageRoots
 from cot_reward.media.sent import MediaReader, url_reader
 from cot_reward.records import Comparison
 from cot_reward.tasks import TASKS
@@ -155,7 +156,7 @@ async def ask(
     """The server's answers to the client's requests about all rows."""
     answers = []
     with MediaReader(PIXELS, made.media / ".cache/media") as reader:
-        read = url_reader(reader, made.media, None, form)
+        read = url_reader(reader, ImageRoots(made.media, []), form)
         async with Server(url, "EMPTY") as server:
             sampling = wire.Sampling(await server.resolve_model(None), 0.0, 1.0, 1, 300, 300, 1)
             for asked in made.rows:

@@ -1,5 +1,6 @@
 """Metrics of single pairs, averaged between two lines of the log: by answer, model and length."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,11 +10,6 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 Metrics = dict[str, float]
-# Of a pair, besides the means of the loss's terms.
-COLUMNS = (
-    "chosen_reward", "rejected_reward", "chosen_logp", "rejected_logp", "answer", "same_model",
-    "chosen_tokens", "rejected_tokens", "other_loss",
-)  # fmt: skip
 
 
 class LossTerm:
@@ -47,14 +43,11 @@ def sequence_logps(log_probs: Tensor, completion_mask: Tensor, ld_alpha: float |
 
 
 class PairMetrics:
-    """Collects pairs on every process; `take` averages them over all processes and resets.
+    """Collects pairs on every process; `take` averages them over all processes and resets."""
 
-    `loss_weights` holds the weight of each of TRL's loss types.
-    """
-
-    def __init__(self, loss_weights: Mapping[str, float]) -> None:
-        self._loss_weights = dict(loss_weights)
-        self._parts: list[Tensor] = []
+    def __init__(self) -> None:
+        # Column -> its values (pairs,), of each micro-batch.
+        self._parts: list[dict[str, Tensor]] = []
 
     def add(
         self,
@@ -77,33 +70,43 @@ class PairMetrics:
         log_probs = log_probs[:, -mask.shape[1] :]
         chosen, rejected = sequence_logps(log_probs, mask, ld_alpha).chunk(2)
         chosen_tokens, rejected_tokens = mask.sum(dim=1).chunk(2)
-        means = {term.kind: term.mean.double() for term in terms}
-        other = loss.double() - sum(term.weight * means[term.kind] for term in terms)
-        columns = [
-            beta * (chosen - inputs["ref_chosen_logps"]),
-            beta * (rejected - inputs["ref_rejected_logps"]),
-            chosen,
-            rejected,
-            pairs["answer"],
-            pairs["same_model"],
-            chosen_tokens,
-            rejected_tokens,
-            other.expand(len(chosen)),
-            *(means[kind].expand(len(chosen)) for kind in self._loss_weights),
-        ]
-        self._parts.append(torch.stack([column.double() for column in columns], dim=1)[:real])
+        other = loss.double() - sum(term.weight * term.mean.double() for term in terms)
+        columns = {
+            "chosen_reward": beta * (chosen - inputs["ref_chosen_logps"]),
+            "rejected_reward": beta * (rejected - inputs["ref_rejected_logps"]),
+            "chosen_logp": chosen,
+            "rejected_logp": rejected,
+            "answer": pairs["answer"],
+            "same_model": pairs["same_model"],
+            "chosen_tokens": chosen_tokens,
+            "rejected_tokens": rejected_tokens,
+            "other_loss": other.expand(len(chosen)),
+            **{term.kind: term.mean.expand(len(chosen)) for term in terms},
+        }
+        self._parts.append({name: column.double()[:real] for name, column in columns.items()})
 
-    def take(self) -> Metrics:
-        """Metrics of all processes' pairs since the last call; every process must call it."""
-        names = [*COLUMNS, *self._loss_weights]
-        own = torch.cat(self._parts).cpu().numpy() if self._parts else np.empty((0, len(names)))
+    def take(self, loss_types: Sequence[str], loss_weights: Sequence[float]) -> Metrics:
+        """Metrics of all processes' pairs since the last call; every process must call it.
+
+        `loss_types` and `loss_weights` are TRL's: the terms of the loss and their weights.
+        """
+        own = {
+            name: torch.cat([part[name] for part in self._parts]).cpu().numpy()
+            for name in (self._parts[0] if self._parts else ())
+        }
         self._parts = []
-        pairs = np.concatenate(gather_object([own]))
-        return average(dict(zip(names, pairs.T, strict=True)), self._loss_weights)
+        filled = [columns for columns in gather_object([own]) if columns]
+        if not filled:
+            return {}
+        weights: dict[str, float] = defaultdict(float)
+        for kind, weight in zip(loss_types, loss_weights, strict=True):
+            weights[kind] += weight
+        pairs = {name: np.concatenate([columns[name] for columns in filled]) for name in filled[0]}
+        return average(pairs, weights)
 
 
 def average(pairs: Mapping[str, np.ndarray], loss_weights: Mapping[str, float]) -> Metrics:
-    """Means over pairs, from the columns (n,) named in COLUMNS and by loss type.
+    """Means over pairs, from the columns (n,) of `PairMetrics.add`.
 
     A loss type's column has the mean of the pair's micro-batch. The SFT term is a mean over chosen
     tokens, every other one a mean over pairs. `loss` is the weighted sum of the terms; a loss of

@@ -24,7 +24,7 @@ from trl.trainer import dpo_trainer
 from cot_reward.dpo import shared_prefix
 from cot_reward.dpo.collator import GROUP_COLUMNS, REFERENCE_COLUMNS, keep_first_pairs
 from cot_reward.dpo.distributed import split_evenly
-from cot_reward.dpo.metrics import LossTerm, PairMetrics
+from cot_reward.dpo.metrics import LossTerm, Metrics, PairMetrics
 from cot_reward.dpo.reference import Logps, ReferenceCache
 from cot_reward.errors import UserError
 
@@ -58,10 +58,7 @@ class PairTrainer(DPOTrainer):
         # TRL would hash all weights for its own cache, which takes a minute for a 7B model.
         with mock.patch.object(dpo_trainer, "hash_module", return_value="", create=True):
             super().__init__(**arguments)
-        weights = dict.fromkeys(self.loss_types, 0.0)
-        for kind, weight in zip(self.loss_types, self.loss_weights, strict=True):
-            weights[kind] += weight
-        self._pair_metrics = {mode: PairMetrics(weights) for mode in ("train", "eval")}
+        self._pair_metrics = {mode: PairMetrics() for mode in ("train", "eval")}
         self._attach_shared_prefix()
         # TRL's loss then always reads reference log-probs from the batch. Without a cache,
         # `_compute_loss` adds them there.
@@ -287,12 +284,15 @@ class PairTrainer(DPOTrainer):
             # TRL averages the means of micro-batches, and transformers the losses of steps. Both
             # are wrong when the sizes differ, as in the last batch and the last step of an epoch.
             # TRL writes these values into `logs`, over its own and over transformers' loss.
-            for key, value in self._pair_metrics[mode].take().items():
+            for key, value in self._take_pair_metrics(mode).items():
                 self._metrics[mode][key] = [value]
         elif "train_runtime" in logs:
             # The run ends behind an evaluation: the steps since the last line of training's log.
-            logs.update(self._pair_metrics["train"].take())
+            logs.update(self._take_pair_metrics("train"))
         super().log(logs, start_time)
+
+    def _take_pair_metrics(self, mode: str) -> Metrics:
+        return self._pair_metrics[mode].take(self.loss_types, self.loss_weights)
 
 
 class LogProbRecorder:
