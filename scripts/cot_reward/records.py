@@ -113,6 +113,11 @@ class Comparison:
         )
 
 
+# How a text was put back together. reasoning_field: a reasoning parser had split it;
+# template_opening: the chat template had opened its <think>.
+Restored = Literal["", "reasoning_field", "template_opening"]
+
+
 @dataclass(frozen=True)
 class Response:
     """One sampled completion. `finish_reason` is the server's ("stop", "length", ...)."""
@@ -121,6 +126,7 @@ class Response:
     finish_reason: str
     model: str
     sample: int
+    restored: Restored = ""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class World:
         self.base = [
             "--config", folder / "empty.yaml", "--data", self.data, "--media-root", self.media,
             "--image-root", self.media / "images", "--base-url", server.url, "--out", self.out,
+            "--max-bad-rows", 1, "--max-failed", 1,
         ]  # fmt: skip
         server.configure()
 

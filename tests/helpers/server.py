@@ -58,18 +58,23 @@ class MockServer:
         max_requests: int = 0,
         models: list[str] | None = None,
         models_status: int = 200,
+        probe: dict[str, Any] | None = None,
+        root: str | None = None,
     ) -> None:
         """Empty the log, and answer so from now on.
 
-        A fault: "kind" (status, cut, close, wrong_n, same_index, body, text, abort, hang, exit),
-        "times" (without it: always), "caption" (without it: all), and the content of the answer.
+        A fault: "kind" (status, cut, close, wrong_n, first_only, split, same_index, body,
+        text, abort, hang, exit), "times" (without it: always), "caption" (without it: all), and the
+        content of the answer.
         The server works on `slots` requests at a time (0: all), and other requests wait. It
         rejects requests beyond `max_requests` (0: none) with status 503. It lists `models`, with
-        the status `models_status`.
+        the status `models_status`, and with `root` as their folder. `probe` changes the answer to a
+        text alone: "words" and "logprob", a "status", or "refuses", what it does not understand.
         """
         configuration = {
             "latency": latency, "faults": faults or [], "slots": slots,
             "max_requests": max_requests, "models_status": models_status,
+            "probe": probe or {}, "root": root,
         }  # fmt: skip
         self._call("/configure", configuration | ({"models": models} if models else {}))
 
@@ -111,6 +116,7 @@ def _serve(port: int, models: list[str]) -> None:
     state: dict[str, Any] = {
         "latency": 0.0, "faults": [], "log": [], "reconfigured": asyncio.Event(),
         "slots": asyncio.Semaphore(UNBOUNDED), "max_requests": 0, "working": 0,
+        "probe": {}, "root": None,
     }  # fmt: skip
 
     async def configure(request: web.Request) -> web.Response:
@@ -125,7 +131,8 @@ def _serve(port: int, models: list[str]) -> None:
 
     async def list_models(request: web.Request) -> web.Response:
         listed = state.get("models", models)
-        data = [{"id": model, "object": "model"} for model in listed]
+        root = {"root": state["root"]} if state["root"] else {}
+        data = [{"id": model, "object": "model"} | root for model in listed]
         status = state.get("models_status", 200)
         return web.json_response({"object": "list", "data": data}, status=status)
 
@@ -137,6 +144,28 @@ def _serve(port: int, models: list[str]) -> None:
                 return dict(fault)
         return {}
 
+    def probe_answer(body: dict[str, Any]) -> web.Response:
+        """The greedy answer to a text alone: it tells the weights, and what is not understood."""
+        asked = state["probe"]
+        for name in asked.get("refuses", ()):
+            if name in body or (name == "large seeds" and body["seed"] >= 2**31):
+                message = f"unknown or bad: {name}"
+                return web.json_response({"error": {"message": message}}, status=400)
+        if "status" in asked:
+            return web.json_response({"error": {"message": "no"}}, status=asked["status"])
+        words = asked.get("words", ["Image", " 1"])
+        choice: dict[str, Any] = {
+            "index": 0, "finish_reason": "length",
+            "message": {"role": "assistant", "content": "".join(words)},
+        }  # fmt: skip
+        if body.get("logprobs"):
+            logprob = asked.get("logprob", -0.5)
+            others = [{"token": "x", "logprob": logprob - 1.5}]
+            choice["logprobs"] = {"content": [
+                {"token": word, "logprob": logprob, "top_logprobs": others} for word in words
+            ]}  # fmt: skip
+        return web.json_response({"choices": [choice], "model": body["model"]})
+
     async def chat(request: web.Request) -> web.StreamResponse:
         body = await request.json()
         (message,) = body["messages"]
@@ -146,6 +175,8 @@ def _serve(port: int, models: list[str]) -> None:
         settings = {key: body[key] for key in body if key != "messages"}
         urls = [image["image_url"]["url"] for image in images]
         entry = settings | {"caption": caption, "images": urls, "text": prompt}
+        if not images:
+            return probe_answer(body)
         state["log"].append(entry | {"when": time.time()})
         if state["max_requests"] and state["working"] >= state["max_requests"]:
             return web.json_response({"error": {"message": "the queue is full"}}, status=503)
@@ -171,14 +202,17 @@ def _serve(port: int, models: list[str]) -> None:
             return web.Response(
                 text=fault["body"], content_type=fault.get("type", "application/json")
             )
-        count = body["n"] - (kind == "wrong_n")
+        count = 1 if kind == "first_only" else body["n"] - (kind == "wrong_n")
         choices = []
         for index in range(count):
             text, reason = completion(body["seed"] + index)
             choices.append({
                 "index": 0 if kind == "same_index" else index,
                 "finish_reason": "abort" if kind == "abort" else reason,
-                "message": {"role": "assistant", "content": fault.get("text", text)},
+                "message": {
+                    "role": "assistant", "content": fault.get("content", fault.get("text", text)),
+                    **({"reasoning": fault["reasoning"]} if kind == "split" else {}),
+                },
             })  # fmt: skip
         usage = {"prompt_tokens": 100, "completion_tokens": 50 * count, "total_tokens": 0}
         answer = {

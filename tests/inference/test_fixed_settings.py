@@ -9,6 +9,7 @@ from cot_reward.inference.fixed_settings import continued_settings, previous_set
 SETTINGS = {
     "model": "mock", "temperature": 1.0, "top_p": 1.0, "max_tokens": 9, "seed": 0,
     "image_max_pixels": 100, "orders": "both", "templates": {"image_generation": "a"},
+    "sampling_defaults": "neutral", "chat_template_kwargs": None,
 }  # fmt: skip
 
 
@@ -40,11 +41,30 @@ def test_templates_of_other_tasks_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"model": "other"}, {"seed": 1}, {"templates": {"image_generation": "b"}}]
+    "change",
+    [
+        {"model": "other"},
+        {"seed": 1},
+        {"templates": {"image_generation": "b"}},
+        {"sampling_defaults": "server"},
+        {"chat_template_kwargs": '{"enable_thinking": false}'},
+    ],
 )
 def test_other_settings_are_refused(tmp_path, change):
     with pytest.raises(UserError, match="holds a run with other settings"):
         continued_settings(tmp_path / "settings.json", SETTINGS, SETTINGS | change)
+
+
+def test_a_folder_from_before_sampling_was_neutral_is_told_of(tmp_path):
+    old = {k: v for k, v in SETTINGS.items() if k not in ("sampling_defaults",)}
+    path = tmp_path / "settings.json"
+    with pytest.raises(UserError, match="sampling_defaults: 'server' there, 'neutral' now"):
+        continued_settings(path, old, SETTINGS)
+    as_before = SETTINGS | {"sampling_defaults": "server"}
+    assert continued_settings(path, old, as_before) == as_before
+    # Its journal's hash was made of the older settings alone.
+    assert run_hash(as_before) == run_hash(old) == "6b7fa263ffb3228f"
+    assert run_hash(SETTINGS) != run_hash(old)
 
 
 def test_a_settings_file_that_cannot_be_used_is_named(tmp_path):

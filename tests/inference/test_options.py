@@ -127,7 +127,7 @@ def understanding(context, **other):
 
 def test_questions_about_an_image_show_that_image_and_both_answers(world, server):
     world.rows = [understanding(["0a.png"]), understanding(["0b.png"], text="Dogs?")]
-    assert world.call("--num-samples", 1) == 0
+    assert world.call("--num-samples", 1, "--min-parsed", 0) == 0
     assert [len(entry["images"]) for entry in server.log()] == [1] * 4
     texts = {entry["text"] for entry in server.log()}
     assert any("Answer 1: [Two, one of them black.]\nAnswer 2: [Three.]" in text for text in texts)
@@ -227,7 +227,8 @@ def test_a_template_with_too_few_placeholders_is_an_error(world, tmp_path):
     # If the template fits some records, the others are bad.
     (tmp_path / "own.txt").write_text("<image> {question} {answer_1} {answer_2}")
     world.rows = [understanding(["0a.png"]), understanding(["0a.png", "0b.png"])]
-    assert world.call("--template", tmp_path / "own.txt", "--num-samples", 1) == 0
+    flags = ["--num-samples", 1, "--min-parsed", 0]
+    assert world.call("--template", tmp_path / "own.txt", *flags) == 0
     (failed,) = world.read("failed")
     assert "the template has 1 <image>, but 2 are shown" in failed["detail"]
 

@@ -294,7 +294,7 @@ def test_mistakes_are_named(world, flags, message):
     assert message in str(error.value)
 
 
-def test_help_fits_on_a_screen_and_loads_nothing_slow():
+def test_help_fits_on_two_screens_and_loads_nothing_slow():
     script = "import runpy, sys\nsys.argv = ['x', '--help']\n"
     script += "try:\n runpy.run_path('scripts/image_stream_gpt.py', run_name='__main__')\n"
     script += "except SystemExit: print(*sorted(sys.modules))"
@@ -306,7 +306,7 @@ def test_help_fits_on_a_screen_and_loads_nothing_slow():
     assert not {"torch", "transformers", "trl", "datasets", "openai", "numpy"} & set(loaded)
     done = subprocess.run([*SCRIPT, "--help"], cwd=REPO, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
-    assert len(lines) <= 50
+    assert len(lines) <= 60
     assert max(map(len, lines)) <= 100
     flags = [line.split()[0] for line in lines if line.startswith("  --")]
     assert "--num-samples" in flags

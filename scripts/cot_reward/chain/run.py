@@ -1,5 +1,6 @@
 """The chain, top to bottom: find what is done, run what is left, each step by its own command."""
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -20,6 +21,7 @@ from cot_reward.chain.steps import Chain, Step
 from cot_reward.chain.trainings import continued, describe_sft, write_dataset_info
 from cot_reward.errors import UserError, nearest
 from cot_reward.store import lock, write_jsonl
+from cot_reward.tasks.prompts import TEMPLATE_FILE
 
 # In a dry run; a server gets a free port when it starts.
 SHOWN_PORT = 8000
@@ -176,6 +178,9 @@ def _run_step(step: Step, records: Records, processes: Processes, chain: Chain) 
         raise UserError(f"{step.name} ended with exit code {code}; the same command goes on here")
     if step.done_file and not step.done_file.exists():
         raise UserError(f"{step.name} ended without {step.done_file}")
+    if step.out and step.trains in ("sft", "export", "dpo"):
+        # The client compares it with the prompt that it is about to send.
+        shutil.copyfile(chain.template, step.out / TEMPLATE_FILE)
     records.finish(step, time.monotonic() - began)
 
 

@@ -75,6 +75,9 @@ class Profile:
         "the second pass once more at another temperature: texts (0: not at all)", default=0
     )
     hot_temperature: float = _setting("temperature of these texts", default=1.3)
+    min_parsed: float = _setting(
+        "share of readable answers below which a pass of sampling ends the chain", default=0.5
+    )
     eval_samples: int = _setting("texts for each held-out comparison and order at T=1", default=4)
 
     # machines

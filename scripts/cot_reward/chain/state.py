@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cot_reward.chain.fingerprints import MISSING, Fingerprints
 from cot_reward.chain.steps import Step
 from cot_reward.errors import UserError
+from cot_reward.fingerprints import MISSING, Fingerprints
 from cot_reward.store import write_json
 
 # done: nothing to do. new: nothing of it is there. continue: it was stopped, or has more to do.

@@ -147,7 +147,7 @@ class Chain:
         yield from self._sft(first, seed, run)
         yield self._infer(
             "stage1_infer", "the first pass", stage1, seed, run, profile.sampling,
-            profile.sampling_image_root, profile.samples, profile.temperature,
+            profile.sampling_image_root, profile.samples, profile.temperature, profile.min_parsed,
         )  # fmt: skip
         yield from self._evaluate(stage1, "stage1", seed, run)
         yield self._check(
@@ -155,13 +155,16 @@ class Chain:
         )
         yield from self._sft(second, seed, run)
         data, roots = self._second_pass_data(run)
-        passes = [("stage2_infer", profile.second_samples, profile.second_temperature)]
+        passes = [
+            ("stage2_infer", profile.second_samples, profile.second_temperature, profile.min_parsed)
+        ]
         if profile.hot_samples:
-            passes.append(("stage2_infer_hot", profile.hot_samples, profile.hot_temperature))
-        for name, samples, temperature in passes:
+            passes.append(("stage2_infer_hot", profile.hot_samples, profile.hot_temperature, 0.0))
+        for name, samples, temperature, min_parsed in passes:
             yield self._infer(
-                name, "the second pass", stage2, seed, run, data, roots, samples, temperature
-            )
+                name, "the second pass", stage2, seed, run, data, roots, samples, temperature,
+                min_parsed,
+            )  # fmt: skip
         yield from self._evaluate(stage2, "stage2", seed, run)
         yield self._pairs(run, [run / name for name, *_ in passes])
         rows = run / "pairs/train.jsonl"
@@ -269,6 +272,7 @@ class Chain:
         image_roots: Sequence[Path],
         samples: int,
         temperature: float,
+        min_parsed: float,
     ) -> Step:
         out, media_root = run / name, self.profile.media_root
         inference = self.profile.inference
@@ -281,6 +285,7 @@ class Chain:
             "--image-root", *map(str, image_roots or [media_root]),
             "--data", *map(str, data), "--out", str(out),
             "--num-samples", str(samples), "--temperature", temperature_text,
+            "--min-parsed", f"{min_parsed:g}",
         ]  # fmt: skip
         flags = {"temperature": temperature_text}
         if seed is not None:
@@ -300,7 +305,7 @@ class Chain:
             samples, temperature = (1, 0.0) if mode == "greedy" else (profile.eval_samples, 1.0)
             yield self._infer(
                 f"eval_{stage}/{mode}", f"the held-out comparisons, {title}", model,
-                seed, run, profile.heldout, roots, samples, temperature,
+                seed, run, profile.heldout, roots, samples, temperature, 0.0,
             )  # fmt: skip
 
     def _pairs(self, run: Path, passes: Sequence[Path]) -> Step:

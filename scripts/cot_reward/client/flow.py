@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from cot_reward.client import wire
 from cot_reward.client.capacity import Capacity
@@ -42,8 +43,8 @@ async def send_requests(
     written.
     """
     loop = asyncio.get_running_loop()
-    ended: asyncio.Queue[asyncio.Task[Outcome | None]] = asyncio.Queue()
-    running: set[asyncio.Task[Outcome | None]] = set()
+    ended: asyncio.Queue[asyncio.Task[list[Outcome]]] = asyncio.Queue()
+    running: set[asyncio.Task[list[Outcome]]] = set()
     remaining, exhausted = iter(requests), False
 
     def over() -> bool:
@@ -52,20 +53,32 @@ async def send_requests(
     def prepare(request: Request) -> bytes:
         return wire.content(request.prompt, request.placeholder, map(read_url, request.media))
 
-    async def handle(request: Request) -> Outcome | None:
-        try:
-            content = await loop.run_in_executor(pool, prepare, request)
-        except MediaError as error:
-            return Outcome(request, reason=error.reason, detail=valid_unicode(str(error)))
+    async def send(request: Request, content: bytes) -> list[Outcome]:
         await capacity.acquire()
         try:
             if over():
-                return None
-            return await send_with_retries(
+                return []
+            outcome = await send_with_retries(
                 request, content, server, sampling, capacity, outage, over
             )
         finally:
             capacity.release()
+        return [outcome] if outcome else []
+
+    async def handle(request: Request) -> list[Outcome]:
+        try:
+            content = await loop.run_in_executor(pool, prepare, request)
+        except MediaError as error:
+            return [Outcome(request, reason=error.reason, detail=valid_unicode(str(error)))]
+        found = [] if server.ignores_n else await send(request, content)
+        if found or not server.ignores_n:
+            return found
+        single = [
+            replace(request, first=request.first + index, count=1, seed=request.seed + index)
+            for index in range(request.count)
+        ]
+        sent = await asyncio.gather(*(send(one, content) for one in single))
+        return [outcome for found in sent for outcome in found]
 
     def cancel_all() -> None:
         for task in running:
@@ -101,7 +114,7 @@ async def send_requests(
                 done = [task for task in batch if not task.cancelled()]
                 errors = [error for task in done if (error := task.exception())]
                 results = (task.result() for task in done if not task.exception())
-                if outcomes := [outcome for outcome in results if outcome]:
+                if outcomes := [outcome for result in results for outcome in result]:
                     yield outcomes
                 # Raised last: the outcomes of the same batch must not be lost.
                 if errors:

@@ -9,7 +9,7 @@ from cot_reward.client import wire
 from cot_reward.client.capacity import Capacity
 from cot_reward.client.outage import Outage
 from cot_reward.client.server import AttemptError, Server
-from cot_reward.client.wire import Outcome, Request, Sampling
+from cot_reward.client.wire import Outcome, Request, Sampling, SingleChoiceError
 
 # A request that was in flight in more outages than these may be their cause.
 MAX_OUTAGES_PER_REQUEST = 2
@@ -30,7 +30,10 @@ async def send_with_retries(
     outage: Outage,
     over: Callable[[], bool],
 ) -> Outcome | None:
-    """Send one request, again after passing faults; None when the run ended before its answer."""
+    """Send one request, again after passing faults; None when the run ended before its answer.
+
+    None, too, when the answer shows that the server ignores `n`: `server` then says so.
+    """
     body = wire.body(content, sampling, request.count, request.seed)
     attempts, tries, retries, outages, spent = 0, 0, 0, 0, 0.0
     while True:
@@ -51,6 +54,9 @@ async def send_with_retries(
                         outcome.completion_tokens or _estimated_tokens(outcome), began
                     )
                 return outcome
+            except SingleChoiceError:
+                server.ignores_n = True
+                return None
             except AttemptError as error:
                 fault = error
             took = time.monotonic() - began
@@ -102,5 +108,7 @@ def _backoff(tries: int) -> float:
 def _parse(answer: object, request: Request, sampling: Sampling, retries: int) -> Outcome:
     try:
         return wire.parse_answer(answer, request, sampling.model, retries)
+    except SingleChoiceError:
+        raise
     except ValueError as error:
         raise AttemptError("malformed", wire.one_line(error)) from None

@@ -55,6 +55,10 @@ class Server:
         )
         self.base_url = base_url
         self._api_key = api_key
+        # The server answers a request for several samples with one.
+        self.ignores_n = False
+        # Model -> the folder that it was loaded from, where the server says it.
+        self.roots: dict[str, str] = {}
 
     async def __aenter__(self) -> "Server":
         return self
@@ -73,6 +77,11 @@ class Server:
         """The names that the server lists. Raises AttemptError."""
         answer = await self._call("GET", timeout)
         try:
+            self.roots = {
+                one_line(model["id"]): model["root"]
+                for model in answer["data"]
+                if isinstance(model.get("root"), str)
+            }
             return [one_line(model["id"]) for model in answer["data"]]
         except PROTOCOL_ERRORS as error:
             raise AttemptError("malformed", f"not a list of models: {error!r:.100}") from None

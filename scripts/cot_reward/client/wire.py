@@ -1,11 +1,11 @@
 """Requests and their outcomes: records, and the bytes that travel to and from the server."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cot_reward.records import Comparison, Order, Response, valid_unicode
+from cot_reward.records import Comparison, Order, Response, Restored, valid_unicode
 
 # A server's text is untrusted, and goes to logs and files.
 MAX_MESSAGE_CHARACTERS = 300
@@ -15,6 +15,17 @@ MAX_TOKEN_COUNT = 2**53
 PROTOCOL_ERRORS = (
     ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError,
 )  # fmt: skip
+# A parameter that a request leaves out has the value of the served folder's generation_config.json,
+# and Qwen's files have top_k 1 or a repetition penalty: four samples would be one text, and the
+# texts would not be the model's own. vLLM and SGLang understand these values.
+NEUTRAL_SAMPLING: dict[str, Any] = {
+    "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0,
+    "presence_penalty": 0.0, "frequency_penalty": 0.0,
+}  # fmt: skip
+# Where a server with a reasoning parser puts what stood inside <think> (vLLM's word, then others').
+_REASONING_FIELDS = ("reasoning", "reasoning_content")
+# What a chat template writes that opens the block itself, as Qwen3.5's and DeepSeek-R1's do.
+_TEMPLATE_OPENING = "<think>\n"
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,8 @@ class Sampling:
     """How every request is sampled and how long it is tried.
 
     `timeout` bounds one attempt, `deadline` all attempts of a request with the waits between them,
-    both in seconds. Time in which the server was out does not count.
+    both in seconds. Time in which the server was out does not count. `extra` are further fields of
+    every request. A seed is sent modulo `seeds`.
     """
 
     model: str
@@ -63,6 +75,8 @@ class Sampling:
     timeout: float
     deadline: float
     max_attempts: int
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    seeds: int = 2**53
 
 
 def content(prompt: str, placeholder: str, urls: Iterable[Iterable[bytes]]) -> bytes:
@@ -92,7 +106,8 @@ def body(content: bytes, sampling: Sampling, count: int, seed: int, max_tokens: 
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_tokens": max_tokens or sampling.max_tokens,
-        "seed": seed,
+        "seed": seed % sampling.seeds,
+        **sampling.extra,
     }
     head = json.dumps(settings)[:-1].encode()
     return b"".join((head, b', "messages": [{"role": "user", "content": ', content, b"}]}"))
@@ -110,29 +125,54 @@ def abort_reason(answer: Any) -> str:
     return next((reason for reason in reasons if reason in ("abort", "error")), "")
 
 
+class SingleChoiceError(ValueError):
+    """A server answered a request for several samples with one: it ignores `n`."""
+
+
+def restored_text(message: Mapping[str, Any]) -> tuple[str, Restored]:
+    """The model's whole text in a message, and how it was put back together, "" if it was whole.
+
+    A reasoning parser splits a text at its <think> and </think>, and takes these out. A block
+    without a <think> was opened by the chat template. Raises TypeError for a text of another type.
+    """
+    text = message.get("content") or ""
+    reasoning = next((message[name] for name in _REASONING_FIELDS if message.get(name)), "")
+    if not isinstance(text, str) or not isinstance(reasoning, str):
+        raise TypeError("a text is no string")
+    if reasoning:
+        # Without a text behind it, the block was never closed.
+        return "<think>" + reasoning + (f"</think>{text}" if text else ""), "reasoning_field"
+    end_at = text.find("</think>")
+    if end_at >= 0 and "<think>" not in text[:end_at]:
+        return _TEMPLATE_OPENING + text, "template_opening"
+    return text, ""
+
+
 def parse_answer(answer: Any, request: Request, model: str, retries: int) -> Outcome:
     """The outcome in a server's answer.
 
-    Raises ValueError unless the answer holds every sample exactly once.
+    Raises ValueError unless the answer holds every sample exactly once, and SingleChoiceError for
+    the first of several alone.
     """
     try:
         choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-        texts = [choice["message"].get("content") or "" for choice in choices]
         reasons = [choice.get("finish_reason") or "" for choice in choices]
+        texts = [restored_text(choice["message"]) for choice in choices]
         usage = answer.get("usage") or {}
         prompt_tokens, completion_tokens = (
             min(max(int(usage.get(name) or 0), 0), MAX_TOKEN_COUNT)
             for name in ("prompt_tokens", "completion_tokens")
         )
-        if not all(isinstance(text, str) for text in (*texts, *reasons)):
-            raise TypeError("a text is no string")
+        if not all(isinstance(reason, str) for reason in reasons):
+            raise TypeError("a finish reason is no string")
     except PROTOCOL_ERRORS as error:
         raise ValueError(f"not a chat completion: {error!r}") from None
     if [choice["index"] for choice in choices] != list(range(request.count)):
-        raise ValueError(f"{len(choices)} choices came for n={request.count}")
+        problem = f"{len(choices)} choices came for n={request.count}"
+        raise SingleChoiceError(problem) if len(choices) == 1 else ValueError(problem)
     responses = [
-        Response(valid_unicode(text), valid_unicode(reason), model, request.first + index)
-        for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
+        Response(valid_unicode(text), valid_unicode(reason), model, request.first + index, restored)
+        for index, ((text, restored), reason) in enumerate(zip(texts, reasons, strict=True))
     ]
     return Outcome(
         request, responses, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens,

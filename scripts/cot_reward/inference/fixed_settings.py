@@ -10,12 +10,18 @@ from cot_reward.errors import UserError
 
 # With another value of one of these, a folder would hold two kinds of responses.
 FIXED_SETTINGS = ("model", "temperature", "top_p", "max_tokens", "seed", "image_max_pixels")
+# Younger settings, with what held before they existed.
+_YOUNGER_SETTINGS: dict[str, Any] = {"sampling_defaults": "server", "chat_template_kwargs": None}
 
 
 def run_hash(settings: Mapping[str, Any]) -> str:
     """16 hexadecimal digits that stand for the model and the sampling settings."""
-    fixed = json.dumps([settings[name] for name in FIXED_SETTINGS])
-    return hashlib.sha256(fixed.encode()).hexdigest()[:16]
+    fixed: list[Any] = [settings[name] for name in FIXED_SETTINGS]
+    # The hashes of old journals stay what they are.
+    younger = {name: settings.get(name, old) for name, old in _YOUNGER_SETTINGS.items()}
+    if younger != _YOUNGER_SETTINGS:
+        fixed.append(younger)
+    return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()[:16]
 
 
 def previous_settings(path: Path) -> dict[str, Any]:
@@ -41,10 +47,11 @@ def continued_settings(
     if not previous:
         return current
     templates = previous["templates"]
+    there = _YOUNGER_SETTINGS | dict(previous)
     differences = [
-        f"{name}: {previous.get(name)!r} there, {current[name]!r} now"
-        for name in FIXED_SETTINGS
-        if previous.get(name) != current[name]
+        f"{name}: {there.get(name)!r} there, {current[name]!r} now"
+        for name in (*FIXED_SETTINGS, *_YOUNGER_SETTINGS)
+        if there.get(name) != current[name]
     ]
     differences += [
         f"template of {task}: {templates[task]} there, {current_hash} now"

@@ -10,23 +10,37 @@ from typing import IO, Any
 from cot_reward.inference.ledger import Ledger, Listed, Unit
 from cot_reward.judge import destination
 from cot_reward.records import Order, Verdict, conversation, placeholder_in
-from cot_reward.stats import Tally
+from cot_reward.stats import Tally, share
 from cot_reward.store import atomic_file, dump, entry_at, write_jsonl
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import render, shown_media, template_hash
 
 JUDGED_FILES = ("correct", "incorrect", "unusable")
 FILES = (*JUDGED_FILES, "failed")
+# Of a text without an answer, so much of its end is told of.
+_END_CHARACTERS = 60
+# So many different ends are kept.
+_MOST_ENDS = 10_000
 
 
 @dataclass
 class Results:
-    """What the files hold: rows by file, failed units, failed rows by reason, and the metrics."""
+    """What the files hold: rows by file, failed units, failed rows by reason, and the metrics.
+
+    unparsed_ends: the last words of texts without an answer
+    restored: how many texts were put back together, by how (see `records.Response`)
+    """
 
     rows: Counter[str] = field(default_factory=Counter)
     failed_units: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     metrics: dict[str, Any] = field(default_factory=dict)
+    unparsed_ends: Counter[str] = field(default_factory=Counter)
+    restored: Counter[str] = field(default_factory=Counter)
+
+    def add_end(self, end: str) -> None:
+        if end in self.unparsed_ends or len(self.unparsed_ends) < _MOST_ENDS:
+            self.unparsed_ends[end] += 1
 
     @property
     def judged(self) -> int:
@@ -35,8 +49,8 @@ class Results:
 
 def judged_rows(
     listed: Listed, order: Order, units: list[Unit], template: str, journal: IO[bytes]
-) -> Iterator[tuple[dict[str, Any], Verdict]]:
-    """The row of each judged response of a comparison in one order, with its verdict."""
+) -> Iterator[tuple[dict[str, Any], Verdict, str]]:
+    """Of each judged response of a comparison in one order: row, verdict, how it was restored."""
     judged = [(unit.offset, unit.verdict) for unit in units if unit.verdict]
     if not judged:
         return
@@ -64,7 +78,7 @@ def judged_rows(
             "model": entry["model"],
             "template_hash": hashed_template,
         }
-        yield row, verdict
+        yield row, verdict, entry.get("restored", "")
 
 
 def failed_rows(
@@ -105,7 +119,7 @@ def derive(
     The ledger holds the verdicts: nothing is judged here. Raises UserError when a file cannot be
     written; then none of the four is replaced.
     """
-    results, tally = Results(), Tally()
+    results, tally, further, repeats = Results(), Tally(), 0, 0
     with ExitStack() as stack:
         files = {name: stack.enter_context(atomic_file(out / f"{name}.jsonl")) for name in FILES}
         entries = stack.enter_context(journal.open("rb"))
@@ -126,15 +140,23 @@ def derive(
             template = templates[listed.comparison.task]
             for order in orders:
                 units = ledger.units(listed, order, samples)
-                for row, verdict in judged_rows(listed, order, units, template, entries):
+                texts = []
+                for row, verdict, restored in judged_rows(listed, order, units, template, entries):
                     text = row["conversations"][1]["value"]
                     write(_file_of(text, verdict, allow_incoherent), row)
                     rows.append(row)
+                    texts.append(text)
                     mismatches += verdict.mismatch
+                    if restored:
+                        results.restored[restored] += 1
+                    if not verdict.answer:
+                        results.add_end(text[-_END_CHARACTERS:].strip())
+                further += max(0, len(texts) - 1)
+                repeats += len(texts) - len(set(texts))
                 for row in failed_rows(listed, order, units, entries):
                     write_failed(row)
             tally.add(rows, mismatches)
-    results.metrics = tally.metrics()
+    results.metrics = tally.metrics() | {"repeated": share(repeats, further)}
     if ledger.duplicate_count:
         write_jsonl(out / "duplicates.jsonl", ledger.duplicates())
     else:

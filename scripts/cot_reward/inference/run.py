@@ -7,7 +7,7 @@ import sqlite3
 import sys
 import time
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,30 @@ from cot_reward.client import wire
 from cot_reward.client.capacity import Capacity
 from cot_reward.client.flow import send_requests
 from cot_reward.client.outage import Outage
+from cot_reward.client.probe import SMALL_SEEDS, probe
 from cot_reward.client.server import AttemptError, Server, ServerError
 from cot_reward.client.wire import Outcome, Request, Sampling
 from cot_reward.errors import UserError
-from cot_reward.inference import fixed_settings, results
+from cot_reward.inference import fixed_settings, messages, results
 from cot_reward.inference.journal import journal_lines
 from cot_reward.inference.ledger import Ledger
 from cot_reward.inference.plan import Run
 from cot_reward.inference.results import Results
+from cot_reward.inference.served_model import (
+    check_same_model,
+    check_template_of_model,
+    served_model,
+)
 from cot_reward.inference.settings import InferenceSettings
 from cot_reward.media.paths import MediaError
 from cot_reward.media.sent import MediaReader, file_url, url_reader
 from cot_reward.provenance import jsonable, versions
 from cot_reward.records import Verdict
 from cot_reward.store import Journal, write_json
+
+# A run ends early when its first responses have hardly any answer. The first to come are the
+# shortest, which may be worse than the others: so a fifth of --min-parsed is enough.
+FIRST_RESPONSES, FIRST_RESPONSES_LENIENCE = 200, 0.2
 
 
 async def _probe_files(media_root: Path, server: Server, sampling: Sampling) -> None:
@@ -75,10 +85,18 @@ class _Progress:
 
         self._bar = tqdm(total=total, initial=done, unit="cot", smoothing=0.1, mininterval=1.0)
         self.say = lambda line: self._bar.write(line, file=sys.stderr)
-        self._correct = self._judged = self._failed = 0
+        self._correct = self._judged = self._failed = self._parsed = 0
+
+    def unreadable(self, min_parsed: float) -> bool:
+        """Whether far fewer of the first responses than this share have an answer."""
+        return (
+            self._judged >= FIRST_RESPONSES
+            and self._parsed < min_parsed * self._judged * FIRST_RESPONSES_LENIENCE
+        )
 
     def show(self, outcomes: list[Outcome], verdicts: list[Verdict]) -> None:
         self._judged += len(verdicts)
+        self._parsed += sum(bool(verdict.answer) for verdict in verdicts)
         self._correct += sum(verdict.verdict == "correct" for verdict in verdicts)
         self._failed += sum(outcome.request.count for outcome in outcomes if outcome.reason)
         accuracy = f"{self._correct / max(1, self._judged):.3f}"
@@ -91,10 +109,15 @@ class _Progress:
 
 @dataclass(frozen=True)
 class _Asking:
-    """How the asking went; `server_gone` says why the server was given up, "" if it was not."""
+    """How the asking went.
+
+    server_gone: why the server was given up, "" if it was not
+    unreadable: the run was stopped since its first responses had hardly any answer
+    """
 
     interrupted: bool
     server_gone: str
+    unreadable: bool
     metrics: dict[str, Any]
 
 
@@ -112,7 +135,7 @@ async def _ask(
     )
     capacity = Capacity(settings.fixed_concurrency, progress.say)
     outage = Outage(server, sampling, settings.max_pause, stop, progress.say)
-    began = time.monotonic()
+    began, unreadable = time.monotonic(), False
     try:
         cache = settings.media_root / ".cache" / "media"
         with MediaReader(settings.image_max_pixels, cache) as reader:
@@ -134,6 +157,9 @@ async def _ask(
                     ]
                     answered += sum(bool(outcome.responses) for outcome in batch)
                     progress.show(batch, [verdict for verdict in verdicts if verdict])
+                    if progress.unreadable(settings.min_parsed) and not stop.is_set():
+                        unreadable = True
+                        stop.set()
     except OSError as error:
         raise UserError(
             f"{error.filename or journal.path}: cannot be written: {error.strerror}; "
@@ -148,6 +174,7 @@ async def _ask(
     responses = run.progress()[0] - judged_before
     tokens = run.counts["completion_tokens"] - tokens_before
     metrics = {
+        "one_response_a_request": server.ignores_n,
         "concurrency": capacity.summary(),
         "pauses": outage.pauses,
         "paused_seconds": round(outage.seconds, 2),
@@ -156,17 +183,40 @@ async def _ask(
         "responses_per_second": round(responses / seconds, 2),
         "completion_tokens_per_second": round(tokens / seconds, 1),
     }
-    return _Asking(stop.is_set(), outage.gone, metrics)
+    return _Asking(stop.is_set() and not unreadable, outage.gone, unreadable, metrics)
 
 
 def _sampling(settings: InferenceSettings, model: str) -> Sampling:
+    extra = dict(wire.NEUTRAL_SAMPLING) if settings.sampling_defaults == "neutral" else {}
+    if settings.template_kwargs:
+        extra["chat_template_kwargs"] = settings.template_kwargs
     return Sampling(
         model, settings.temperature, settings.top_p, settings.max_tokens,
-        settings.timeout, settings.deadline, settings.max_attempts,
+        settings.timeout, settings.deadline, settings.max_attempts, extra,
     )  # fmt: skip
 
 
-def _resume(run: Run, model: str | None, judging: bool = True) -> dict[str, Any]:
+async def _get_to_know(
+    run: Run, server: Server, sampling: Sampling
+) -> tuple[Sampling, dict[str, Any]]:
+    """How this server can be asked, and which model it serves. Raises UserError."""
+    root = server.roots.get(sampling.model)
+    check_template_of_model(root, run.templates)
+    found = await probe(server, sampling)
+    if "neutral sampling" in found.refused:
+        raise UserError(
+            f"{server.base_url} refuses {', '.join(wire.NEUTRAL_SAMPLING)} ({found.reason}), so "
+            "that its own defaults would sample the responses; --sampling-defaults server accepts "
+            "them"
+        )
+    if "large seeds" in found.refused:
+        sampling = replace(sampling, seeds=SMALL_SEEDS)
+    return sampling, served_model(root, found)
+
+
+def _resume(
+    run: Run, model: str | None, served: dict[str, Any] | None = None, judging: bool = True
+) -> dict[str, Any]:
     """Take in the folder's journal; the settings of this start in full. Raises UserError.
 
     `model` None: no server was asked, and the model is that of the last start.
@@ -175,7 +225,10 @@ def _resume(run: Run, model: str | None, judging: bool = True) -> dict[str, Any]
     previous = fixed_settings.previous_settings(out / "settings.json")
     current = jsonable(asdict(run.settings)) | {
         "model": model or previous.get("model"), "templates": run.template_hashes,
+        "served_model": served or previous.get("served_model"),
     }  # fmt: skip
+    if served and not run.settings.any_weights:
+        check_same_model(out, previous.get("served_model") or {}, served)
     resolved = fixed_settings.continued_settings(out / "settings.json", previous, current)
     run.resume(
         out / "journal.jsonl",
@@ -184,6 +237,18 @@ def _resume(run: Run, model: str | None, judging: bool = True) -> dict[str, Any]
         judging,
     )
     return resolved
+
+
+def _check_bad_records(run: Run) -> None:
+    """Raises UserError when too many records are bad for a run."""
+    bad, share = run.ledger.bad_count, run.settings.max_bad_rows
+    records = bad + len(run.ledger)
+    if bad > share * records:
+        first = next(run.ledger.bad())
+        raise UserError(
+            f"{bad} of {records} records are bad, more than --max-bad-rows {share:g}; nothing was "
+            f"asked. The first: {first['where']}: {first['detail']}"
+        )
 
 
 async def _run(settings: InferenceSettings, api_key: str) -> int:
@@ -198,11 +263,12 @@ async def _run(settings: InferenceSettings, api_key: str) -> int:
             for leftover in settings.out.glob(".*.json*.*"):
                 leftover.unlink()
             run = Run(settings, ledger)
-            resolved = _resume(run, model)
+            _check_bad_records(run)
+            sampling, served = await _get_to_know(run, server, _sampling(settings, model))
+            resolved = _resume(run, model, served)
             write_json(settings.out / "settings.json", resolved)
             # A summary says that the folder is complete, which it is not until this run ends.
             (settings.out / "summary.json").unlink(missing_ok=True)
-            sampling = _sampling(settings, model)
             if settings.media == "file":
                 await _probe_files(settings.media_root, server, sampling)
             asking = await _ask(run, journal, server, sampling, fixed_settings.run_hash(resolved))
@@ -223,7 +289,7 @@ def _finish(
     )  # fmt: skip
     summary = _summary(run, found, resolved, asking, started)
     account = summary["account"]
-    _print_summary(summary, settings.out)
+    messages.print_summary(summary, settings.out)
     if asking.interrupted:
         print("stopped early; the same command continues", file=sys.stderr)
         return 130
@@ -234,6 +300,9 @@ def _finish(
             file=sys.stderr,
         )
         return 1
+    problems = messages.problems(summary, settings)
+    if asking.unreadable:
+        return _tell(problems, "stopped early; with --min-parsed 0 the same command continues")
     if account["not_asked"]:
         print(f"error: the account does not hold: {account}", file=sys.stderr)
         return 1
@@ -241,7 +310,15 @@ def _finish(
     if not found.judged:
         print(f"error: nothing succeeded; see {settings.out / 'failed.jsonl'}", file=sys.stderr)
         return 1
-    return 0
+    messages.warn_of_repeats(summary, settings)
+    return _tell(problems, "the files are written; look at them") if problems else 0
+
+
+def _tell(problems: list[str], then: str) -> int:
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    print(then, file=sys.stderr)
+    return 3
 
 
 def _summary(
@@ -260,6 +337,8 @@ def _summary(
         "failed_reasons": dict(found.reasons),
         "duplicates": {"count": run.ledger.duplicate_count, "first": first_duplicates},
         **found.metrics,
+        "unparsed_ends": dict(found.unparsed_ends.most_common(3)),
+        "restored": dict(found.restored),
         **{name: run.counts[name] for name in ("prompt_tokens", "completion_tokens", "retries")},
         **asking.metrics,
         "seconds": round(time.monotonic() - started, 2),
@@ -268,24 +347,6 @@ def _summary(
         "command": sys.argv,
         "versions": versions("openai", "aiohttp", "pillow"),
     }
-
-
-def _print_summary(summary: dict[str, Any], out: Path) -> None:
-    accuracy, files, account = summary["accuracy"], summary["files"], summary["account"]
-    print(
-        f"{out}: {account['judged']} judged of {account['expected']}, {account['failed']} failed, "
-        f"{account['not_asked']} not asked; correct.jsonl {files['correct']}, "
-        f"incorrect.jsonl {files['incorrect']}, unusable.jsonl {files['unusable']}\n"
-        f"accuracy {accuracy['share']:.1%} [{accuracy['low']:.1%}, {accuracy['high']:.1%}], "
-        f"well-formed {summary['well_formed']['share']:.1%}, "
-        f"coherent {summary['coherent']['share']:.1%}, "
-        f"answers 1: {summary['answers_1']['share']:.1%}, "
-        f"{summary['responses_per_second']} responses/s "
-        f"(concurrency {summary['concurrency']['mode']}: {summary['concurrency']['limit']})"
-    )
-    if account["failed"]:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in summary["failed_reasons"].items())
-        print(f"failed.jsonl: {reasons}; --retry-failed asks again")
 
 
 def _dry_run(settings: InferenceSettings) -> int:

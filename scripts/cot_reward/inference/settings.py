@@ -1,5 +1,6 @@
 """The settings of inference: flags of the script and keys of its YAML file."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +45,13 @@ class InferenceSettings:
     top_p: float = _setting("nucleus sampling", default=1.0)
     max_tokens: int = _setting("maximum tokens of a chain of thought", default=2048)
     seed: int = _setting("seed of the run", default=0)
+    sampling_defaults: Literal["neutral", "server"] = _setting(
+        "top_k, min_p, penalties: neutral, or those of the served generation_config.json",
+        default="neutral",
+    )
+    chat_template_kwargs: str | None = _setting(
+        "arguments of the chat template, such as '{\"enable_thinking\": false}'", default=None
+    )
     orders: Literal["given", "swapped", "both"] = _setting("presentation orders", default="both")
     concurrency: str = _setting(
         "requests in flight; auto: raised while tokens/s rise", default="auto"
@@ -59,6 +67,18 @@ class InferenceSettings:
     max_pause: float = _setting("seconds to wait for a server that is out", default=1800.0)
     limit: int | None = _setting("number of comparisons to read (default: all)", default=None)
     retry_failed: bool = _setting("ask again for what failed in earlier runs", default=False)
+    max_bad_rows: float = _setting(
+        "share of bad records above which nothing is asked", default=0.01
+    )
+    max_failed: float = _setting(
+        "share of failures above which the exit code is not 0", default=0.1
+    )
+    min_parsed: float = _setting(
+        "share of readable answers below which the exit code is not 0", default=0.5
+    )
+    any_weights: bool = _setting(
+        "go on although the model of this name has other weights now", default=False
+    )
     dry_run: bool = _setting("print the first request and the counts, send nothing", default=False)
     allow_incoherent: bool = _setting(
         "let right answers with contradicting totals into correct.jsonl", default=False
@@ -81,6 +101,15 @@ class InferenceSettings:
         for name, minimum in minima.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least {minimum}")
+        for name in ("max_bad_rows", "max_failed", "min_parsed"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be between 0 and 1")
+        try:
+            _ = self.template_kwargs
+        except ValueError as error:
+            raise ValueError(
+                f"--chat-template-kwargs {self.chat_template_kwargs}: not a JSON object ({error})"
+            ) from None
         if self.concurrency != "auto" and not (
             self.concurrency.isdecimal() and 0 < int(self.concurrency) <= MAX_FIXED_CONCURRENCY
         ):
@@ -94,6 +123,14 @@ class InferenceSettings:
                 "--base-url must not hold a name, password or query; put the key into the "
                 "environment variable that --api-key-env names"
             )
+
+    @property
+    def template_kwargs(self) -> dict[str, Any]:
+        """The arguments of the chat template. Raises ValueError."""
+        found = json.loads(self.chat_template_kwargs or "{}")
+        if not isinstance(found, dict):
+            raise ValueError(f"it is {found!r:.60}")
+        return found
 
     @property
     def asked_orders(self) -> tuple[Order, ...]:

@@ -60,6 +60,10 @@ def check_media_count(template: str, task: Task, count: int) -> None:
         )
 
 
+# The prompt that a model was trained on, beside its weights.
+TEMPLATE_FILE = "template.txt"
+
+
 def template_hash(template: str) -> str:
     """The identity of a template's exact text: 16 hexadecimal digits (of its sha256)."""
     return hashlib.sha256(template.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What a step was made from, in a form that can be compared: hashes of files, models and YAMLs."""
+"""Fingerprints: what files, models and YAMLs hold, in a form that can be compared."""
 
 import hashlib
 import json
@@ -25,15 +25,15 @@ _MODEL_FILES = (
 
 
 class Fingerprints:
-    """Fingerprints of files and folders; hashes of large files are kept in `cache`.
+    """Fingerprints of files and folders. Hashes of large files are kept in `cache`, if it is given.
 
     A file is read again when its size or its time of change is another one.
     """
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path | None = None) -> None:
         self._cache = cache
         self._known: dict[str, list[object]] = {}
-        if cache.exists():
+        if cache and cache.exists():
             try:
                 self._known = dict(json.loads(cache.read_text(encoding="utf-8")))
             except ValueError:
@@ -47,8 +47,7 @@ class Fingerprints:
         """
         try:
             if path.is_dir():
-                is_model = any((path / name).is_file() for name in _MODEL_FILES)
-                return self._of_model(path) if is_model else _of_media(path)
+                return self._of_model(path) if is_model(path) else _of_media(path)
             if not path.is_file():
                 return MISSING
             return _of_yaml(path) if path.suffix == ".yaml" else self._of_file(path)
@@ -69,9 +68,14 @@ class Fingerprints:
         blocks = _WEIGHT_BLOCKS if path.name.endswith(_WEIGHT_ENDINGS) else 0
         found = _hash(path, stat.st_size, blocks)
         self._known[str(path)] = [*seen, found]
-        if stat.st_size > _BLOCK_BYTES:
+        if self._cache and stat.st_size > _BLOCK_BYTES:
             write_json(self._cache, self._known)
         return found
+
+
+def is_model(path: Path) -> bool:
+    """Whether this is the folder of a model or of an adapter."""
+    return any((path / name).is_file() for name in _MODEL_FILES)
 
 
 def _of_media(folder: Path) -> str:

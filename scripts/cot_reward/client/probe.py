@@ -1,0 +1,129 @@
+"""The first question to a server: which parameters it takes, and which weights answer.
+
+A folder of responses is bound to a model's name, and a server may serve other weights under the
+same name. So the greedy answer to a fixed text, with its log-probs, is kept with the settings.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from statistics import fmean
+from typing import Any
+
+from cot_reward.client import wire
+from cot_reward.client.server import AttemptError, Server
+from cot_reward.client.wire import NEUTRAL_SAMPLING, PROTOCOL_ERRORS, Sampling
+from cot_reward.records import valid_unicode
+
+_TEXT = (
+    "Text Caption: [a red circle]. Describe both images step by step, score each, and say which "
+    "one fits its caption better."
+)
+_TOKENS = 16
+# Servers of 32 bits refuse a larger seed. Sample i has the seed + i.
+SMALL_SEEDS = 2**31 - 2**16
+# Batches and devices change a log-prob of bf16 by some hundredths. A training changes it by more.
+_MAX_LOGPROB_DIFFERENCE = 0.1
+# Where the two best tokens are nearer than this, the last bits decide which one is greedy.
+_NEAR_TIE = 0.2
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a server told: the parts of a request that it refused, why, and its greedy answer.
+
+    refused: of "logprobs", "large seeds" and "neutral sampling"
+    tokens: the answer as [token, log-prob, lead over the second token]; without log-probs [text]
+    """
+
+    refused: tuple[str, ...] = ()
+    reason: str = ""
+    tokens: list[list[Any]] = field(default_factory=list)
+
+
+async def probe(server: Server, sampling: Sampling) -> Probe:
+    """Ask the fixed text greedily, with ever fewer parts while the server refuses the request.
+
+    A server that refuses them all, or does not answer now, tells nothing.
+    """
+    parts = ["logprobs", "large seeds"]
+    if sampling.extra.keys() & NEUTRAL_SAMPLING.keys():
+        parts.append("neutral sampling")
+    reason = ""
+    for number in range(len(parts) + 1):
+        for left_out in combinations(parts, number):
+            try:
+                answer = await server.complete(_body(sampling, left_out), sampling.timeout)
+            except AttemptError as fault:
+                if fault.kind != "refused":
+                    return Probe()
+                reason = reason or fault.detail
+                continue
+            return Probe(left_out, reason, _tokens(answer))
+    return Probe()
+
+
+def _body(sampling: Sampling, left_out: Sequence[str]) -> bytes:
+    extra = dict(sampling.extra)
+    if "neutral sampling" in left_out:
+        extra = {name: value for name, value in extra.items() if name not in NEUTRAL_SAMPLING}
+    if "logprobs" not in left_out:
+        extra |= {"logprobs": True, "top_logprobs": 2}
+    seeds = SMALL_SEEDS if "large seeds" in left_out else sampling.seeds
+    asked = replace(sampling, temperature=0.0, extra=extra, seeds=seeds)
+    content = wire.content(_TEXT, "<image>", [])
+    return wire.body(content, asked, count=1, seed=seeds - 1, max_tokens=_TOKENS)
+
+
+def _tokens(answer: Any) -> list[list[Any]]:
+    try:
+        choice = answer["choices"][0]
+        listed = (choice.get("logprobs") or {}).get("content") or []
+        if not listed:
+            return [[valid_unicode(wire.restored_text(choice["message"])[0])]]
+        return [
+            [valid_unicode(token["token"]), _number(token["logprob"]), _lead(token)]
+            for token in listed
+        ]
+    except PROTOCOL_ERRORS:
+        return []
+
+
+def _number(value: Any) -> float:
+    # vLLM writes -9999 for minus infinity.
+    return round(max(float(value), -9999.0), 4)
+
+
+def _lead(token: Mapping[str, Any]) -> float:
+    """How far the token's log-prob is above that of the best other one."""
+    others = [
+        _number(top["logprob"])
+        for top in token.get("top_logprobs") or []
+        if top["token"] != token["token"]
+    ]
+    return round(_number(token["logprob"]) - max(others), 4) if others else 0.0
+
+
+def difference(before: Sequence[Sequence[Any]], now: Sequence[Sequence[Any]]) -> str:
+    """What differs between two greedy answers beyond rounding, in words; "" where nothing does.
+
+    Nothing can be said of an answer that is missing or has no log-probs on one side only.
+    """
+    if not before or not now or len(before[0]) != len(now[0]):
+        return ""
+    if len(before[0]) == 1:
+        texts = [json.dumps(tokens[0][0]) for tokens in (before, now)]
+        return f"the answer was {texts[0]:.100} and is {texts[1]:.100}" if before != now else ""
+    gaps = []
+    for (token, logprob, lead), (token_now, logprob_now, lead_now) in zip(
+        before, now, strict=False
+    ):
+        if token != token_now:
+            if min(lead, lead_now) <= _NEAR_TIE:
+                break
+            return f"the greedy answer goes on with {token!r:.40} there, with {token_now!r:.40} now"
+        gaps.append(abs(logprob - logprob_now))
+    if gaps and fmean(gaps) > _MAX_LOGPROB_DIFFERENCE:
+        return f"log-probs of the same {len(gaps)} tokens differ by {fmean(gaps):.2f} on average"
+    return ""

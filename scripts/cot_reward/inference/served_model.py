@@ -1,0 +1,61 @@
+"""Which model answers: its weights and prompt, compared with what a folder of responses is from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cot_reward.client.probe import Probe, difference
+from cot_reward.errors import UserError
+from cot_reward.fingerprints import Fingerprints, is_model
+from cot_reward.tasks.prompts import TEMPLATE_FILE, template_hash
+
+
+def served_model(root: str | None, probe: Probe) -> dict[str, Any]:
+    """What tells the weights apart: the folder's fingerprint where it can be seen, the probe.
+
+    `root` is the folder that the server says it has loaded. Raises UserError for a file there that
+    cannot be read.
+    """
+    folder = Path(root) if root else None
+    visible = folder is not None and folder.is_dir() and is_model(folder)
+    return {
+        "folder": root,
+        "weights": Fingerprints().of(Path(str(root))) if visible else "",
+        "answer": probe.tokens,
+    }
+
+
+def check_same_model(out: Path, previous: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Raises UserError when two values of `served_model` are of different weights.
+
+    `previous` is of the last start in the folder `out`; empty: it says nothing.
+    """
+    if not previous:
+        return
+    found = difference(previous["answer"], current["answer"])
+    if previous["weights"] and current["weights"] and previous["weights"] != current["weights"]:
+        found = f"the files in {current['folder']} are others"
+    if found:
+        raise UserError(
+            f"{out} holds responses of other weights under the same name ({found}); use another "
+            "--out, or --any-weights to go on in this folder"
+        )
+
+
+def check_template_of_model(root: str | None, templates: Mapping[str, str]) -> None:
+    """Raises UserError when the model's folder says that it was trained on another prompt.
+
+    `templates` is task -> template.
+    """
+    if root is None:
+        return
+    path = Path(root) / TEMPLATE_FILE
+    try:
+        trained = template_hash(path.read_text(encoding="utf-8").rstrip("\n"))
+    except (OSError, UnicodeDecodeError):
+        return
+    if any(template_hash(template) != trained for template in templates.values()):
+        raise UserError(
+            f"the model in {root} was trained on another prompt than this run's; use "
+            f"--template {path}"
+        )
