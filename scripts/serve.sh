@@ -2,6 +2,7 @@
 # Serve a model directory with vLLM until Ctrl-C:
 #
 #     scripts/serve.sh runs/stage1 [--port 8000] [any other vllm flag]
+#     scripts/serve.sh ORGANISATION/NAME          # a model of the Hugging Face hub
 #     scripts/serve.sh runs/stage1 --tensor-parallel-size 2 --data-parallel-size 4
 #
 # Prints the base URL on standard output once the server answers. On failure it prints the last lines
@@ -11,7 +12,7 @@ set -euo pipefail
 
 home=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [[ $# -lt 1 || $1 == -* ]]; then
-  sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+  sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
   exit 2
 fi
 model=${1%/}
@@ -23,8 +24,18 @@ for argument in "$@"; do
   [[ $argument == --port=* ]] && port=${argument#--port=}
   previous=$argument
 done
-if [[ ! -f $model/config.json ]]; then
-  echo "error: $model/config.json: no such file; MODEL_DIR is a folder that training has written" >&2
+# ORGANISATION/NAME is a model of the hub, where no folder of that name is meant.
+offline=1
+if [[ $model != runs/* && $model =~ ^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$ && ! -d ${model%%/*} ]]; then
+  offline=0
+elif [[ -f $model/adapter_config.json && ! -f $model/config.json ]]; then
+  echo "error: $model is an adapter. Merge it into its base (llamafactory-cli export, or DPO_VL.py" >&2
+  echo "without --merge_adapter false), or serve the base with:" >&2
+  echo "  scripts/serve.sh BASE --enable-lora --lora-modules NAME=$model" >&2
+  exit 2
+elif [[ ! -f $model/config.json ]]; then
+  echo "error: $model/config.json: no such file; MODEL_DIR is a folder that training has written, or" >&2
+  echo "ORGANISATION/NAME of a model on the Hugging Face hub" >&2
   exit 2
 fi
 
@@ -46,8 +57,8 @@ if [[ ! -x $python ]]; then
   echo "error: the $environment environment is not built; run: make envs" >&2
   exit 2
 fi
-# The model is a local folder: no hub is needed, and no usage statistics are sent.
-export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
+# A local folder needs no hub. No usage statistics are sent.
+export HF_HUB_OFFLINE=$offline VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
 
 if "$python" -c "import socket; socket.create_connection(('127.0.0.1', $port), 1)" 2>/dev/null; then
   echo "error: port $port is taken; choose another with --port" >&2
@@ -89,11 +100,13 @@ fail() {
   tail -n 30 "$log" >&2
   exit 1
 }
-# A server that another start has put on this port meanwhile lists another model.
+# A server that another start has put on this port meanwhile lists another model. A proxy of the
+# environment is not asked: it does not know this machine's own addresses.
 answers='
 import json, sys, urllib.request
 url = f"http://127.0.0.1:{sys.argv[1]}/v1/models"
-listed = json.load(urllib.request.urlopen(url, timeout=5))["data"]
+direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+listed = json.load(direct.open(url, timeout=5))["data"]
 sys.exit(sys.argv[2] not in [model["id"] for model in listed])
 '
 deadline=$((SECONDS + ${SERVE_TIMEOUT:-1800}))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from helpers.environments import REPO
+from helpers.serving import RealServer
 
 RUNS = REPO / "runs/demo-smoke"
 DATA = REPO / "dataset/demo-smoke"
@@ -200,3 +201,40 @@ def test_pairs_of_both_kinds_exist(chain: dict[str, Any]) -> None:
     results = json.loads((RUNS / "results.json").read_text())
     pairs = results["pairs"]["0"]
     assert sum(pairs["pair_kinds"].values()) == pairs["pairs"] > 0
+
+
+@pytest.mark.slow
+def test_a_reasoning_parser_takes_nothing_away(chain: dict[str, Any], tmp_path: Path) -> None:
+    """The texts of a server that splits them are those of the chain's own first pass."""
+    server = RealServer(
+        RUNS / "seed0/stage1", tmp_path / "media", "--reasoning-parser", "qwen3",
+        "--served-model-name", "split",
+    )  # fmt: skip
+    server.start()
+    try:
+        out = tmp_path / "out"
+        command = [
+            ".envs/main/bin/python", "scripts/image_stream_gpt.py", "--config",
+            "configs/demo/inference.yaml", "--base-url", server.url, "--out", out,
+            "--template", RUNS / "template.txt", "--media-root", "dataset", "--image-root",
+            "dataset/demo-smoke/images", "--data", "dataset/demo-smoke/rejection.json",
+            "--num-samples", "2", "--temperature", "0.7", "--seed", "0", "--min-parsed", "0",
+        ]  # fmt: skip
+        subprocess.run(command, cwd=REPO, check=True)
+    finally:
+        server.stop()
+    texts = [
+        {
+            (line["key"], line["order"], line["sample"]): line["text"]
+            for line in map(json.loads, (folder / "journal.jsonl").open())
+        }
+        for folder in (RUNS / "seed0/stage1_infer", out)
+    ]
+    assert texts[0].keys() == texts[1].keys()
+    # A text without </think> never closed its block. Batches differ, and with them the last bits.
+    closed = [unit for unit, text in texts[0].items() if "</think>" in text]
+    assert closed
+    assert sum(texts[0][unit] == texts[1][unit] for unit in closed) >= 0.9 * len(closed)
+    told = json.loads((out / "summary.json").read_text())
+    assert told["restored"]["reasoning_field"] >= len(closed)
+    assert told["verdicts"].keys() == summary("seed0/stage1_infer")["verdicts"].keys()

@@ -65,6 +65,23 @@ def test_a_missing_directory_is_named(tmp_path):
         assert done.stdout == ""
 
 
+def test_a_result_that_is_not_there_is_no_name_on_the_hub(tmp_path):
+    done = serve("runs/no-such-stage", folder=tmp_path)
+    assert done.returncode == 2
+    assert "error: runs/no-such-stage/config.json: no such file" in done.stderr
+    assert "ORGANISATION/NAME of a model on the Hugging Face hub" in done.stderr
+
+
+def test_an_adapter_is_told_what_to_do_with(tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    done = serve(adapter, folder=tmp_path)
+    assert done.returncode == 2
+    assert f"error: {adapter} is an adapter" in done.stderr
+    assert f"--enable-lora --lora-modules NAME={adapter}" in done.stderr
+
+
 @needs_vllm
 @pytest.mark.parametrize("form", ["--port {}", "--port={}"])
 def test_a_taken_port_is_named_and_its_owner_left_alone(tmp_path, garbage, form):

@@ -17,21 +17,24 @@ needs_vllm = pytest.mark.skipif(
 
 
 class RealServer:
-    """vLLM with an untrained model of the demo's size, by scripts/serve.sh."""
+    """vLLM with a model of the demo's size, by scripts/serve.sh with further flags of vLLM."""
 
-    def __init__(self, model: Path, media: Path) -> None:
+    def __init__(self, model: Path, media: Path, *flags: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/v1"
         self._command = [
             "scripts/serve.sh", model, "--port", self.port, "--max-num-seqs", 32,
             "--limit-mm-per-prompt", '{"image":2}', "--allowed-local-media-path", media,
+            *flags,
         ]  # fmt: skip
         self._log = media.parent / "serve.log"
 
     def start(self) -> None:
+        # A proxy of the environment does not know this machine's own addresses.
+        proxy = {"http_proxy": "http://127.0.0.1:9"}
         self._process = subprocess.Popen(
             list(map(str, self._command)), cwd=REPO, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"SERVE_LOG": str(self._log)},
+            env=os.environ | proxy | {"SERVE_LOG": str(self._log)},
         )  # fmt: skip
         assert self._process.stdout is not None
         assert self._process.stdout.readline().strip() == self.url, self._log.read_text()[-3000:]

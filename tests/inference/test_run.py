@@ -270,9 +270,25 @@ def test_a_server_that_is_down_or_is_no_model_server_is_named(world, server):
         url = gone.url
     assert f"{url}: no answer from the server" in error_of(world.run("--base-url", url))
     # An address without models, which answers with an error page.
-    wrong = server.url.removesuffix("/v1")
-    with pytest.raises(UserError, match="no answer from the server"):
+    wrong = server.url.replace("/v1", "/v2")
+    with pytest.raises(UserError, match=r"is no OpenAI-compatible server .*; is --base-url right"):
         world.call("--base-url", wrong)
+    for known in (server.url.removesuffix("/v1"), f"{server.url}/chat/completions"):
+        assert world.call("--num-samples", 1, "--base-url", known) == 0
+
+
+def test_a_server_that_refuses_or_is_in_trouble_is_told_apart(world, server):
+    for status, words in ((403, "refuses access"), (500, "is in trouble"), (401, "is the key in")):
+        server.configure(models_status=status)
+        with pytest.raises(UserError, match=words):
+            world.call("--num-samples", 1)
+
+
+def test_a_proxy_of_the_environment_is_passed_by_on_the_way_to_this_machine(world):
+    proxies = {"http_proxy": "http://127.0.0.1:9", "all_proxy": "socks://127.0.0.1:9"}
+    running = world.start("--num-samples", 1, env=proxies)
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 0, output
 
 
 @pytest.mark.parametrize(

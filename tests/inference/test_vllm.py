@@ -1,5 +1,6 @@
 """Inference with a real vLLM: media by address, seeds, and a server that is killed."""
 
+import json
 import time
 from types import SimpleNamespace
 
@@ -17,7 +18,10 @@ pytestmark = [pytest.mark.slow, needs_vllm]
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     folder = tmp_path_factory.mktemp("real")
-    world_server = RealServer(save_untrained_base(folder / "model"), folder / "media")
+    model = save_untrained_base(folder / "model")
+    # As published models have it: vLLM would fill what a request leaves out.
+    (model / "generation_config.json").write_text('{"top_k": 1, "repetition_penalty": 1.3}')
+    world_server = RealServer(model, folder / "media")
     world = World(folder, world_server, count=40)
     for number in range(40):
         for shade, name in enumerate(world.rows[number]["images"]):
@@ -25,9 +29,10 @@ def real(tmp_path_factory):
     # One above the bound, which travels as a file of the cache.
     picture(world.media / "images/large.png", size=200)
     world.rows[0] = raw_row("a large one", ["large.png", "0b.png"])
-    world.base += ["--max-tokens", 16, "--image-max-pixels", 3136]
+    # An untrained model gives no answer.
+    world.base += ["--max-tokens", 16, "--image-max-pixels", 3136, "--min-parsed", 0]
     world_server.start()
-    yield SimpleNamespace(server=world_server, world=world, folder=folder)
+    yield SimpleNamespace(server=world_server, world=world, folder=folder, model=model)
     world_server.stop()
 
 
@@ -80,3 +85,41 @@ def test_a_server_that_is_killed_and_started_again_costs_nothing(real):
         "expected": 320, "judged": 320, "failed": 0, "not_asked": 0,
     }  # fmt: skip
     assert len(texts(world)) == 320
+
+
+def test_the_served_generation_config_does_not_sample(real, capfd):
+    world = real.world
+    repeated = {}
+    for who in ("neutral", "server"):
+        world.out = real.folder / who
+        flags = ["--num-samples", 4, "--limit", 4, "--sampling-defaults", who]
+        assert world.call("--out", world.out, *flags) == 0
+        repeated[who] = world.summary["repeated"]
+    assert repeated["neutral"]["count"] == 0
+    # With top_k 1 every sample is the greedy text.
+    assert repeated["server"]["count"] == repeated["server"]["of"] == 4 * 2 * 3
+    told = capfd.readouterr().err
+    assert told.count("further samples of a comparison are the text of an earlier one") == 1
+
+
+def test_other_weights_under_the_same_name_are_seen(real):
+    """Last: the server has other weights afterwards."""
+    world = real.world
+    world.out = real.folder / "weights"
+    flags = ["--out", world.out, "--limit", 2, "--num-samples"]
+    assert world.call(*flags, 1) == 0
+    real.server.stop()
+    real.server.start()
+    # A restart alone changes nothing.
+    assert world.call(*flags, 2) == 0
+    real.server.stop()
+    save_untrained_base(real.model, seed=1)
+    real.server.start()
+    with pytest.raises(UserError, match=f"the files in {real.model} are others"):
+        world.call(*flags, 3)
+    # Where the folder cannot be seen, the answer to a fixed text tells.
+    settings = json.loads((world.out / "settings.json").read_text())
+    settings["served_model"]["weights"] = ""
+    (world.out / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="holds responses of other weights under the same name"):
+        world.call(*flags, 3)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
-from cot_reward.client import wire
+from cot_reward.client import address, wire
 from cot_reward.client.wire import PROTOCOL_ERRORS, one_line
 
 # unreachable: no connection, or it broke; timeout: no answer in time; overloaded: 429;
@@ -46,15 +46,31 @@ class Server:
     """Use as `async with Server(...) as server`."""
 
     def __init__(self, base_url: str, api_key: str) -> None:
+        """Raises ServerError for a key or a proxy that cannot be used."""
         # Imported here: the SDK takes most of a second, which `--help` need not wait for.
         from openai import AsyncOpenAI, DefaultAioHttpClient
 
+        self.base_url = address.api_address(base_url)
+        # A key out of a file ends in a line break.
+        self._api_key = api_key.strip()
+        if not (self._api_key.isascii() and self._api_key.isprintable()):
+            raise ServerError(
+                "the key in the environment variable that --api-key-env names holds a line break "
+                "or letters that no key has; set it again"
+            )
+        self._proxy = address.proxy_of(self.base_url)
+        try:
+            # Without a proxy for this address, the environment must not bring one in.
+            http_client = DefaultAioHttpClient(trust_env=bool(self._proxy))
+        except (ValueError, ImportError) as error:
+            raise ServerError(
+                f"{self.base_url}: the proxy {self._proxy} cannot be used ({error}); unset "
+                "all_proxy, http_proxy and https_proxy, or name an http:// proxy there"
+            ) from None
         # Retries are ours, so that they are counted and bounded in one place.
         self._api = AsyncOpenAI(
-            base_url=base_url, api_key=api_key, max_retries=0, http_client=DefaultAioHttpClient()
+            base_url=self.base_url, api_key=self._api_key, max_retries=0, http_client=http_client
         )
-        self.base_url = base_url
-        self._api_key = api_key
         # The server answers a request for several samples with one.
         self.ignores_n = False
         # Model -> the folder that it was loaded from, where the server says it.
@@ -94,10 +110,7 @@ class Server:
         try:
             listed = await self.list_models(START_TIMEOUT_SECONDS)
         except AttemptError as fault:
-            raise ServerError(
-                f"{self.base_url}: no answer from the server ({fault.detail}); "
-                "is it up? `scripts/serve.sh MODEL_DIR` starts one"
-            ) from None
+            raise ServerError(f"{self.base_url}: {self._explained(fault)}") from None
         if wanted is None and len(listed) == 1:
             return listed[0]
         if wanted in listed:
@@ -106,6 +119,27 @@ class Server:
             f"has no model '{wanted}'" if wanted else "serves several models: choose by --model"
         )
         raise ServerError(f"{self.base_url} {problem}; it lists: {', '.join(listed) or 'none'}")
+
+    def _explained(self, fault: AttemptError) -> str:
+        """Why the first question found no usable answer, and what to do."""
+        through = f" through the proxy {self._proxy}" if self._proxy else ""
+        if fault.kind in ("unreachable", "timeout"):
+            proxy = "; does the proxy know it? no_proxy names exceptions" if self._proxy else ""
+            return (
+                f"no answer from the server{through} ({fault.detail}); is it up? "
+                f"`scripts/serve.sh MODEL_DIR` starts one{proxy}"
+            )
+        if fault.detail.startswith("HTTP 403"):
+            return (
+                f"the server{through} refuses access ({fault.detail}); may this key, in the "
+                "environment variable that --api-key-env names, use it?"
+            )
+        if fault.kind in ("unknown", "refused", "malformed"):
+            return (
+                f"what answers{through} is no OpenAI-compatible server ({fault.detail}); is "
+                "--base-url right? It ends in /v1 as a rule"
+            )
+        return f"the server{through} is in trouble ({fault.detail}); see its log"
 
     async def complete(self, body: bytes, timeout: float) -> Any:
         """The answer to a chat completion request.
