@@ -5,12 +5,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
 from cot_reward.chain.machine import serving_flags
 from cot_reward.chain.run import wanted_steps
 from cot_reward.chain.settings import Profile, Request
 from cot_reward.chain.steps import Chain, Step
-from cot_reward.chain.trainings import count_steps, describe_sft
 from cot_reward.errors import UserError
 from cot_reward.settings import parse
 from helpers.environments import REPO
@@ -169,22 +167,6 @@ def test_a_profile_that_makes_no_sense_is_refused(flags: list[str], message: str
     done = run("--dry-run", *flags)
     assert done.returncode == 2
     assert message in done.stderr
-
-
-def test_few_steps_are_told_of(tmp_path: Path) -> None:
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text("{}\n" * 60)
-    config = tmp_path / "sft.yaml"
-    values = {
-        "per_device_train_batch_size": 1, "gradient_accumulation_steps": 32,
-        "num_train_epochs": 3.0,
-    }  # fmt: skip
-    config.write_text(yaml.safe_dump(values))
-    told = describe_sft(config, rows, 1)
-    assert told.startswith("60 rows, 32 a step, 3 epochs: 6 steps; that is few (under 30)")
-    rows.write_text("{}\n" * 6000)
-    assert describe_sft(config, rows, 8) == "6000 rows, 256 a step, 3 epochs: 72 steps"
-    assert count_steps(100, 32, 2.5) == 10
 
 
 # --- real steps: those that need no engine --------------------------------------------------------

@@ -18,8 +18,10 @@ from cot_reward.chain.processes import (
 from cot_reward.chain.settings import Profile, Request
 from cot_reward.chain.state import Finding, Records
 from cot_reward.chain.steps import Chain, Step
-from cot_reward.chain.trainings import continued, describe_sft, write_dataset_info
+from cot_reward.chain.trainings import continued, write_dataset_info
 from cot_reward.errors import UserError, nearest
+from cot_reward.settings import read_yaml
+from cot_reward.sft.config import describe
 from cot_reward.store import lock, write_jsonl
 from cot_reward.tasks.prompts import TEMPLATE_FILE
 
@@ -170,7 +172,9 @@ def _run_step(step: Step, records: Records, processes: Processes, chain: Chain) 
     elif step.trains:
         processes.stop_server()
     if step.sft:
-        print(f"   {describe_sft(step.sft.config, step.sft.rows, chain.gpus)}", flush=True)
+        config = read_yaml(step.sft.config)
+        told = describe(config, step.sft.config, [step.sft.rows], chain.gpus)
+        print(f"   {told}", flush=True)
     print("+ " + shown(command, step.environment), flush=True)
     began = time.monotonic()
     code = processes.run(command, step.environment)

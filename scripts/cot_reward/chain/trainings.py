@@ -1,6 +1,5 @@
-"""What the chain prepares and tells before a training: data sets, checkpoints, steps in all."""
+"""What the chain prepares before a training: data sets, checkpoints."""
 
-import math
 import os
 import shutil
 from pathlib import Path
@@ -8,12 +7,9 @@ from pathlib import Path
 from cot_reward.chain.steps import Step, Training
 from cot_reward.dpo.checkpoint import checkpoint_to_resume
 from cot_reward.errors import UserError
-from cot_reward.rows.reading import read_rows
 from cot_reward.settings import read_yaml
+from cot_reward.sft.config import can_resume
 from cot_reward.store import write_json
-
-# With fewer steps a training has hardly left its warm-up.
-FEW_STEPS = 30
 
 
 def write_dataset_info(run: Path, *trainings: Training) -> None:
@@ -40,10 +36,8 @@ def continued(step: Step) -> tuple[str, ...]:
     assert step.out is not None
     if step.trains == "dpo" and _has_checkpoint(step.out):
         return (*step.command, "--resume_from_checkpoint", "true")
-    if step.sft and _has_checkpoint(step.out):
-        config = read_yaml(step.sft.config)
-        if config.get("deepspeed") or config.get("finetuning_type") == "lora":
-            return step.command
+    if step.sft and _has_checkpoint(step.out) and can_resume(read_yaml(step.sft.config)):
+        return step.command
     if step.out.exists():
         shutil.rmtree(step.out)
     return step.command
@@ -54,30 +48,3 @@ def _has_checkpoint(out: Path) -> bool:
         return checkpoint_to_resume("true", out) is not None
     except UserError:
         return False
-
-
-def describe_sft(config_path: Path, rows_file: Path, processes: int) -> str:
-    """Rows and optimiser steps of a training by LLaMA-Factory, with a word when they are few."""
-    config = read_yaml(config_path)
-    rows = sum(1 for _ in read_rows(rows_file))
-    limit = config.get("max_samples")
-    rows = min(rows, int(limit)) if limit else rows
-    rows_per_step = (
-        int(config.get("per_device_train_batch_size", 8))
-        * int(config.get("gradient_accumulation_steps", 1))
-        * max(1, processes)
-    )
-    epochs = float(config.get("num_train_epochs", 3.0))
-    steps = count_steps(rows, rows_per_step, epochs)
-    text = f"{rows} rows, {rows_per_step} a step, {epochs:g} epochs: {steps} steps"
-    if steps < FEW_STEPS:
-        text += (
-            f"; that is few (under {FEW_STEPS}): the learning rate is near its peak for some of "
-            f"them only; lower gradient_accumulation_steps in {config_path}, or give more rows"
-        )
-    return text
-
-
-def count_steps(rows: int, rows_per_step: int, epochs: float) -> int:
-    """Optimiser steps as transformers counts them; the last of an epoch may have fewer rows."""
-    return math.ceil(epochs * math.ceil(rows / rows_per_step))
