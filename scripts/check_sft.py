@@ -3,9 +3,10 @@
     python scripts/check_sft.py configs/qwen_cold_start.yaml [KEY=VALUE ...] \\
         && llamafactory-cli train configs/qwen_cold_start.yaml [KEY=VALUE ...]
 
-Tells rows and steps. Refuses an output folder whose training is finished, or is of other data, model
-or settings, or cannot be continued: LLaMA-Factory would go on there without a word, train nothing,
-and may lose the weights. scripts/chain.sh sees to this itself. Exit status: 0 start, 2 do not.
+Tells rows and steps. Refuses an output folder whose training is finished, or is of other data,
+model or settings, or cannot be continued: LLaMA-Factory would go on there without a word, train
+nothing, and may lose the weights. scripts/chain.sh sees to this itself. Exit status: 0 start, 2 do
+not.
 """
 
 from dataclasses import dataclass, field
