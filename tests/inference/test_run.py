@@ -181,7 +181,7 @@ def test_a_bad_record_or_medium_costs_only_itself(world, server):
     records = [
         {"prompt": "no images"}, "no object", raw_row("up", ["../../outside.png", "0a.png"]),
         raw_row("absolute", [str(outside), "0a.png"]), raw_row("", ["0a.png", "0b.png"]),
-        raw_row("no label", ["0a.png", "0b.png"], label=3),
+        raw_row("no label", ["0a.png", "0b.png"]) | {"conversations": []},
         raw_row("half \ud83d", ["0a.png", "0b.png"]),
     ]  # fmt: skip
     media = [raw_row(f"bad {reason}", ["0a.png", name]) for reason, name in bad.items()]

@@ -66,8 +66,9 @@ def test_a_label_is_never_guessed(preference):
 
 
 def test_the_adapter_is_found_from_the_row_or_by_name():
-    assert adapter_for(raw_row("a cat", ["1.png", "2.png"]), None) is upstream.adapt
-    assert adapter_for({}, "upstream") is upstream.adapt
+    row = raw_row("a cat", ["1.png", "2.png"])
+    for name, shown in ((None, row), ("upstream", {})):
+        assert adapter_for(shown, name)(row, "x") == upstream.adapt(row, "x")
     with pytest.raises(UserError, match="no adapter knows rows with the keys \\['x'\\]"):
         adapter_for({"x": 1}, None)
     with pytest.raises(UserError, match="unknown --adapter 'hpd'"):

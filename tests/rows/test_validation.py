@@ -91,6 +91,7 @@ BAD_RESPONSES = [
     ({"images": ["a.png"]}, "the row names fewer than two media of one kind"),
     ({"images": ["a.png", "a.png"]}, "both media are the same: 'a.png'"),
     ({"label": 3}, "'label' must be 1 or 2, not 3"),
+    ({"label": 0}, "'label' must be 1 or 2, not 0; if labels count from 0 here, add 1 to each"),
     ({"label": "1"}, "'label' must be of type int, not '1'"),
     ({"order": "upside down"}, "'order' must be given or swapped, not 'upside down'"),
     ({"task": "chess"}, "unknown task 'chess'"),

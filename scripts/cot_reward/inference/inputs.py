@@ -9,6 +9,7 @@ from cot_reward.inference.ledger import Ledger
 from cot_reward.media.paths import media_prefix
 from cot_reward.records import Comparison, valid_unicode
 from cot_reward.rows.adapters import adapter_for, is_judged
+from cot_reward.rows.labels import FileLabels, Meaning, TieError
 from cot_reward.rows.reading import STDIN, read_rows
 from cot_reward.tasks import TASKS
 
@@ -23,6 +24,7 @@ def read_comparisons(
     limit: int | None = None,
     check: Callable[[Comparison], object] = lambda comparison: None,
     templates: Mapping[str, str] | None = None,
+    label_meanings: Mapping[str, Meaning] | None = None,
 ) -> None:
     """List all comparisons of the files. A bad record is listed as bad and costs only itself.
 
@@ -31,8 +33,9 @@ def read_comparisons(
     many times; `templates` (task -> template) help to read their prompts.
 
     `task` is the task of records that do not name one. A record of another task is bad, and so is
-    a record for which `check` raises ValueError. Raises UserError for a missing file, an unknown
-    adapter or task, and when no record can be used.
+    a record for which `check` raises ValueError. A record whose label means a tie is only counted.
+    Raises UserError for a missing file, an unknown adapter, task or label, and when no record can
+    be used. `label_meanings` says what the labels of raw data mean (default: the adapter's own).
     """
     prefixes = [media_prefix(root, media_root) for root in image_roots or [media_root]]
     if len(prefixes) == 1:
@@ -47,6 +50,7 @@ def read_comparisons(
         if limit is not None and len(ledger) >= limit:
             break
         adapter, data_set = None, valid_unicode(_data_set_name(path, media_root))
+        labels = FileLabels(label_meanings)
         for number, row in read_rows(path):
             if limit is not None and len(ledger) >= limit:
                 break
@@ -57,13 +61,15 @@ def read_comparisons(
                 if task is not None:
                     row.setdefault("task", task)
                 judged = is_judged(row)
-                adapter = adapter or adapter_for(row, adapter_name, templates)
+                adapter = adapter or adapter_for(row, adapter_name, templates, labels)
                 comparison = adapter(row, prefix)
                 if not (judged and comparison.source):
                     comparison = replace(comparison, source=data_set)
                 if task not in (None, comparison.task):
                     raise ValueError(f"a record of task {comparison.task}, not of --task {task}")
                 check(comparison)
+            except TieError:
+                continue
             except (ValueError, UserError, LookupError, TypeError, AttributeError) as error:
                 # An adapter trusts the form of a row, so that a wrong form raises anything.
                 explained = isinstance(error, ValueError | UserError)
@@ -72,9 +78,14 @@ def read_comparisons(
                 first_bad = first_bad or f"; the first: {where}: {detail}"
                 continue
             ledger.add(comparison, where, again=judged)
+        labels.check(path)
+        ledger.tie_count += labels.ties
     ledger.drop_conflicts()
     if not len(ledger):
-        raise UserError(f"{files[0]}: no usable comparison, {ledger.bad_count} bad{first_bad}")
+        raise UserError(
+            f"{files[0]}: no usable comparison, {ledger.bad_count} bad"
+            f"{f', {ledger.tie_count} ties' if ledger.tie_count else ''}{first_bad}"
+        )
 
 
 def _data_set_name(path: Path, media_root: Path) -> str:

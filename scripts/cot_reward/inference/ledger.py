@@ -81,6 +81,8 @@ class Ledger:
         # One transaction that is never committed: nothing here has to survive.
         self._execute("BEGIN")
         self._listed = 0
+        # Records that prefer neither candidate: nothing is asked about them.
+        self.tie_count = 0
 
     # --- the input --------------------------------------------------------------------------------
 

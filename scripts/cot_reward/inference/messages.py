@@ -28,6 +28,8 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
         f"{summary['responses_per_second']} responses/s "
         f"(concurrency {summary['concurrency']['mode']}: {summary['concurrency']['limit']})"
     )
+    if summary["ties"]:
+        print(f"ties (a label that prefers neither candidate; not asked): {summary['ties']}")
     if summary["restored"]:
         counts = ", ".join(
             f"{count} {RESTORED_IN_WORDS[how]}" for how, count in summary["restored"].items()

@@ -14,6 +14,7 @@ from cot_reward.inference.settings import InferenceSettings
 from cot_reward.judge import judge
 from cot_reward.media.paths import ImageRoots
 from cot_reward.records import Comparison, Verdict
+from cot_reward.rows.labels import parse_meanings
 from cot_reward.store import journal_entries
 from cot_reward.tasks import TASKS, prompts
 from cot_reward.tasks.prompts import check_media_count, check_template, template_hash
@@ -52,6 +53,7 @@ class Run:
         read_comparisons(
             ledger, settings.data, settings.media_root, settings.image_root,
             settings.adapter, settings.task, settings.limit, check_placeholders, templates,
+            parse_meanings(settings.labels),
         )  # fmt: skip
         self.templates = {name: templates[name] for name in ledger.tasks()}
         for name, template in self.templates.items():

@@ -335,6 +335,7 @@ def _summary(
         },
         "files": {name: found.rows[name] for name in results.JUDGED_FILES},
         "failed_reasons": dict(found.reasons),
+        "ties": run.ledger.tie_count,
         "duplicates": {"count": run.ledger.duplicate_count, "first": first_duplicates},
         **found.metrics,
         "unparsed_ends": dict(found.unparsed_ends.most_common(3)),
@@ -363,7 +364,7 @@ def _dry_run(settings: InferenceSettings) -> int:
             first = first or request
             units, requests = units + request.count, requests + 1
         print(json.dumps({
-            "comparisons": len(ledger), "bad_records": ledger.bad_count,
+            "comparisons": len(ledger), "bad_records": ledger.bad_count, "ties": ledger.tie_count,
             "duplicates": ledger.duplicate_count, "expected": run.expected_units,
             "judged": judged, "failed": failed, "to_ask": units, "requests": requests,
             "template_hashes": run.template_hashes,

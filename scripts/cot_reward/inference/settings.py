@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cot_reward.records import ORDERS, Order
+from cot_reward.rows.labels import parse_meanings
 
 # The SDK holds at most 1,000 connections, and a probe must find a free one.
 MAX_FIXED_CONCURRENCY = 900
@@ -26,6 +27,11 @@ class InferenceSettings:
         "how rows are read (default: found from the rows)", "source", default=None
     )
     task: str | None = _setting("task of the records that do not name one", default=None)
+    labels: list[str] = _setting(
+        "what the labels of raw data mean: VALUE=1, VALUE=2, VALUE=tie or VALUE=bad for each value "
+        "(default: 1 and 2, or the adapter's sentences)",
+        default_factory=list,
+    )
     template: Path | None = _setting("prompt template file (default: our own)", default=None)
     media_root: Path = _setting(
         "folder to which all written paths are relative", default=Path("dataset")
@@ -85,6 +91,7 @@ class InferenceSettings:
     )
 
     def __post_init__(self) -> None:
+        parse_meanings(self.labels)
         if self.temperature == 0 and self.num_samples > 1:
             raise ValueError(
                 "--temperature 0 always gives the same text; use --num-samples 1, or sample"

@@ -119,7 +119,9 @@ def check_compared_media(
 def check_label(label: Any) -> None:
     """Raise RowError unless the label is 1 or 2."""
     if label not in (1, 2):
-        raise RowError(f"'label' must be 1 or 2, not {reprlib.repr(label)}")
+        # Where 0 is the first candidate, a 1 in the same file is the second one.
+        hint = "; if labels count from 0 here, add 1 to each of the file" if label == 0 else ""
+        raise RowError(f"'label' must be 1 or 2, not {reprlib.repr(label)}{hint}")
 
 
 def check_order(order: Any) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from cot_reward.media.paths import media_path
 from cot_reward.records import Comparison
+from cot_reward.rows.labels import FileLabels
 from cot_reward.tasks import TASKS
 
 
@@ -11,10 +12,11 @@ def recognises(row: dict[str, Any]) -> bool:
     return {"text", "candidates", "label"} <= row.keys()
 
 
-def adapt(row: dict[str, Any], prefix: str) -> Comparison:
+def adapt(row: dict[str, Any], prefix: str, labels: FileLabels | None = None) -> Comparison:
     """A row's keys are `task` (or --task), `text` (caption or question), `candidates` (two media
     paths or two answer texts), `label` (1 or 2), and for questions `context` (media paths).
     """
+    label = (labels or FileLabels()).preferred(row.get("label"))
     task = TASKS.get(row.get("task", ""))
     if task is None:
         raise ValueError(f"'task' is {row.get('task')!r:.60}; known: {', '.join(TASKS)}")
@@ -33,6 +35,6 @@ def adapt(row: dict[str, Any], prefix: str) -> Comparison:
         raise ValueError(f"'context' must name the {task.medium} that the question is about")
     first, second = candidates
     return Comparison(
-        task.name, row["text"], (first, second), row["label"],
+        task.name, row["text"], (first, second), label,
         context=tuple(media_path(path, prefix) for path in context),
     )  # fmt: skip

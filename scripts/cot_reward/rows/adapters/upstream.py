@@ -4,13 +4,19 @@ from typing import Any
 
 from cot_reward.media.paths import media_path
 from cot_reward.records import Comparison, turns
+from cot_reward.rows.labels import FileLabels, Meaning
+
+_SENTENCES: dict[str, Meaning] = {
+    "Image 1 is better than Image 2.": "1",
+    "Image 2 is better than Image 1.": "2",
+}
 
 
 def recognises(row: dict[str, Any]) -> bool:
     return {"prompt", "images", "conversations"} <= row.keys()
 
 
-def adapt(row: dict[str, Any], prefix: str) -> Comparison:
+def adapt(row: dict[str, Any], prefix: str, labels: FileLabels | None = None) -> Comparison:
     """A row has the caption in `prompt`, two `images`, and the label in the gpt turn.
 
     Its human turn is a direct-answer prompt and is not used.
@@ -22,12 +28,6 @@ def adapt(row: dict[str, Any], prefix: str) -> Comparison:
     if not isinstance(caption, str):
         raise ValueError("'prompt' must be the caption, a string")
     _, preference = turns(row)
-    labels = {
-        "Image 1 is better than Image 2.": 1,
-        "Image 2 is better than Image 1.": 2,
-    }
-    if preference.strip() not in labels:
-        raise ValueError(f"the label {preference[:60]!r} is neither of {list(labels)}")
+    label = (labels or FileLabels()).preferred(preference, _SENTENCES)
     first, second = (media_path(path, prefix) for path in images)
-    label = labels[preference.strip()]
     return Comparison("image_generation", caption, (first, second), label)
