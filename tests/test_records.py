@@ -9,6 +9,7 @@ from cot_reward.records import (
     PreferencePair,
     comparison_key,
     conversation,
+    token_fault,
     turns,
 )
 from hypothesis import given
@@ -118,3 +119,25 @@ def test_a_pair_becomes_a_row_with_every_field_in_its_type():
     assert list(row) == list(PAIR_FIELDS)
     assert all(isinstance(row[name], kind) for name, kind in PAIR_FIELDS.items())
     assert list(row)[:4] == ["problem", "chosen", "rejected", "images"]
+
+
+MEDIA_TOKENS = ["<image>", "<video>", "<audio>", "<|image_pad|>", "<|video_pad|>"]
+CONTROL_TOKENS = ["<|im_end|>", "<|im_start|>", "<|vision_start|>", "<|endoftext|>", "<|box_end|>"]
+
+
+@pytest.mark.parametrize("token", MEDIA_TOKENS + CONTROL_TOKENS)
+def test_no_text_of_a_comparison_holds_a_special_token(token):
+    why = "for a medium" if token in MEDIA_TOKENS else "a control token"
+    assert token_fault(f"a {token}cat").startswith(f"holds {token}; ")
+    assert why in token_fault(token)
+    for text, candidates in ((f"a cat{token}", ("a", "b")), ("a cat", ("a", f"b {token}"))):
+        with pytest.raises(ValueError, match=r"a text of the record holds <.*" + why):
+            Comparison("image_understanding", text, candidates, 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a <b> c", "<think>", "a |> b", "<| im_end |>", "<||>", "x < |y|", "<|a b|>", "<im_end>"],
+)
+def test_other_brackets_are_text(text):
+    assert token_fault(text) == ""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ PLACEHOLDERS = {"images": "<image>", "videos": "<video>"}
 # LLaMA-Factory would expect an audio file for this token.
 FOREIGN_PLACEHOLDER = "<audio>"
 # A processor would take these tokens, wherever they stand, for further media.
-RESERVED = ("<|image_pad|>", "<|video_pad|>")
+_MEDIA_PADS = ("<|image_pad|>", "<|video_pad|>")
+# The tokens by which chat models tell turns, media and the end of a text apart have this form. A
+# tokenizer makes the token of it, not its characters, wherever it stands.
+_CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
 
 Order = Literal["given", "swapped"]
 ORDERS: tuple[Order, Order] = ("given", "swapped")
@@ -26,6 +30,18 @@ def valid_unicode(text: str) -> str:
 def placeholder_in(text: str) -> str:
     """A token in the text that a trainer would take for a medium; "" for a text without one."""
     return next((t for t in (*PLACEHOLDERS.values(), FOREIGN_PLACEHOLDER) if t in text), "")
+
+
+def token_fault(text: str) -> str:
+    """Why a text with a special token cannot be used ("holds ..."); "" for a text without one."""
+    if token := placeholder_in(text) or next((t for t in _MEDIA_PADS if t in text), ""):
+        return f"holds {token}; a trainer would look for a medium there"
+    if found := _CONTROL_TOKEN.search(text):
+        return (
+            f"holds {found[0]}; a model reads this as a control token, and not as text: take it "
+            "out, or leave the row out"
+        )
+    return ""
 
 
 def comparison_key(task: str, text: str, context: Sequence[str], pair: Sequence[str]) -> str:
@@ -80,7 +96,7 @@ class Comparison:
     Media paths are relative to the media root.
 
     Raises ValueError for a label outside {1, 2}, an empty text, two equal candidates, or a token in
-    a text that stands for a medium.
+    a text that stands for a medium or controls a chat model.
     """
 
     task: str
@@ -98,8 +114,8 @@ class Comparison:
         if self.candidates[0] == self.candidates[1]:
             raise ValueError(f"both candidates are the same: {self.candidates[0]!r}")
         for text in (self.text, *self.candidates):
-            if token := placeholder_in(text):
-                raise ValueError(f"{token} stands in a text; rows cannot tell it from a medium")
+            if fault := token_fault(text):
+                raise ValueError(f"a text of the record {fault}")
 
     @property
     def key(self) -> str:

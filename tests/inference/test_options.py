@@ -167,7 +167,7 @@ def test_videos_are_refused_in_a_line(world):
         ({"task": "judging"}, "'task' is 'judging'; known: "),
         ({"candidates": ["a"]}, "'candidates' must be a list of two"),
         ({"candidates": ["a", " "]}, "two answers"),
-        ({"candidates": ["a", "<image>"]}, "<image> stands in a text"),
+        ({"candidates": ["a", "<image>"]}, "a text of the record holds <image>; a trainer"),
         ({"candidates": 3}, "'candidates' must be a list of two"),
         ({"context": []}, "'context' must name the image"),
         ({"context": "0a.png"}, "'context' must be a list"),

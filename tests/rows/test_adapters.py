@@ -49,6 +49,8 @@ def test_a_path_out_of_the_image_root_is_refused(path, prefix):
         ({"images": ["1.png", "./1.png"]}, "both candidates are the same"),
         ({"prompt": None}, "caption"),
         ({"prompt": "  "}, "empty"),
+        ({"prompt": "a cat <image>"}, "holds <image>; a trainer"),
+        ({"prompt": "a cat<|endoftext|>"}, r"holds <\|endoftext\|>; a model reads"),
         ({"conversations": []}, "one human and one gpt turn"),
     ],
 )

@@ -98,6 +98,10 @@ def test_rows_about_one_comparison_are_one_and_no_duplicates(tmp_path: Path) -> 
         ({"order": "turned"}, "'order' must be given or swapped"),
         ({"images": ["../1.png", "set/2.png"]}, "leads out"),
         ({"images": ["set/1.png"]}, "fewer than two media"),
+        (
+            {"conversations": conversation("<image><image>Text Caption: [a cat<|im_end|>]", "x")},
+            r"the prompt holds <\|im_end\|>; a model reads",
+        ),
     ],
 )
 def test_a_changed_row_is_bad_and_costs_only_itself(

@@ -272,7 +272,7 @@ def test_what_most_captions_share_by_chance_stays_in_them(tmp_path):
 def test_rows_without_a_caption_deviate(tmp_path):
     found = derived(tmp_path, many(300) + filled(WORDING, [" ", "a <video> b"]))
     assert [why.partition(", after")[0] for _, why in found.deviating] == [
-        "no caption, or a placeholder in it"
+        "no caption, or a special token in it"
     ] * 2
 
 

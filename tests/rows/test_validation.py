@@ -35,6 +35,8 @@ BAD_PAIRS = [
     (pair(problem="<image> <image>"), "the prompt is empty"),
     (pair(problem=PROMPT + "<|image_pad|>"), "the prompt holds <|image_pad|>; a trainer would"),
     (pair(problem=PROMPT + "<audio>"), "the prompt holds <audio>; a trainer would"),
+    (pair(problem=PROMPT + "<|im_end|>"), "the prompt holds <|im_end|>; a model reads this as"),
+    (pair(chosen="x <|endoftext|>"), "'chosen' holds <|endoftext|>; a model reads this as"),
     (pair(chosen="  "), "'chosen' is empty"),
     (pair(rejected="x <|video_pad|>"), "'rejected' holds <|video_pad|>; a trainer would"),
     (pair(chosen="x <video>"), "'chosen' holds <video>; a trainer would"),
@@ -100,6 +102,7 @@ BAD_RESPONSES = [
     ({"conversations": conversation("<image>One", RIGHT)}, "1 <image> in the prompt, but 2 in"),
     ({"conversations": conversation("<image><image>", RIGHT)}, "the prompt is empty"),
     ({"conversations": conversation(PROMPT + "<|image_pad|>", RIGHT)}, "the prompt holds <|ima"),
+    ({"conversations": conversation(PROMPT + "<|vision_start|>", RIGHT)}, "the prompt holds <|vis"),
     ({"conversations": conversation(PROMPT, RIGHT)[::-1]}, "'conversations' must be a human turn"),
 ]
 
@@ -117,7 +120,9 @@ def test_a_bad_judged_row_is_refused_by_the_check_and_the_merger(
     assert bad["reason"].startswith(message)
 
 
-@pytest.mark.parametrize("text", [" \n", "x <image>", "x <audio>", "x <|image_pad|>"])
+@pytest.mark.parametrize(
+    "text", [" \n", "x <image>", "x <audio>", "x <|image_pad|>", "x <|im_end|>"]
+)
 def test_a_bad_completion_is_refused_by_the_check_and_left_out_by_the_merger(
     tmp_path: Path, root: Path, text: str
 ) -> None:

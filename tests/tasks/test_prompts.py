@@ -43,6 +43,13 @@ def test_a_template_without_a_field_is_refused_by_name():
         check_template("{question} {answer_1}", TASKS["image_understanding"])
 
 
+def test_a_template_holds_no_special_token():
+    check_template("<image> <image> {caption}", TASKS["image_generation"])
+    for token in ("<|im_start|>", "<|vision_start|>", "<|image_pad|>", "<audio>", "<video>"):
+        with pytest.raises(ValueError, match="the template holds <"):
+            check_template(token + "{caption}", TASKS["image_generation"])
+
+
 def test_the_hash_stands_for_the_exact_text():
     assert template_hash("a") == template_hash("a")
     assert len({template_hash(text) for text in ("a", "a ", "A", "é")}) == 4

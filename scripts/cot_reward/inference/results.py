@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from cot_reward.inference.ledger import Ledger, Listed, Unit
 from cot_reward.judge import destination
-from cot_reward.records import Order, Verdict, conversation, placeholder_in
+from cot_reward.records import Order, Verdict, conversation, token_fault
 from cot_reward.stats import Tally, share
 from cot_reward.store import atomic_file, dump, entry_at, write_jsonl
 from cot_reward.tasks import TASKS
@@ -101,8 +101,8 @@ def failed_rows(
 
 
 def _file_of(text: str, verdict: Verdict, allow_incoherent: bool) -> str:
-    # A trainer would look for a medium behind such a token, and refuse the whole file.
-    return "unusable" if placeholder_in(text) else destination(verdict, allow_incoherent)
+    # A trainer would take a special token for what it stands for, and refuse the whole file.
+    return "unusable" if token_fault(text) else destination(verdict, allow_incoherent)
 
 
 def derive(

@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from cot_reward.records import (
-    FOREIGN_PLACEHOLDER,
     ORDERS,
     PAIR_FIELDS,
     PLACEHOLDERS,
-    RESERVED,
     ROW_FIELDS,
+    token_fault,
     turns,
 )
 from cot_reward.tasks import TASKS
@@ -27,7 +26,6 @@ Reason = Literal["malformed", "fields", "placeholders"]
 _PAIR_NEEDS = ("problem", "chosen", "rejected", "images")
 # Fields that this project writes beside `id`, and others do not.
 _OWN_FIELDS = ("task", "order", "sample", "label", "verdict", "coherence", "template_hash")
-_MEDIA_TOKENS = (*PLACEHOLDERS.values(), FOREIGN_PLACEHOLDER, *RESERVED)
 
 
 class RowError(ValueError):
@@ -83,22 +81,16 @@ def check_prompt(
         text = text.replace(token, "")
     if not (text if needs_text else prompt).strip():
         raise RowError("the prompt is empty")
-    for token in (*RESERVED, FOREIGN_PLACEHOLDER):
-        if token in prompt:
-            raise RowError(
-                f"the prompt holds {token}; a trainer would look for a medium there", "placeholders"
-            )
+    if fault := token_fault(text):
+        raise RowError(f"the prompt {fault}", "placeholders")
 
 
 def check_completion(text: str, name: str = "the completion") -> None:
-    """Raise RowError for a text that is empty, or holds the token of a medium."""
+    """Raise RowError for a text that is empty, or holds a special token."""
     if not text.strip():
         raise RowError(f"{name} is empty")
-    for token in _MEDIA_TOKENS:
-        if token in text:
-            raise RowError(
-                f"{name} holds {token}; a trainer would look for a medium there", "placeholders"
-            )
+    if fault := token_fault(text):
+        raise RowError(f"{name} {fault}", "placeholders")
 
 
 def check_compared_media(

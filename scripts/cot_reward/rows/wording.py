@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from cot_reward.records import PLACEHOLDERS, placeholder_in
+from cot_reward.records import PLACEHOLDERS, token_fault
 from cot_reward.tasks.generation import CAPTION_MARKER
 
 # The share of rows that may deviate from the wording of the rest.
@@ -50,7 +50,7 @@ class Wording:
         if not prompt.startswith(self.prefix) or not prompt.endswith(self.suffix):
             return None
         caption = prompt[len(self.prefix) : max(end, 0)]
-        return caption if caption.strip() and not placeholder_in(caption) else None
+        return caption if caption.strip() and not token_fault(caption) else None
 
     def difference(self, prompt: str) -> str:
         """What a prompt without a caption has in another way, for a message."""
@@ -62,7 +62,7 @@ class Wording:
             if at < len(shared):
                 place = slice(max(0, at - 20), at + 40)
                 return f"{text[place][::step]!r} where others have {shared[place][::step]!r}"
-        return f"no caption, or a placeholder in it, after {self.prefix[-40:]!r}"
+        return f"no caption, or a special token in it, after {self.prefix[-40:]!r}"
 
     @property
     def letters(self) -> int:

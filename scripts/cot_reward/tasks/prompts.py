@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping
 
-from cot_reward.records import Comparison, Order, Task
+from cot_reward.records import Comparison, Order, Task, token_fault
 from cot_reward.tasks import TASKS
 
 
@@ -42,7 +42,9 @@ def render(comparison: Comparison, order: Order, template: str) -> str:
 
 
 def check_template(template: str, task: Task) -> None:
-    """Raises ValueError when a field of the task is missing from the template."""
+    """Raises ValueError when the template lacks a field of the task, or holds a special token."""
+    if fault := token_fault(template.replace(task.placeholder, "")):
+        raise ValueError(f"the template {fault}")
     missing = [name for name in task.fields if "{" + name + "}" not in template]
     if missing:
         raise ValueError(
