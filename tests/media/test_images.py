@@ -18,7 +18,7 @@ from cot_reward.media.images import (
     load_image,
     needs_bound,
 )
-from cot_reward.media.paths import MediaError
+from cot_reward.media.paths import LFS_POINTER, MediaError
 from helpers.environments import REPO
 from helpers.llama_factory import LlamaFactory, Outline, digest, running_llama_factory
 from helpers.pictures import (
@@ -32,6 +32,7 @@ from helpers.pictures import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
+from PIL.PngImagePlugin import PngInfo
 
 # Which of the two environments exists depends on the machine.
 SERVE_PYTHONS = [REPO / f".envs/{name}/bin/python" for name in ("serve-cpu", "serve")]
@@ -174,6 +175,27 @@ def test_load_reasons(tmp_path: Path) -> None:
     assert reason_of(load_image, path) == "not_an_image"
     with pytest.raises(MediaError, match=r"a\.png"):
         load_image(path)
+
+
+def test_a_git_lfs_pointer_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(LFS_POINTER + b"v1\noid sha256:0\nsize 9\n")
+    assert reason_of(load_image, path) == "lfs_pointer"
+    assert reason_of(encoded, path, MAX_PIXELS, None) == "lfs_pointer"
+    with pytest.raises(MediaError, match=r"a\.png: a Git LFS pointer.*git lfs pull"):
+        inspect_image(path)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_texts_that_are_too_large_are_named(tmp_path: Path, packed: bool) -> None:
+    """Pillow reads a megabyte of one packed text, and 64 megabytes of all texts."""
+    texts = PngInfo()
+    for number in range(2 if packed else 70):
+        texts.add_text(f"workflow {number}", "x" * 2**20 + "y", zip=packed)
+    path = saved(tmp_path / "a.png", noise("RGB", 30, 30, 0), pnginfo=texts)
+    assert reason_of(load_image, path) == "metadata"
+    with pytest.raises(MediaError, match=r"a\.png: texts inside the PNG.*without them"):
+        inspect_image(path)
 
 
 def test_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

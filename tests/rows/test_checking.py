@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from cot_reward.errors import UserError
 from cot_reward.media.images import inspect_image
+from cot_reward.media.paths import LFS_POINTER
 from cot_reward.records import conversation
 from cot_reward.rows import checking
 from helpers.environments import REPO
@@ -59,6 +60,8 @@ def break_media(root: Path) -> None:
     (root / "text.png").write_text("hello")
     whole = (root / "c.jpg").read_bytes()
     (root / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "pointer.png").write_bytes(LFS_POINTER + b"v1")
+    (root / "pointer.mp4").write_bytes(LFS_POINTER + b"v1")
     (root / "out.png").symlink_to(root.parent / "outside.png")
     Image.new("RGB", (60, 60)).save(root.parent / "outside.png")
     Image.new("1", (1_000_000, 1)).save(root / "thin.png")
@@ -76,6 +79,10 @@ VIDEO_ROW = sft([], videos=["zero.mp4"]) | {"conversations": conversation("<vide
         (sft(["/etc/hostname"]), "escapes"),
         (dpo(["zero.png"]), "empty"),
         (sft(["text.png"]), "not_an_image"),
+        (sft(["pointer.png"]), "lfs_pointer"),
+        (VIDEO_ROW | {"videos": ["pointer.mp4"]}, "lfs_pointer"),
+        (sft(["https://host/a.png"]), "address"),
+        (dpo(["data:image/png;base64,AAAA"]), "address"),
         (sft(["cut.jpg"]), "corrupt"),
         (sft(["thin.png"]), "too_large"),
         (VIDEO_ROW, "empty"),
@@ -188,6 +195,26 @@ def test_script_counts_and_shows_the_first_ten(tmp_path: Path, root: Path) -> No
     assert [line.split() for line in lines[1:3]] == [["20", "missing"], ["1", "fields"]]
     assert len(lines) == 4 + 10
     assert lines[4].startswith(f"  {path}:2: missing: 0.png")
+
+
+def test_one_cause_is_told_once_with_its_number(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        (root / f"{number}.png").write_bytes(LFS_POINTER + b"v1")
+    names = [f"https://host/{n}.png" for n in range(20)] + [f"{root}/a.png"] * 20
+    names += [f"{n}.png" for n in range(3)] + ["gone.png", "away.png"]
+    path = write_rows(tmp_path / "rows.jsonl", [sft([name]) for name in names])
+    assert checking.report_problems([path], root, workers=1, show=4) == 1
+    summary, *lines = capsys.readouterr().out.splitlines()
+    assert summary.endswith("45 problems")
+    counts = {"address": "20", "escapes": "20", "lfs_pointer": "3", "missing": "2"}
+    assert {line.split()[1]: line.split()[0] for line in lines[:4]} == counts
+    assert lines[4] == "The first 4:"
+    places = {1: ("address", 19), 21: ("escapes", 19), 41: ("lfs_pointer", 2), 44: ("missing", 0)}
+    for line, (number, (reason, more)) in zip(lines[5:], places.items(), strict=True):
+        assert line.startswith(f"  {path}:{number}: {reason}: ")
+        assert line.endswith(f"(and {more} more like it in this file)") == bool(more)
 
 
 def test_every_problem_of_a_medium_names_its_file(tmp_path: Path, root: Path) -> None:

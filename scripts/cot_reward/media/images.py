@@ -16,7 +16,7 @@ from typing import IO, TypeVar
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from cot_reward.media.paths import MediaError
+from cot_reward.media.paths import LFS_POINTER, MediaError, lfs_error
 
 T = TypeVar("T")
 
@@ -65,12 +65,23 @@ def _decode(
             "too_large",
         ) from None
     except UnidentifiedImageError:
+        stream.seek(0)
+        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise lfs_error(path) from None
         raise MediaError(
             f"{path}: not an image, whatever its name says (read are {', '.join(FORMATS)}); "
             "replace the file, or leave the row out",
             "not_an_image",
         ) from None
     except Exception as error:
+        if "MAX_TEXT_" in str(error):
+            # Servers and trainers open images with Pillow, too, so that reading it here helps none.
+            raise MediaError(
+                f"{path}: texts inside the PNG (often the workflow that made it) are larger than "
+                "Pillow reads; save the image without them (exiftool -all= FILE), or leave the row "
+                "out",
+                "metadata",
+            ) from None
         # On broken data Pillow's decoders raise nearly anything: OSError, SyntaxError,
         # struct.error, zlib.error, IndexError, ...
         raise MediaError(

@@ -2,6 +2,7 @@
 
 import os
 import posixpath
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -9,7 +10,21 @@ from typing import Any, Literal
 
 from cot_reward.errors import UserError
 
-Reason = Literal["missing", "escapes", "corrupt", "empty", "too_large", "not_an_image"]
+Reason = Literal[
+    "missing", "escapes", "corrupt", "empty", "too_large", "not_an_image", "lfs_pointer", "metadata"
+]  # fmt: skip
+
+# The beginning of the file that Git LFS leaves in place of a file that it has not fetched.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+_ADDRESS = re.compile(r"\A(?:([A-Za-z][A-Za-z0-9+.-]*://)|data:)")
+# A picture in base64: what JPEG and PNG files begin with.
+_BASE64 = re.compile(r"\A(?:/9j/|iVBORw0KGgo)[A-Za-z0-9+/]{200}")
+# The folder of one version of a repository in the cache of the Hugging Face hub.
+_HUB_SNAPSHOT = re.compile(
+    r"\A(.+/(?:datasets|models|spaces)--[^/]+)/snapshots/[0-9a-f]{40}(?:/|\Z)"
+)
+_HUB_BLOB = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
 class MediaError(Exception):
@@ -22,6 +37,14 @@ class MediaError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+
+def lfs_error(path: Path) -> MediaError:
+    """The error for a medium of which only the pointer of Git LFS is there."""
+    return MediaError(
+        f"{path}: a Git LFS pointer, not the file itself; run 'git lfs pull' in its folder",
+        "lfs_pointer",
+    )
 
 
 class EscapeError(ValueError):
@@ -43,6 +66,24 @@ def media_prefix(image_root: Path, media_root: Path) -> str:
             "move or link the images below the media root"
         ) from None
     return "" if prefix == "." else prefix
+
+
+def path_fault(path: str) -> str:
+    """What a media "path" is that is no path of a file below a folder; "" for one that may be.
+
+    It is not shown, because all rows of a file have the same fault, and a data: address is long.
+    """
+    if address := _ADDRESS.match(path):
+        return (
+            f"an address ({address[1] or 'data:'}...), and rows name files; write each medium to a "
+            "file, and its relative path into the row"
+        )
+    if _BASE64.match(path):
+        return (
+            "a picture in base64, and rows name files; write each picture to a file, and its "
+            "relative path into the row"
+        )
+    return ""
 
 
 class ImageRoots:
@@ -70,10 +111,17 @@ def media_path(path: Any, prefix: str) -> str:
     """
     if not isinstance(path, str) or not path:
         raise ValueError(f"a media path must be a string, not {path!r:.60}")
+    if fault := path_fault(path):
+        raise ValueError(f"a media path is {fault}")
     path = posixpath.normpath(path)
     if path == "." or "\0" in path:
         raise ValueError(f"the path {path!r:.60} names no file")
-    if path.startswith(("/", "../")) or path == "..":
+    if path.startswith("/"):
+        raise EscapeError(
+            f"the path {path!r:.200} leads out of the image root: it is absolute, and paths are "
+            "relative to this folder; take the folder off its front"
+        )
+    if path.startswith("../") or path == "..":
         raise EscapeError(f"the path {path!r} leads out of the image root")
     return posixpath.normpath(posixpath.join(prefix, path))
 
@@ -85,6 +133,8 @@ _real_path = lru_cache(maxsize=64)(os.path.realpath)
 def resolve(path: str, root: Path, within: Path | None = None) -> Path:
     """The real file of a path relative to `root`; it must lie below `within`, too.
 
+    In a snapshot of the Hugging Face cache files are links to the contents that the cache keeps
+    beside the snapshots; such a link is followed where the root is a snapshot, and no other one.
     Raises MediaError: "escapes" for an absolute path, and for a path that leaves the root by `..`
     or by a link; "missing" when there is no such file.
     """
@@ -96,8 +146,9 @@ def resolve(path: str, root: Path, within: Path | None = None) -> Path:
     try:
         roots = {_real_path(os.path.abspath(folder)) for folder in (root, within or root)}
         # os.path takes a third of the time of `Path.resolve`.
-        real = os.path.realpath(os.path.join(root, path))
-        inside = all(f"{real}/".startswith(f"{folder.rstrip('/')}/") for folder in roots)
+        named = os.path.join(root, path)
+        real = os.path.realpath(named)
+        inside = all(_is_below(real, folder) or _is_cached(named, real, folder) for folder in roots)
         found = os.path.isfile(real)
     except (OSError, ValueError, RuntimeError) as error:  # name too long, NUL byte, loop of links
         raise MediaError(f"{path!r}: not a usable file name: {error}", "missing") from None
@@ -111,3 +162,24 @@ def resolve(path: str, root: Path, within: Path | None = None) -> Path:
             "missing",
         )
     return Path(real)
+
+
+def _is_below(real: str, folder: str) -> bool:
+    return f"{real}/".startswith(f"{folder.rstrip('/')}/")
+
+
+def _is_cached(named: str, real: str, folder: str) -> bool:
+    """Whether a name in a snapshot of the hub's cache is the cache's own link to this content.
+
+    All of it must hold: the folder lies in a snapshot, the link itself lies in the folder, and it
+    leads directly to a content, named by its hash, of the same repository.
+    """
+    snapshot = _HUB_SNAPSHOT.match(folder)
+    if snapshot is None or not os.path.islink(named):
+        return False
+    blobs, name = os.path.split(real)
+    return (
+        _is_below(os.path.realpath(os.path.dirname(named)), folder)
+        and blobs == f"{snapshot[1]}/blobs"
+        and _HUB_BLOB.fullmatch(name) is not None
+    )

@@ -13,9 +13,12 @@ from tqdm import tqdm
 
 from cot_reward.errors import UserError
 from cot_reward.media.images import inspect_image
-from cot_reward.media.paths import MediaError, resolve
+from cot_reward.media.paths import LFS_POINTER, MediaError, lfs_error, resolve
 from cot_reward.rows.reading import NOT_AN_OBJECT, BrokenFileError, Row, read_rows, row_noun
 from cot_reward.rows.validation import RowError, check_row
+
+# Reasons of media that say what to do about all of a file's media alike.
+_CAUSES = ("lfs_pointer", "metadata")
 
 
 @dataclass(frozen=True, order=True)
@@ -71,10 +74,13 @@ def _check_image(path: Path) -> MediaError | None:
 
 def _check_video(path: Path) -> MediaError | None:
     try:
-        empty = not path.stat().st_size
+        with path.open("rb") as file:
+            beginning = file.read(len(LFS_POINTER))
     except OSError as error:
         return MediaError(f"{path}: cannot be read ({error.strerror})", "missing")
-    if empty:
+    if beginning == LFS_POINTER:
+        return lfs_error(path)
+    if not beginning:
         return MediaError(f"{path}: empty (0 bytes); fetch the file again", "empty")
     return None
 
@@ -136,7 +142,7 @@ def check_files(files: Sequence[Path], root: Path, workers: int) -> Findings:
 
 
 def report_problems(files: Sequence[Path], root: Path, workers: int, show: int) -> int:
-    """Check the files and print what is wrong, the first `show` one by one; returns the exit code.
+    """Check the files, print the first `show` problems that differ; returns the exit code.
 
     Raises UserError when a file or the root is not there.
     """
@@ -153,8 +159,17 @@ def report_problems(files: Sequence[Path], root: Path, workers: int, show: int) 
     print(f"{len(found.problems):,} problems")
     for reason, count in found.counts.items():
         print(f"{count:>8,}  {reason}")
-    shown = found.problems[: max(show, 0)]
-    print(f"The first {len(shown)}:" if len(shown) < len(found.problems) else "They are:")
-    for problem in shown:
-        print(f"  {problem.where}: {problem.reason}: {problem.message}")
+    alike: dict[tuple[int, str], list[Problem]] = {}
+    for problem in found.problems:
+        alike.setdefault((problem.file, _cause(problem)), []).append(problem)
+    shown = list(alike.values())[: max(show, 0)]
+    print(f"The first {len(shown)}:" if len(shown) < len(alike) else "They are:")
+    for problem, *others in shown:
+        more = f" (and {len(others):,} more like it in this file)" if others else ""
+        print(f"  {problem.where}: {problem.reason}: {problem.message}{more}")
     return 1
+
+
+def _cause(problem: Problem) -> str:
+    """What all problems of one cause share: they are told once, with their number."""
+    return problem.reason if problem.reason in _CAUSES else problem.message

@@ -4,14 +4,24 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from shlex import quote
 from typing import IO, Any
 
 import orjson
 
 from cot_reward.errors import UserError
+from cot_reward.media.paths import LFS_POINTER
+from cot_reward.rows.file_forms import (
+    HEAD_BYTES,
+    form_fault,
+    not_utf_8,
+    without_bom,
+    wrapped_fault,
+    wrapping_key,
+)
 from cot_reward.store import dump
 
 # How much of a JSON list is read at once, and the longest entry that one may have.
@@ -20,7 +30,8 @@ MAX_ENTRY_CHARACTERS = 2**26
 # Standard input, as a file name.
 STDIN = Path("-")
 
-_BOM = b"\xef\xbb\xbf"
+# Columns that name media by their paths.
+_MEDIA_COLUMNS = ("images", "videos", "image", "video", "candidates", "context")
 # The beginning of a JSON list in a file that is called JSONL. Any other beginning is a line.
 _LIST_IN_JSONL = re.compile(rb"\[[ \t\r]*(?:\{|\n|\Z|\]\s*\Z)")
 
@@ -46,32 +57,38 @@ def read_rows(path: Path, may_be_empty: bool = False) -> Iterator[tuple[int, Row
 
     Each row comes with its position from 1: list index, line, or row. In place of a row that is
     not a JSON object comes a ValueError, so that one bad line costs one row. Raises UserError when
-    the file is missing, empty (unless `may_be_empty`), or a broken list or Parquet file. The
-    entries of a broken list before its fault come first.
+    the file is missing, empty (unless `may_be_empty`), a broken list or Parquet file, or of another
+    form (`rows.file_forms`). The entries of a broken list before its fault come first.
     """
     try:
-        if path.suffix == ".parquet":
+        if _is_parquet(path):
             yield from enumerate(_parquet(path), 1)
             return
-        with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
+        with nullcontext(sys.stdin.buffer) if path == STDIN else _open(path) as file:
             assert isinstance(file, io.BufferedReader)
+            _check_form(file, path)
             if _is_list(file, path):
                 for number, item in enumerate(_list(file, path), 1):
                     yield number, _checked(item)
                 return
-            seen = False
+            count, last = 0, None
             for number, line in enumerate(file, 1):
-                if number == 1:
-                    line = line.removeprefix(_BOM)
-                if line.strip():
-                    seen = True
-                    yield number, _object(line)
-            if not seen and not may_be_empty:
+                if (line := without_bom(line)).strip():
+                    if last:
+                        yield last
+                    count, last = count + 1, (number, _object(line))
+            if count == 1 and last and (key := wrapping_key(last[1])):
+                raise BrokenFileError(path, wrapped_fault(key, quote(path.name)), last[0])
+            if last:
+                yield last
+            elif not may_be_empty:
                 raise UserError(f"{path}: empty")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
-        raise BrokenFileError(path, f"cannot be read: {error}") from None
+        raise BrokenFileError(
+            path, f"cannot be read: {not_utf_8(error, quote(path.name))}"
+        ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
 
@@ -80,10 +97,12 @@ def spans(path: Path, size: int) -> list[tuple[int, int]]:
     """Parts (from byte, to byte) of `size` bytes for `read_span`; one part for an empty file.
 
     An empty list for JSON lists, Parquet files and pipes, which can only be read from the start.
+    Raises BrokenFileError for a file of another form, and OSError.
     """
-    if path.suffix == ".parquet" or not path.is_file():
+    if _is_parquet(path) or not path.is_file():
         return []
-    with path.open("rb") as file:
+    with _open(path) as file:
+        _check_form(file, path)
         if _is_list(file, path):
             return []
     end = path.stat().st_size
@@ -104,8 +123,7 @@ def read_span(path: Path, start: int, end: int) -> Iterator[tuple[int, Row | Non
         while at < end and (line := file.readline()):
             at += len(line)
             number += 1
-            if number == 1 and not start:
-                line = line.removeprefix(_BOM)
+            line = without_bom(line)
             yield number, _fast_object(line) if line.strip() else None
 
 
@@ -114,20 +132,36 @@ def row_noun(path: Path) -> str:
 
     "line" for a pipe, which can be read only once. Raises UserError for an unreadable file.
     """
-    if path.suffix == ".parquet":
+    if _is_parquet(path):
         return "row"
     try:
         if not path.is_file():
             return "line"
-        with path.open("rb") as file:
+        with _open(path) as file:
             return "row" if _is_list(file, path) else "line"
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
 
 
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet"
+
+
+def _open(path: Path) -> io.BufferedReader:
+    file = path.open("rb", buffering=HEAD_BYTES)
+    assert isinstance(file, io.BufferedReader)
+    return file
+
+
+def _check_form(file: io.BufferedReader, path: Path) -> None:
+    """Raises BrokenFileError for a file that cannot hold rows as it stands."""
+    if fault := form_fault(file.peek(HEAD_BYTES)[:HEAD_BYTES], path.name):
+        raise BrokenFileError(path, fault)
+
+
 def _is_list(file: io.BufferedReader, path: Path) -> bool:
-    head = file.peek(4096).removeprefix(_BOM).lstrip()
-    return bool(_LIST_IN_JSONL.match(head) if path.suffix == ".jsonl" else head[:1] == b"[")
+    head = without_bom(file.peek(4096).lstrip()).lstrip()
+    return bool(_LIST_IN_JSONL.match(head) if path.suffix.lower() == ".jsonl" else head[:1] == b"[")
 
 
 def _fast_object(line: bytes) -> Row:
@@ -141,6 +175,8 @@ def _fast_object(line: bytes) -> Row:
 def _object(line: bytes) -> Row:
     try:
         item = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return ValueError(not_utf_8(error))
     except (ValueError, RecursionError) as error:
         return ValueError(f"not valid JSON: {error}")
     return _checked(item)
@@ -233,7 +269,7 @@ class _ListReader:
         while True:
             while self._at < len(self._buffer):
                 character = self._buffer[self._at]
-                if character not in " \t\r\n":
+                if character not in " \t\r\n\ufeff":
                     return character
                 self._at += 1
             if not self._read_more():
@@ -254,6 +290,9 @@ class _ListReader:
 def _parquet(path: Path) -> Iterator[Row]:
     if not path.exists():
         raise FileNotFoundError(path)
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise BrokenFileError(path, form_fault(LFS_POINTER, path.name))
     # Imported here, because it takes a third of a second.
     from pyarrow import ArrowException, types
     from pyarrow.parquet import ParquetFile
@@ -273,8 +312,24 @@ def _parquet(path: Path) -> Iterator[Row]:
     try:
         with ParquetFile(path) as table:
             columns = [field.name for field in table.schema_arrow if fits(field.type)]
+            _tell_left_out(path, {f.name: str(f.type) for f in table.schema_arrow}, columns)
             for batch in table.iter_batches(batch_size=256, columns=columns):
                 for row in batch.to_pylist():
                     yield _checked(row)
     except ArrowException as error:
         raise UserError(f"{path}: cannot be read as Parquet: {error}") from None
+
+
+def _tell_left_out(path: Path, types: Mapping[str, str], read: Sequence[str]) -> None:
+    """Warn of columns that are not read. Raises BrokenFileError when media are among them."""
+    left_out = {name: kind for name, kind in types.items() if name not in read}
+    for name in _MEDIA_COLUMNS:
+        if name in left_out:
+            raise BrokenFileError(
+                path,
+                f"the column '{name}' holds the media themselves ({left_out[name]:.80}), and rows "
+                "hold paths; write each medium to a file, and its path into the column",
+            )
+    if left_out:
+        names = ", ".join(f"{name} ({kind:.40})" for name, kind in left_out.items())
+        print(f"warning: {path}: columns of these types are not read: {names}", file=sys.stderr)

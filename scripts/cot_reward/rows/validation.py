@@ -11,6 +11,7 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from cot_reward.media.paths import path_fault
 from cot_reward.records import (
     ORDERS,
     PAIR_FIELDS,
@@ -21,7 +22,7 @@ from cot_reward.records import (
 )
 from cot_reward.tasks import TASKS
 
-Reason = Literal["malformed", "fields", "placeholders"]
+Reason = Literal["malformed", "fields", "placeholders", "address", "escapes"]
 
 _PAIR_NEEDS = ("problem", "chosen", "rejected", "images")
 # Fields that this project writes beside `id`, and others do not.
@@ -129,12 +130,20 @@ def check_task(task: str) -> None:
 
 
 def _media(row: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The paths of a row's media, by column. Raises RowError for what is no path."""
+    """The paths of a row's media, by column. Raises RowError for what is no relative path."""
     media = {name: row.get(name, []) for name in PLACEHOLDERS}
-    for paths in media.values():
+    for name, paths in media.items():
         for path in paths:
             if not isinstance(path, str) or not path:
                 raise RowError(f"a media path must be a string, not {reprlib.repr(path)}")
+            if fault := path_fault(path):
+                raise RowError(f"a path in '{name}' is {fault}", "address")
+            if path.startswith("/"):
+                raise RowError(
+                    f"a path in '{name}' is absolute; paths are relative to the media root "
+                    "(--media-root; of stage 3: --image_folder): take this folder off its front",
+                    "escapes",
+                )
     return media
 
 
