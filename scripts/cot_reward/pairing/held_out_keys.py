@@ -13,13 +13,16 @@ from cot_reward.media.paths import media_path
 from cot_reward.pairing.engine.database import Engine
 from cot_reward.records import Comparison, valid_unicode
 from cot_reward.rows.adapters import adapter_for, comparison
+from cot_reward.rows.captions import FileCaptions
 from cot_reward.rows.reading import read_rows
 from cot_reward.rows.responses import digest, published, text_of
 from cot_reward.rows.validation import has_own_fields, is_key
 from cot_reward.tasks import TASKS
-from cot_reward.tasks.generation import CAPTION_MARKER
+from cot_reward.tasks.generation import CAPTION_MARKER, caption_in
 
 _KEYS_PER_INSERT = 10_000
+# Fields that may hold a complete prompt.
+_PROMPT_FIELDS = ("problem", "prompt", "messages", "conversations")
 # Rows at the beginning of a file whose media are looked for.
 _ROWS_WITH_MEDIA_CHECK = 100
 
@@ -36,23 +39,30 @@ def _prompt_text(prompt: Any) -> str:
     return text_of(prompt)
 
 
+def _prompt_in(field: str, row: dict[str, Any]) -> str:
+    return _prompt_text(row[field])
+
+
 def _has_our_key(row: dict[str, Any]) -> bool:
     """Whether the row's `id` is our key; rows of other projects may have a digest there."""
     return is_key(row.get("id")) and (has_own_fields(row) or len(row) == 1)
 
 
-def keys_of(row: dict[str, Any], prefix: str) -> set[str]:
+def keys_of(
+    row: dict[str, Any], prefix: str, captions: Mapping[str, FileCaptions] | None = None
+) -> set[str]:
     """Every key that a row may stand for: raw data, responses or pairs, ours or another project's.
 
     There are several: the row's paths may be relative to the image root or to the media root, and
-    a row of another project may have a digest of its own as `id`. Raises ValueError when there is
-    no key.
+    a row of another project may have a digest of its own as `id`. `captions` finds the caption in
+    the prompt of each of `_PROMPT_FIELDS`. Raises ValueError when there is no key.
     """
     keys = set()
     kind = "video" if row.get("videos") else "image"
 
     def of_prompt(name: str, root: str) -> str:
-        return published({**row, "task": None}, _prompt_text(row[name]), root).key
+        find_caption = captions[name] if captions else caption_in
+        return published({**row, "task": None}, _prompt_text(row[name]), root, find_caption).key
 
     def of_caption(root: str) -> str:
         if "problem" in row or CAPTION_MARKER in row["prompt"]:
@@ -67,11 +77,7 @@ def keys_of(row: dict[str, Any], prefix: str) -> set[str]:
     if "candidates" in row:
         # A row may leave its task to the flag --task of the client.
         ways += [partial(of_plain, task) for task in ([row["task"]] if row.get("task") else TASKS)]
-    ways += [
-        partial(of_prompt, name)
-        for name in ("problem", "prompt", "messages", "conversations")
-        if row.get(name)
-    ]
+    ways += [partial(of_prompt, name) for name in _PROMPT_FIELDS if row.get(name)]
     problem = "there is no prompt"
     for way in ways:
         for root in dict.fromkeys((prefix, "")):
@@ -123,11 +129,14 @@ def exclude(engine: Engine, files: Sequence[Path], media_root: Path, prefix: str
     for path in files:
         name, count = valid_unicode(str(path)), -1
         media_found: set[bool | None] = set()
+        captions = {
+            field: FileCaptions(path, partial(_prompt_in, field)) for field in _PROMPT_FIELDS
+        }
         for count, (number, row) in enumerate(read_rows(path, may_be_empty=True)):
             try:
                 if isinstance(row, ValueError):
                     raise row
-                keys += keys_of(row, prefix)
+                keys += keys_of(row, prefix, captions)
                 if count < _ROWS_WITH_MEDIA_CHECK:
                     media_found.add(_has_media(row, media_root, prefix))
             except ValueError as error:

@@ -1,7 +1,7 @@
 """A row of a judged response, ours or published -> what pairing needs of it, judged anew."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -36,6 +36,10 @@ _UNCLEAN = re.compile(r"\A\Z|\A[/.]|/[/.]|/\Z|\0")
 # Of rows of others, too, these must be what they seem.
 _DECISIVE = ("label", "finish_reason", "images", "videos")
 _KINDS = {name: ROW_FIELDS[name] for name in _ABSENT}
+
+
+# A prompt -> its caption; raises ValueError.
+FindCaption = Callable[[str], str]
 
 
 class Judged(NamedTuple):
@@ -107,8 +111,10 @@ def prompt_and_text(row: Mapping[str, Any]) -> tuple[str, str]:
     return prompt, text
 
 
-def published(row: Mapping[str, Any], prompt: str, prefix: str) -> Comparison:
-    """The comparison of a row without a key: two media and the caption that its prompt ends with.
+def published(
+    row: Mapping[str, Any], prompt: str, prefix: str, find_caption: FindCaption = caption_in
+) -> Comparison:
+    """The comparison of a row without a key: two media and the caption in its prompt.
 
     The label is left at 1. Raises ValueError when the row does not tell what is compared.
     """
@@ -121,7 +127,7 @@ def published(row: Mapping[str, Any], prompt: str, prefix: str) -> Comparison:
     if (named := row.get("task")) != task and isinstance(named, str) and named in TASKS:
         raise ValueError(f"rows of task {named!r} need the key as 'id'")
     first, second = (media_path(path, prefix) for path in media)
-    return Comparison(task, caption_in(prompt), (first, second), 1)
+    return Comparison(task, find_caption(prompt), (first, second), 1)
 
 
 def _clean(paths: list[Any]) -> list[str]:
@@ -163,12 +169,15 @@ def _fields(row: Mapping[str, Any], ours: bool) -> dict[str, Any]:
     return values
 
 
-def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
+def read(
+    row: Mapping[str, Any], right_side: bool, prefix: str, find_caption: FindCaption = caption_in
+) -> Judged:
     """The row, judged again: what it says of its own verdict counts for nothing.
 
     A row without a label is taken to be as right or wrong as the file that it stands in says.
-    `prefix` leads from the media root to what paths in rows without a key are relative to. Raises
-    ValueError for a row that cannot be used.
+    `prefix` leads from the media root to what paths in rows without a key are relative to,
+    `find_caption` finds the caption in a prompt of such a row. Raises ValueError for a row that
+    cannot be used.
     """
     prompt, text = prompt_and_text(row)
     ours = _is_ours(row, prompt, prefix)
@@ -180,7 +189,7 @@ def read(row: Mapping[str, Any], right_side: bool, prefix: str) -> Judged:
         check_task(task)
         images, videos = _clean(images), _clean(videos)
     else:
-        comparison = published(row, prompt, prefix)
+        comparison = published(row, prompt, prefix, find_caption)
         key, task = comparison.key, comparison.task
         shown = list(comparison.candidates)
         images, videos = ([], shown) if videos else (shown, [])

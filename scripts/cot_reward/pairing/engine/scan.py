@@ -16,7 +16,8 @@ from pyarrow.parquet import ParquetWriter
 from cot_reward.errors import UserError
 from cot_reward.pairing.allowed_texts import Admission
 from cot_reward.rows import reading
-from cot_reward.rows.responses import Judged, read
+from cot_reward.rows.captions import FileCaptions
+from cot_reward.rows.responses import Judged, prompt_and_text, read
 from cot_reward.store import dump
 
 # `row` is the row's number (see `_row_number`); `fate` is why no pair may use the row, "" when a
@@ -158,6 +159,7 @@ def scan(part: Part) -> ScannedPart:
     lines = rows = bad_rows = 0
     bad_rows_file: IO[str] | None = None
     shards = _Shards(part)
+    find_caption = FileCaptions(part.path, lambda row: prompt_and_text(row)[0])
     try:
         for line, row in _rows_of(part):
             lines = line
@@ -167,7 +169,7 @@ def scan(part: Part) -> ScannedPart:
             try:
                 if isinstance(row, ValueError):
                     raise row
-                judged = read(row, part.right_side, part.prefix)
+                judged = read(row, part.right_side, part.prefix, find_caption)
             # RecursionError: a value is nested too deeply for the message that shows it.
             except (ValueError, RecursionError) as error:
                 bad_rows += 1
