@@ -19,8 +19,8 @@ from cot_reward.media.images import (
     load_image,
     needs_bound,
 )
-from cot_reward.media.paths import MediaError
-from cot_reward.media.sent import MediaReader
+from cot_reward.media.paths import ImageRoots, MediaError
+from cot_reward.media.sent import MediaReader, url_reader
 from helpers.pictures import bounded_pictures, encoded, noise, saved
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,6 +52,25 @@ def test_other_images_are_sent_bounded_and_without_loss(tmp_path: Path, name: st
     assert seen.tobytes() == expected.tobytes()
     assert not seen.getexif()
     assert not needs_bound(seen, 262144)
+
+
+def test_a_server_reads_files_below_the_media_root_only(tmp_path: Path) -> None:
+    """A snapshot of the hub's cache has its contents beside it, where the server may not read."""
+    snapshot = tmp_path / "datasets--someone--pairs/snapshots" / ("0" * 40)
+    blobs = snapshot.parent.parent / "blobs"
+    for folder in (snapshot, blobs):
+        folder.mkdir(parents=True)
+    saved(blobs / ("c" * 64), noise("RGB", 60, 60, 0), format="PNG")
+    (snapshot / "link.png").symlink_to(f"../../blobs/{'c' * 64}")
+    plain = saved(snapshot / "plain.png", noise("RGB", 60, 60, 1))
+    large = saved(snapshot / "large.png", noise("RGB", 800, 700, 1))
+    roots = ImageRoots(snapshot, [])
+    with MediaReader(262144, snapshot / ".cache") as reader:
+        as_file, inline = (url_reader(reader, roots, form) for form in ("file", "inline"))
+        assert b"".join(as_file("plain.png")) == f'"{plain.as_uri()}"'.encode()
+        assert b"".join(as_file(large.name)).startswith(f'"{snapshot.as_uri()}/.cache/'.encode())
+        assert list(as_file("link.png")) == list(inline("link.png"))
+        assert b"".join(inline("link.png")).startswith(b'"data:image/png;base64,')
 
 
 # --- broken files ---------------------------------------------------------------------------------

@@ -103,6 +103,10 @@ class ImageRoots:
         )
         return resolve(path, self._media_root, within)
 
+    def holds(self, file: Path) -> bool:
+        """Whether a real file lies below the media root, and not beside it in the hub's cache."""
+        return _is_below(str(file), _real_path(os.path.abspath(self._media_root)))
+
 
 def media_path(path: Any, prefix: str) -> str:
     """A path below the image root as a path below the media root.

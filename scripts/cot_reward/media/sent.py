@@ -88,7 +88,8 @@ def url_reader(
 ) -> Callable[[str], Iterable[bytes]]:
     """A function from a path below the media root to the URL that a request holds for it.
 
-    `form` is "inline" for a data URL, "file" for a file:// URL, which needs a reader with a cache.
+    `form` is "inline" for a data URL, "file" for a file:// URL where the file lies below the media
+    root. A file that is made for the request does so only with a reader that has a cache.
     The function returns the JSON string of the URL in pieces. It blocks, and raises MediaError for
     a medium that cannot be used or lies outside its image root, OSError when the cache cannot be
     written.
@@ -96,9 +97,9 @@ def url_reader(
 
     def read_url(path: str) -> Iterable[bytes]:
         file, data, mime = reader.read(roots.file(path))
-        if form == "inline":
+        # A server reads files below the media root only, and not the contents of the hub's cache.
+        if form == "inline" or file is None or not roots.holds(file.resolve()):
             return data_url(data, mime)
-        assert file is not None
         return file_url(file)
 
     return read_url

@@ -80,7 +80,7 @@ def parts_of(
     Raises UserError for a file that cannot be read.
     """
     sizes = [
-        path.stat().st_size * (_PARQUET_EXPANSION if path.suffix == ".parquet" else 1)
+        path.stat().st_size * (_PARQUET_EXPANSION if path.suffix.lower() == ".parquet" else 1)
         for path, _ in files
         if path.is_file()
     ]
