@@ -67,7 +67,7 @@ def find_pairable_rows(engine: Engine, buckets: int, low: float, high: float) ->
     for bucket in range(buckets):
         parquet.write_table(SCHEMA.empty_table(), shard_path(engine.folder, bucket, "none"))
     engine.run(
-        "CREATE TABLE facts AS SELECT row, right_side, fate, comparison, presentation, "
+        "CREATE TABLE facts AS SELECT row, right_side, fate, comparison, presentation, pictures, "
         f'preferred, response, verdict, task, template_hash, model, "order" FROM {engine.shards()}'
     )
     engine.run(_CONTRADICTORY)

@@ -1,7 +1,9 @@
 """Held-out files (--exclude) of any form -> keys of the comparisons that no pair may be about."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import pyarrow as pa
 from cot_reward.errors import UserError
 from cot_reward.media.paths import media_path
 from cot_reward.pairing.engine.database import Engine
+from cot_reward.pairing.engine.scan import pictures_digest
+from cot_reward.pairing.inputs import HeldOutFile
 from cot_reward.records import Comparison, valid_unicode
 from cot_reward.rows.adapters import adapter_for, comparison
 from cot_reward.rows.captions import FileCaptions
@@ -94,11 +98,32 @@ def keys_of(
     return keys | {row["id"]} if is_key(row.get("id")) else keys
 
 
-def _has_media(row: dict[str, Any], media_root: Path, prefix: str) -> bool | None:
-    """Whether a medium of the row exists; None: the key does not depend on the media's paths."""
+def _media_of(row: dict[str, Any]) -> list[Any] | None:
+    """The media paths of a row of any form; None for a row without a list of them."""
     names = ("images", "videos", "context", "candidates")
     paths = next((row[name] for name in names if row.get(name)), None)
-    if _has_our_key(row) or not isinstance(paths, list):
+    return paths if isinstance(paths, list) else None
+
+
+def _pictures_of(row: dict[str, Any], prefix: str) -> set[int]:
+    """Digests of the media that a row compares, relative to the image root or the media root."""
+    context, candidates = row.get("context") or [], row.get("candidates") or []
+    if isinstance(context, list) and isinstance(candidates, list) and candidates:
+        # Candidates that are texts give digests that no pictures have.
+        paths = [*context, *candidates]
+    else:
+        paths = _media_of(row) or []
+    found = set()
+    for root in (prefix, "") if len(paths) > 1 else ():
+        with suppress(ValueError):
+            found.add(pictures_digest([media_path(path, root) for path in paths]))
+    return found
+
+
+def _has_media(row: dict[str, Any], media_root: Path, prefix: str) -> bool | None:
+    """Whether a medium of the row exists; None: the key does not depend on the media's paths."""
+    paths = _media_of(row)
+    if _has_our_key(row) or paths is None:
         return None
     return any(
         os.path.exists(media_root / root / path)
@@ -108,25 +133,37 @@ def _has_media(row: dict[str, Any], media_root: Path, prefix: str) -> bool | Non
     )
 
 
-def exclude(engine: Engine, files: Sequence[Path], media_root: Path, prefix: str) -> dict[str, str]:
-    """Put the keys of the files into the tables `held_out` (by file) and `excluded`.
+@dataclass
+class Met:
+    """What the responses have of a held-out file.
 
-    `prefix` leads from the media root to what the paths in raw rows are relative to. Returns why a
-    file is doubtful, by file: it is empty, as the merger's own eval.jsonl can be, or the media of
-    its first rows do not exist, so that its paths may be relative to something else. Raises
-    UserError for a row that cannot be read: its comparison could pass.
+    `comparisons`: left out. `of_same_pictures`: comparisons of the same pictures under another
+    caption, which are not left out.
+    """
+
+    comparisons: int = 0
+    of_same_pictures: int = 0
+
+
+def exclude(engine: Engine, files: Sequence[HeldOutFile], media_root: Path) -> dict[str, str]:
+    """Put the files' rows into the tables `held_out`, `held_out_pictures` and `excluded`.
+
+    Returns why a file is doubtful, by file: it is empty, as the merger's own eval.jsonl can be, or
+    the media of its first rows do not exist, so that its paths may be relative to something else.
+    Raises UserError for a row that cannot be read: its comparison could pass.
     """
     doubts: dict[str, str] = {}
-    keys: list[str] = []
-    schema = pa.schema([("file", pa.string()), ("comparison", pa.int64())])
+    held: dict[str, list[int]] = {"held_out": [], "held_out_pictures": []}
+    schema = pa.schema([("file", pa.string()), ("digest", pa.int64())])
 
     def flush(file: str) -> None:
-        columns = [[file] * len(keys), list(map(digest, keys))]
-        engine.add("held_out", pa.table(columns, schema=schema))
-        keys.clear()
+        for table, digests in held.items():
+            columns = [[file] * len(digests), digests]
+            engine.add(table, pa.table(columns, schema=schema))
+            digests.clear()
 
     flush("")
-    for path in files:
+    for path, prefix in files:
         name, count = valid_unicode(str(path)), -1
         media_found: set[bool | None] = set()
         captions = {
@@ -136,43 +173,60 @@ def exclude(engine: Engine, files: Sequence[Path], media_root: Path, prefix: str
             try:
                 if isinstance(row, ValueError):
                     raise row
-                keys += keys_of(row, prefix, captions)
+                held["held_out"] += map(digest, keys_of(row, prefix, captions))
+                held["held_out_pictures"] += _pictures_of(row, prefix)
                 if count < _ROWS_WITH_MEDIA_CHECK:
                     media_found.add(_has_media(row, media_root, prefix))
             except ValueError as error:
                 raise UserError(f"{path}:{number}: {error}; --exclude needs every row") from None
-            if len(keys) >= _KEYS_PER_INSERT:
+            if len(held["held_out"]) >= _KEYS_PER_INSERT:
                 flush(name)
         flush(name)
         if count < 0:
             doubts[name] = "it is empty; see that this is right"
         elif False in media_found and True not in media_found:
             doubts[name] = (
-                "its images are not where its paths lead; say with --image-root what they are "
-                "relative to"
+                "its images are not where its paths lead; say with --image-root or "
+                "--exclude-image-root what they are relative to"
             )
     # A comparison may have many rows: orders, samples.
-    engine.run("CREATE TABLE excluded AS SELECT DISTINCT comparison FROM held_out")
+    engine.run("CREATE TABLE excluded AS SELECT DISTINCT digest AS comparison FROM held_out")
     return doubts
 
 
-def count_excluded(engine: Engine, files: Sequence[Path]) -> dict[str, int]:
-    """How many comparisons of each held-out file the responses had, which were left out."""
-    return {valid_unicode(str(path)): 0 for path in files} | dict(
-        engine.run(
-            "SELECT file, count(judged.comparison) "
-            "FROM (SELECT DISTINCT file, comparison FROM held_out) "
-            "LEFT JOIN (SELECT DISTINCT comparison FROM facts) AS judged USING (comparison) "
-            "GROUP BY file ORDER BY file"
-        )
-    )
+def count_met(engine: Engine, files: Sequence[HeldOutFile]) -> dict[str, Met]:
+    """What the responses have of each held-out file."""
+    met = {valid_unicode(str(file.path)): Met() for file in files}
+    for name, comparisons in engine.run(
+        "SELECT file, count(DISTINCT comparison) FROM held_out "
+        "JOIN facts ON comparison = digest GROUP BY file"
+    ):
+        met[name].comparisons = comparisons
+    for name, comparisons in engine.run(
+        "SELECT file, count(DISTINCT comparison) FROM held_out_pictures "
+        "JOIN facts ON pictures = digest ANTI JOIN excluded USING (comparison) GROUP BY file"
+    ):
+        met[name].of_same_pictures = comparisons
+    return met
 
 
-def warnings(excluded: Mapping[str, int], doubts: Mapping[str, str]) -> list[str]:
-    """What to do about doubtful files without any comparison among the responses."""
-    return [
-        f"warning: --exclude {name}: none of its comparisons is among the responses, and {why}, or "
-        "held-out comparisons may pass"
-        for name, why in doubts.items()
-        if not excluded[name]
-    ]
+def warnings(met: Mapping[str, Met], doubts: Mapping[str, str]) -> Iterator[str]:
+    """What to do about files that leave nothing out, and about pictures under other captions."""
+    for name, found in met.items():
+        if not found.comparisons:
+            why = doubts.get(
+                name,
+                "its paths may be relative to another folder (--exclude-image-root) or its "
+                "captions may be worded otherwise; see that it is other data",
+            )
+            yield (
+                f"warning: --exclude {name}: none of its comparisons is among the responses, and "
+                f"{why}, or held-out comparisons may pass"
+            )
+        if found.of_same_pictures:
+            yield (
+                f"warning: --exclude {name}: {found.of_same_pictures:,} comparisons of the "
+                "responses show the same pictures as one of its rows under another caption, and "
+                "are not left out; if their captions differ by spaces or spelling only, mend the "
+                "file's captions"
+            )

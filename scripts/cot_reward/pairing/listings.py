@@ -12,6 +12,7 @@ from cot_reward.pairing.excluded_rows import contradictory_comparisons
 from cot_reward.rows.reading import read_rows
 from cot_reward.store import write_jsonl
 
+LISTS = _BAD_ROWS, _CONTRADICTORY_LABELS = "bad_rows.jsonl", "contradictory_labels.jsonl"
 # Bad rows and contradictory comparisons that the summary itself names.
 _MAX_NAMED = 100
 _MAX_IN_ERROR = 10
@@ -46,7 +47,7 @@ def check_bad_rows(scanned: Sequence[ScannedPart], folder: Path, max_share: floa
 
 def list_bad_rows(scanned: Sequence[ScannedPart], folder: Path, out: Path) -> list[str]:
     """Write out/bad_rows.jsonl; the first rows as FILE:LINE: REASON."""
-    rows = _write_list(out / "bad_rows.jsonl", _bad_rows(scanned, folder))
+    rows = _write_list(out / _BAD_ROWS, _bad_rows(scanned, folder))
     return list(map(_to_line, rows))
 
 
@@ -56,7 +57,7 @@ def list_contradictory_labels(
     """Write out/contradictory_labels.jsonl; the keys of the first comparisons."""
     places = Places(scanned)
     rows = _write_list(
-        out / "contradictory_labels.jsonl",
+        out / _CONTRADICTORY_LABELS,
         (
             {"id": key, "where": [places.name(row) for row in rows]}
             for key, rows in contradictory_comparisons(engine)

@@ -8,13 +8,20 @@ from pathlib import Path
 import orjson
 
 from cot_reward.errors import UserError
-from cot_reward.pairing.engine.database import Engine
+from cot_reward.pairing.engine.database import LOCK_FILE, Engine
 from cot_reward.pairing.engine.lines import PairLines
+from cot_reward.pairing.listings import LISTS
+from cot_reward.pairing.plots import PLOTS
 from cot_reward.pairing.shortcut import Texts
 
 # Pairs that the classifiers see: above some thousands, accuracies hardly change.
 _SHORTCUT_PAIRS = 4000
 _ROWS_PER_FETCH = 10_000
+# Everything that a merge writes into its folder, or removes from it.
+OUTPUT_FILES = (
+    "train.jsonl", "eval.jsonl", "summary.json", LOCK_FILE, *LISTS,
+    *(f"plots/{name}" for name in PLOTS),
+)  # fmt: skip
 
 
 def write_pairs(engine: Engine, folder: Path, out: Path, splits: Sequence[str]) -> None:

@@ -1,6 +1,5 @@
 """The merger, top to bottom: files of judged responses in, DPO pairs and their summary out."""
 
-import glob
 import sys
 import time
 from collections.abc import Iterable
@@ -13,7 +12,6 @@ import duckdb
 
 from cot_reward import judge
 from cot_reward.errors import UserError
-from cot_reward.media.paths import media_prefix
 from cot_reward.pairing import held_out_keys, shortcut
 from cot_reward.pairing.allowed_texts import Admission
 from cot_reward.pairing.balance import balance
@@ -22,6 +20,7 @@ from cot_reward.pairing.engine.passes import judge_parts, pair_rows
 from cot_reward.pairing.engine.scan import parts_of
 from cot_reward.pairing.engine.workers import Workers, cores, worker_count
 from cot_reward.pairing.excluded_rows import find_pairable_rows, read_pairable_rows, template_hashes
+from cot_reward.pairing.inputs import Inputs, find_inputs
 from cot_reward.pairing.listings import check_bad_rows, list_bad_rows, list_contradictory_labels
 from cot_reward.pairing.meeting import count_shared, trained_model, unmet
 from cot_reward.pairing.messages import no_pair_message, print_summary
@@ -57,9 +56,10 @@ def merge(settings: MergeSettings) -> int:
         str(settings.out.resolve()).encode()
     except UnicodeEncodeError:
         raise UserError(f"--out {settings.out}: the name of the folder is not UTF-8") from None
+    inputs = find_inputs(settings)
     try:
         with workspace(settings.out) as folder:
-            summary = _merge(settings, folder)
+            summary = _merge(settings, inputs, folder)
     except duckdb.Error as error:
         raise UserError(
             f"{settings.out}: the merge could not be finished: {str(error).splitlines()[0]}; see "
@@ -75,21 +75,19 @@ def merge(settings: MergeSettings) -> int:
     return 0
 
 
-def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
+def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, Any]:
     started, out, seed = time.monotonic(), settings.out, settings.seed
     with ExitStack() as stack:
         threads = min(settings.workers or cores(), _MAX_DATABASE_THREADS)
         engine = stack.enter_context(Engine(folder, settings.memory, threads))
 
         # Held-out comparisons, which no pair may be about.
-        prefix = media_prefix(settings.image_root or settings.media_root, settings.media_root)
-        held_out_files = _expand(settings.exclude, "--exclude")
-        doubts = held_out_keys.exclude(engine, held_out_files, settings.media_root, prefix)
+        doubts = held_out_keys.exclude(engine, inputs.held_out, settings.media_root)
 
         # First pass: judge every row.
-        files = [(path, True) for path in _expand(settings.correct, "--correct")]
-        files += [(path, False) for path in _expand(settings.incorrect, "--incorrect")]
-        parts = parts_of(files, folder, prefix, _admission(settings))
+        files = [(path, True) for path in inputs.correct]
+        files += [(path, False) for path in inputs.incorrect]
+        parts = parts_of(files, folder, inputs.prefix, _admission(settings))
         count = worker_count([path for path, _ in files], settings.workers)
         workers = stack.enter_context(Workers(count))
         scanned = judge_parts(parts, workers)
@@ -97,10 +95,10 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
         low, high = settings.pass_rate or (0.0, 1.0)
         buckets = max((part.buckets for part in parts), default=1)
         find_pairable_rows(engine, buckets, low, high)
-        excluded = held_out_keys.count_excluded(engine, held_out_files)
+        met = held_out_keys.count_met(engine, inputs.held_out)
         hashes = template_hashes(engine)
         shared = count_shared(engine, scanned)
-        messages = [*held_out_keys.warnings(excluded, doubts), mixed_templates(hashes)]
+        messages = [*held_out_keys.warnings(met, doubts), mixed_templates(hashes)]
         _warn([*messages, *unmet(shared)])
         trained = trained_model(engine, settings.trained_model, settings.pairs)
 
@@ -130,7 +128,10 @@ def _merge(settings: MergeSettings, folder: Path) -> dict[str, Any]:
             "bad_rows": list_bad_rows(scanned, folder, out),
             "contradictory_labels": list_contradictory_labels(engine, scanned, out),
             "contradictory_comparisons": count_contradictory(engine),
-            "excluded_comparisons": excluded,
+            "excluded_comparisons": {name: found.comparisons for name, found in met.items()},
+            "same_pictures_as_excluded": {
+                name: found.of_same_pictures for name, found in met.items()
+            },
             "presentations": count_presentations(engine),
             "pass_rates": pass_rate_histogram(engine),
             **train,
@@ -173,21 +174,6 @@ def _choose_pairs(engine: Engine, settings: MergeSettings) -> dict[str, dict[str
         seed=settings.seed,
         published_share=settings.published_share,
     )
-
-
-def _expand(patterns: Iterable[str], flag: str) -> list[Path]:
-    """The files that the patterns of a flag match, each once. Raises UserError for no match."""
-    paths: list[Path] = []
-    for pattern in patterns:
-        if "\0" in pattern:
-            raise UserError(f"{flag} {pattern!r}: no name of a file")
-        # The name of an existing file may look like a pattern.
-        is_pattern = glob.has_magic(pattern) and not Path(pattern).exists()
-        found = sorted(glob.glob(pattern, recursive=True)) if is_pattern else [pattern]
-        if not found:
-            raise UserError(f"{flag} {pattern}: no file matches")
-        paths += map(Path, found)
-    return list(dict.fromkeys(paths))
 
 
 def _admission(settings: MergeSettings) -> Admission:

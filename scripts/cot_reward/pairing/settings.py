@@ -34,6 +34,13 @@ class MergeSettings:
         default=None,
         metadata={"help": "the same for published and raw rows (default: the media root)"},
     )
+    exclude_image_root: list[Path] = field(
+        default_factory=list,
+        metadata={
+            "help": "the same for --exclude: one folder for all its files, or one for each "
+            "(default: --image-root)"
+        },
+    )
     chosen_coherence: list[str] = field(
         default_factory=lambda: list(TRUSTED),
         metadata={"help": "findings that a chosen text may have"},
@@ -121,6 +128,12 @@ class MergeSettings:
             if number < 0:
                 raise ValueError(f"{flag} must be 0 or more")
         _check_seed(self.seed)
+        if len(self.exclude_image_root) not in (0, 1, len(self.exclude)):
+            raise ValueError(
+                f"--exclude-image-root names {len(self.exclude_image_root)} folders for "
+                f"{len(self.exclude)} files or globs of --exclude; give one for all, or one for "
+                "each in the same order"
+            )
         for flag, value, high in (
             ("--max-similarity", self.max_similarity, 1),
             ("--eval-fraction", self.eval_fraction, 0.9),

@@ -14,6 +14,9 @@ import pyarrow as pa
 
 from cot_reward.errors import UserError
 
+# What a merge has in its `out` while it works.
+WORK_FOLDER, LOCK_FILE = ".merging", ".merging.lock"
+
 
 @contextmanager
 def workspace(out: Path) -> Iterator[Path]:
@@ -22,7 +25,7 @@ def workspace(out: Path) -> Iterator[Path]:
     The remains of a killed merge are removed first. Raises UserError when another merge writes to
     `out`.
     """
-    folder, lock = out / ".merging", out / ".merging.lock"
+    folder, lock = out / WORK_FOLDER, out / LOCK_FILE
     try:
         out.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)

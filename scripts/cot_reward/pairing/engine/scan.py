@@ -5,11 +5,13 @@ still counts for the label of its comparison and for the pass rate.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
+import orjson
 import pyarrow as pa
 from pyarrow.parquet import ParquetWriter
 
@@ -17,14 +19,17 @@ from cot_reward.errors import UserError
 from cot_reward.pairing.allowed_texts import Admission
 from cot_reward.rows import reading
 from cot_reward.rows.captions import FileCaptions
-from cot_reward.rows.responses import Judged, prompt_and_text, read
+from cot_reward.rows.responses import Judged, digest, prompt_and_text, read
 from cot_reward.store import dump
+from cot_reward.tasks import TASKS
 
 # `row` is the row's number (see `_row_number`); `fate` is why no pair may use the row, "" when a
-# pair may.
+# pair may; `pictures` stands for the media that the row compares, whatever the caption (0: it
+# compares texts).
 _COLUMN_TYPES: dict[Any, Any] = {str: pa.string(), int: pa.int64()}
 SCHEMA = pa.schema(
     [("row", pa.int64()), ("right_side", pa.bool_()), ("fate", pa.string())]
+    + [("pictures", pa.int64())]
     + [(name, _COLUMN_TYPES[kind]) for name, kind in Judged.__annotations__.items()]
 )
 # Both sides of a pair have the same prompt and media, so only the right side keeps and sorts them.
@@ -145,6 +150,11 @@ def _row_number(part: int, line: int) -> int:
     return (part << _LINE_BITS) + line
 
 
+def pictures_digest(paths: Iterable[str]) -> int:
+    """64 bits that stand for these media, in whatever order they are shown."""
+    return digest("pictures", *sorted(paths))
+
+
 def _rows_of(part: Part) -> Iterator[tuple[int, reading.Row | None]]:
     if part.end < 0:
         return reading.read_rows(part.path)
@@ -192,7 +202,10 @@ def scan(part: Part) -> ScannedPart:
 def _entry(part: Part, line: int, judged: Judged) -> tuple[Any, ...]:
     """A row of `SCHEMA`."""
     fate = part.admission.refusal(judged, part.right_side)
-    entry = (_row_number(part.number, line), part.right_side, fate, *judged)
+    pictures = 0
+    if TASKS[judged.task].compares_media:
+        pictures = pictures_digest(chain.from_iterable(orjson.loads(judged.media)))
+    entry = (_row_number(part.number, line), part.right_side, fate, pictures, *judged)
     if fate or not part.right_side:
         empty = _TEXT_COLUMNS if fate else _SHARED_COLUMNS
         return tuple("" if n in empty else value for n, value in enumerate(entry))
