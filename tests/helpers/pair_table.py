@@ -42,16 +42,26 @@ class BalancedPairs:
         eval_fraction: float = 0.0,
         seed: int = 0,
         one_model: bool = False,
+        separate_kinds: bool = False,
         **options: Any,
     ) -> None:
         options = {"positions": True, "lengths": False, "weights": {}} | options
         with Engine(folder, "200MB", 1) as engine:
             engine.add("possible_pairs", pa.Table.from_pylist(pairs, schema=POSSIBLE_PAIRS))
-            select_pairs(engine, count, eval_fraction, seed, one_model)
+            select_pairs(engine, count, eval_fraction, seed, one_model, separate_kinds)
             self.changes = balance(engine, pairs_per_comparison=count, seed=seed, **options)
             columns = {"answer": "chosen_answer"} | {
                 name: name
-                for name in ("pair", "id", "split", "source", "longer", "state", "first_choice")
+                for name in (
+                    "pair",
+                    "id",
+                    "split",
+                    "source",
+                    "kind",
+                    "longer",
+                    "state",
+                    "first_choice",
+                )
             }
             rows = engine.run(f"SELECT {', '.join(columns.values())} FROM pairs ORDER BY pair")
         (folder / "merge.duckdb").unlink()

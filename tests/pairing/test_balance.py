@@ -15,6 +15,14 @@ SLOW = settings(
 )
 
 
+STRATUM = ("train", "s", "image_generation", "")
+
+
+def quotas_of_one(cells, positions, lengths, limit=None):
+    limits = None if limit is None else {STRATUM: limit}
+    return quotas({STRATUM: cells}, positions, lengths, limits)[STRATUM]
+
+
 def within(difference: int, total: int) -> bool:
     return abs(difference) <= max(1, 0.01 * total)
 
@@ -184,7 +192,7 @@ def test_every_source_and_split_is_balanced(tmp_path, drawn, positions, lengths,
 ), st.one_of(st.none(), st.integers(0, 12)))  # fmt: skip
 @settings(deadline=None, max_examples=80)
 def test_quotas_are_the_most_that_is_balanced(cells, limit):
-    found = quotas(cells, True, True, limit)
+    found = quotas_of_one(cells, True, True, limit)
 
     def balanced(kept):
         total = sum(kept.values())
@@ -206,12 +214,14 @@ def test_quotas_are_the_most_that_is_balanced(cells, limit):
 
 
 def test_one_percent_of_many_is_used():
-    assert quotas({(1, 0): 100_000, (2, 0): 10_000}, True, False) == {
+    assert quotas_of_one({(1, 0): 100_000, (2, 0): 10_000}, True, False) == {
         (1, 0): 10_202,
         (2, 0): 10_000,
     }
-    million = quotas({(1, 1): 10**6, (1, -1): 999_000, (2, 1): 10**6, (2, -1): 10**6}, True, True)
-    assert sum(million.values()) == 3_999_000
+    million = quotas_of_one(
+        {(1, 1): 10**6, (1, -1): 999_000, (2, 1): 10**6, (2, -1): 10**6}, True, True
+    )
+    assert sum(quotas_of_one(million, True, True).values()) == 3_999_000
 
 
 def test_sources_are_mixed_by_their_weights_and_stay_balanced(tmp_path):
@@ -228,3 +238,97 @@ def test_sources_are_mixed_by_their_weights_and_stay_balanced(tmp_path):
     }
     with pytest.raises(UserError, match=r"no pair has the source 'u'; there are 's', 't'"):
         BalancedPairs(tmp_path, pairs, weights={"u": 1})
+
+
+# --- many sources ---------------------------------------------------------------------------------
+
+
+def small_sources(number, answers, both_orders=False, **other):
+    """So many sources, each with a comparison for each of the answers, in one order or both."""
+    pairs = []
+    for source in range(number):
+        for place, answer in enumerate(answers):
+            about = {"id_": f"{source} {place}", "source": f"s{source:03}"} | other
+            pairs.append(possible_pair(2 * len(pairs), answer=answer, **about))
+            if both_orders:
+                # The other order costs more, the more the later the source.
+                other_order = {"answer": 3 - answer, "cost": 1 + source, "place": "q"}
+                pairs.append(possible_pair(2 * len(pairs) + 1, **about, **other_order))
+    return pairs
+
+
+@pytest.mark.parametrize(
+    ("answers", "kept"),
+    [
+        # 202 pairs may lean by 2, that is by 1%: all 100 of answer 1, and 102 of answer 2.
+        ([1, 2, 2], {1: 100, 2: 102}),
+        ([1, 1, 2], {1: 102, 2: 100}),
+        ([1, 1, 1, 2, 2, 2], {1: 300, 2: 300}),
+        ([1], {1: 1}),
+    ],
+)
+def test_many_small_sources_do_not_lean_together(tmp_path, answers, kept):
+    made = BalancedPairs(tmp_path, small_sources(100, answers))
+    assert made.count("answer") == kept
+    for source in {row["source"] for row in made.kept}:
+        answers_of_one = made.count("answer", source=source)
+        assert abs(answers_of_one[1] - answers_of_one[2]) <= 1
+    dropped = sum(made.changes["dropped_for_positions"].values())
+    assert dropped == len(made.rows) - len(made.kept)
+
+
+def test_leans_of_small_sources_are_turned_round_rather_than_dropped(tmp_path):
+    made = BalancedPairs(tmp_path, small_sources(100, [1, 2, 2], both_orders=True))
+    assert made.count("answer") == {1: 150, 2: 150}
+    assert sum(made.changes["exchanged_for_positions"].values()) == 50
+    # The cheapest exchanges, of the first sources.
+    turned = {s for s in range(100) if made.count("answer", source=f"s{s:03}") == {1: 2, 2: 1}}
+    assert turned == set(range(50))
+
+
+def test_leans_that_go_both_ways_stay(tmp_path):
+    pairs = small_sources(50, [1, 2, 2])
+    pairs += [
+        pair
+        | {"start": 1000 + pair["start"], "id": f"x{pair['id']}", "source": f"x{pair['source']}"}
+        for pair in small_sources(50, [1, 1, 2])
+    ]
+    made = BalancedPairs(tmp_path, pairs)
+    assert made.count("answer") == {1: 150, 2: 150}
+
+
+@pytest.mark.parametrize("weights", [{}, {"s000": 1.0}])
+def test_each_split_is_balanced_as_a_whole(tmp_path, weights):
+    pairs = small_sources(60, [1, 2, 2, 1, 2, 2, 2])
+    made = BalancedPairs(tmp_path, pairs, eval_fraction=0.3, weights=weights)
+    for split in ("train", "eval"):
+        answers = made.count("answer", split=split)
+        assert min(answers.values()) >= 20
+        assert within(answers[1] - answers[2], answers.total())
+
+
+def test_each_kind_of_pairs_is_balanced_as_a_whole(tmp_path):
+    """Pairs of one model lean to 1 in every source, published ones to 2: together they are even."""
+    pairs = small_sources(50, [1, 1, 2])
+    pairs += [
+        pair | {"start": 1000 + pair["start"], "id": f"x{pair['id']}", "kind": "published"}
+        for pair in small_sources(50, [1, 2, 2])
+    ]
+    made = BalancedPairs(tmp_path, pairs, separate_kinds=True)
+    for kind in ("same_model", "published"):
+        answers = made.count("answer", kind=kind)
+        assert min(answers.values()) == 50
+        assert within(answers[1] - answers[2], answers.total())
+
+
+def test_many_small_sources_do_not_lean_to_a_length(tmp_path):
+    pairs = small_sources(60, [1, 2, 1], longer=1)
+    pairs += [
+        pair | {"start": 1000 + pair["start"], "id": f"x{pair['id']}"}
+        for pair in small_sources(60, [1, 2], longer=-1)
+    ]
+    made = BalancedPairs(tmp_path, pairs, lengths=True)
+    longer, answers = made.count("longer"), made.count("answer")
+    assert within(longer[1] - longer[-1], longer.total())
+    assert within(answers[1] - answers[2], answers.total())
+    assert longer.total() >= 240

@@ -5,6 +5,7 @@ Works on the engine's table `pairs`, as `selection.select_pairs` makes it, and c
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from functools import partial
 
 from cot_reward.pairing.engine.database import Engine
 from cot_reward.pairing.limits import Stratum, limits_by_share, limits_by_weight
@@ -33,7 +34,8 @@ def balance(
     With `published_share` the published pairs of each split become this share of its pairs: first
     by exchanges in comparisons that have both kinds, at last by dropping pairs of the kind in
     excess. A split without pairs of one kind stays as it is.
-    Balanced: the two numbers differ by at most max(1, 1%). A comparison that has pairs of the other
+    Balanced: the two numbers differ by at most max(1, 1%), in each of these and in each split (and
+    kind of pairs) as a whole. A comparison that has pairs of the other
     kind exchanges (it keeps at most `pairs_per_comparison`; None: all); for positions, the cheapest
     exchanges come first. Then pairs are dropped, as few as possible: first further pairs of a
     comparison, then the only pairs of comparisons, by chance from the seed. Last, sources keep
@@ -108,35 +110,56 @@ def _fill(engine: Engine, table: str, columns: str, rows: list[tuple[object, ...
 def _exchange_for_positions(engine: Engine, seed: int) -> Counter[str]:
     """Use pairs of the rarer answer in place of the other, in comparisons that have both.
 
-    Each exchange brings the two numbers nearer by two; the cheapest exchanges come first. Returns
-    how many exchanges there were.
+    Each exchange brings the two numbers of a stratum nearer by two; the cheapest exchanges come
+    first. Strata of odd numbers then lean by one pair. Where these leans add up to one side in a
+    split (or in a kind of pairs in it), one more exchange turns a stratum's lean round. Returns how
+    many exchanges there were.
     """
+    surplus = f"""
+        SELECT {_STRATUM}, count(*) FILTER (chosen_answer = 1)
+            - count(*) FILTER (chosen_answer = 2) AS surplus
+        FROM pairs WHERE state = 'used' GROUP BY ALL"""
     engine.run(f"""
         CREATE OR REPLACE TABLE needs AS
         SELECT {_STRATUM}, if(surplus > 0, 1, 2) AS common_answer, abs(surplus) // 2 AS exchanges
-        FROM (SELECT {_STRATUM}, count(*) FILTER (chosen_answer = 1)
-                  - count(*) FILTER (chosen_answer = 2) AS surplus
-              FROM pairs WHERE state = 'used' GROUP BY ALL)
-        WHERE abs(surplus) > 1""")
-    return _exchange(
-        engine, _STRATUM, "chosen_answer = common_answer", "chosen_answer = 3 - common_answer", seed
-    )
+        FROM ({surplus}) WHERE abs(surplus) > 1""")
+    exchange = partial(
+        _exchange, engine, _STRATUM, "chosen_answer = common_answer",
+        "chosen_answer = 3 - common_answer", seed,
+    )  # fmt: skip
+    exchanged = exchange()
+    # A larger surplus, which no exchange could lower, is about one pair after dropping.
+    engine.run(f"""
+        CREATE OR REPLACE TABLE needs AS
+        SELECT {_STRATUM}, if(surplus > 0, 1, 2) AS common_answer, 1 AS exchanges,
+            abs(sum(sign(surplus)) OVER of_group)::BIGINT // 2 AS exchanges_of_group
+        FROM ({surplus})
+        WINDOW of_group AS (PARTITION BY split, own_kind)
+        QUALIFY abs(surplus) = 1 AND surplus * sum(sign(surplus)) OVER of_group > 1""")
+    return exchanged + exchange(group="split, own_kind")
 
 
-def _exchange(engine: Engine, stratum: str, goes: str, comes: str, seed: int) -> Counter[str]:
+def _exchange(
+    engine: Engine, stratum: str, goes: str, comes: str, seed: int, group: str = ""
+) -> Counter[str]:
     """Use unselected pairs that come in place of used pairs that go, within their comparisons.
 
     The table `needs` has the columns of `stratum` and the most `exchanges` of each; `goes` and
     `comes` are conditions on a pair and on `needs`. The cheapest exchanges come first; the two
-    chosen answers take turns. Returns how many exchanges there were.
+    chosen answers take turns. With `group` (some of the columns of `stratum`) all strata of a group
+    have together at most its `exchanges_of_group`. Returns how many exchanges there were.
     """
+    of_group = (
+        f"QUALIFY row_number() OVER (PARTITION BY {group} "
+        "ORDER BY price, md5($seed || ' group ' || id), id) <= exchanges_of_group"
+    )
     # The n-th exchange of a comparison: its n-th worst used pair for its n-th best unused one.
     engine.run(
         f"""
         CREATE OR REPLACE TABLE exchanged AS
         WITH
         going AS (
-            SELECT pair, id, cost, {stratum}, exchanges,
+            SELECT pair, id, cost, {stratum},
                 row_number() OVER (PARTITION BY id, {stratum} ORDER BY {_WORST_FIRST}) AS n
             FROM pairs JOIN needs USING ({stratum}) WHERE state = 'used' AND {goes}),
         coming AS (
@@ -145,16 +168,19 @@ def _exchange(engine: Engine, stratum: str, goes: str, comes: str, seed: int) ->
             FROM pairs JOIN needs USING ({stratum})
             WHERE fit AND state = 'unselected' AND {comes}),
         possible AS (
-            SELECT going.pair AS going, coming.pair AS coming, {stratum}, exchanges, id,
+            SELECT going.pair AS going, coming.pair AS coming, {stratum}, id,
+                coming.cost - going.cost AS price,
                 row_number() OVER (
                     PARTITION BY {stratum}, chosen_answer
-                    ORDER BY coming.cost - going.cost, n, md5($seed || ' exchange ' || id), id
+                    ORDER BY price, n, md5($seed || ' exchange ' || id), id
                 ) AS turn
-            FROM going JOIN coming USING (id, {stratum}, n))
-        SELECT going, coming FROM possible
-        QUALIFY row_number() OVER (
-            PARTITION BY {stratum} ORDER BY turn, md5($seed || ' turn ' || id), id
-        ) <= exchanges""",
+            FROM going JOIN coming USING (id, {stratum}, n)),
+        of_strata AS (
+            FROM possible JOIN needs USING ({stratum})
+            QUALIFY row_number() OVER (
+                PARTITION BY {stratum} ORDER BY turn, md5($seed || ' turn ' || id), id
+            ) <= exchanges)
+        SELECT going, coming FROM of_strata {of_group if group else ""}""",
         {"seed": str(seed)},
     )
     engine.run(
@@ -258,8 +284,8 @@ def _plan_kinds(engine: Engine, pairs_per_comparison: int, positions: bool) -> N
     ):
         kinds[split, source, task, own_kind][kind] = size
     rows: list[tuple[object, ...]] = []
-    for stratum, sizes in kinds.items():
-        for kind, cells in plan(sizes, pairs_per_comparison, positions).items():
+    for stratum, given_by_kind in plan(kinds, pairs_per_comparison, positions).items():
+        for kind, cells in given_by_kind.items():
             first = 0
             for (answer, longer), given in cells.items():
                 rows.append((*stratum, kind, answer, longer, first, given))
@@ -308,13 +334,15 @@ def _drop_surplus(
     Returns how many pairs were lost for positions and for lengths.
     """
     cells_of = _count_cells(engine, positions, lengths)
-    kept = {stratum: quotas(cells, positions, lengths) for stratum, cells in cells_of.items()}
+    kept = quotas(cells_of, positions, lengths)
     _drop(engine, kept, positions, lengths, "dropped_by_balance", seed)
     for_positions, for_lengths = Counter[str](), Counter[str]()
+    # What positions alone would have cost; the rest of the loss is for lengths.
+    for_positions_alone = quotas(before, positions, False) if lengths else kept
     for stratum, cells in before.items():
-        # What positions alone would have cost; the rest of the loss is for lengths.
         loss = sum(cells.values()) - sum(kept.get(stratum, {}).values())
-        position_loss = sum(cells.values()) - sum(quotas(cells, positions, False).values())
+        # The programmes may share a loss out among the strata in different ways.
+        position_loss = min(loss, sum(cells.values()) - sum(for_positions_alone[stratum].values()))
         for_positions[_source_and_task(stratum)] += position_loss
         for_lengths[_source_and_task(stratum)] += loss - position_loss
     return {"dropped_for_positions": for_positions, "dropped_for_lengths": for_lengths}
@@ -351,10 +379,7 @@ def _drop_to(
     seed: int,
 ) -> Counter[str]:
     """Keep at most these numbers of pairs, balanced, and give the others this state; how many."""
-    kept = {
-        stratum: quotas(cells, positions, lengths, limits[stratum])
-        for stratum, cells in cells_of.items()
-    }
+    kept = quotas(cells_of, positions, lengths, limits)
     _drop(engine, kept, positions, lengths, state, seed)
     dropped = Counter[str]()
     for stratum, count in _sizes(cells_of).items():
