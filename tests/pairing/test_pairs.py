@@ -90,6 +90,29 @@ def test_so_many_pairs_of_each_length_are_there_to_choose_from():
     assert texts(chosen, rejected, 2, **every) == [short, near, long, far]
 
 
+def test_the_length_with_fewer_pairs_begins():
+    """One wrong text, which is in one pair only, between right texts of both lengths."""
+    chosen = [made("a b c d e f g"), made("a b c d e f g h"), made("a b")]
+    rejected = [made("a b c d e", 2)]
+    assert texts(chosen, rejected, 4) == [("a b c d e f g", "a b c d e")]
+    assert texts(chosen, rejected, 4, of_each_length=True) == [("a b", "a b c d e")]
+
+
+def test_equal_lengths_begin_by_chance_and_in_opposite_ways_in_both_orders():
+    begun = Counter()
+    for number in range(200):
+        longer = []
+        for answer in (1, 2):
+            chosen = [made("a b c d", answer), made("a b", answer)]
+            rejected = [made("a b c", 3 - answer)]
+            wanted = rules(4, of_each_length=True)
+            (pair,), _ = pairs_of(chosen, rejected, wanted, f"{number} {answer}", TASK)
+            longer.append(pair.longer)
+        assert sum(longer) == 0
+        begun[longer[0]] += 1
+    assert 70 <= begun[1] <= 130
+
+
 def test_same_model():
     chosen = [made("a b c", model="m"), made("x y z", model="n")]
     rejected = [made("x y q", 2, model="m")]

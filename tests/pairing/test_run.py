@@ -352,6 +352,24 @@ def test_lengths_are_evened_out_within_an_order(tmp_path):
     assert (summary["pairs"], summary["chosen_longer"], summary["rejected_longer"]) == (6, 3, 3)
 
 
+def test_several_pairs_a_comparison_are_kept_where_lengths_are_evened_out(tmp_path):
+    """The wrong text of each order can be in one pair, with a longer or a shorter right one."""
+    right, wrong = [], []
+    for n in range(20):
+        for label, images in ((1, ("a.png", "b.png")), (2, ("b.png", "a.png"))):
+            about = {"caption": f"{n}", "images": images, "label": label}
+            texts = (RIGHT, WRONG) if label == 1 else (WRONG, RIGHT)
+            for sample, length in enumerate((1, 60)):
+                right.append(
+                    judged_row(texts[0].replace("so", "so " * length), sample=sample, **about)
+                )
+            wrong.append(judged_row(texts[1].replace("so", "so " * 30), **about))
+    flags = ["--balance-lengths", "--pairs-per-comparison", 4, "--max-similarity", 1]
+    _, summary = run(tmp_path, right, wrong, *flags)
+    assert (summary["pairs"], summary["chosen_longer"], summary["rejected_longer"]) == (40, 20, 20)
+    assert summary["chosen_answer"] == {"1": 20, "2": 20}
+
+
 # --- messages and plots ---------------------------------------------------------------------------
 
 

@@ -225,7 +225,11 @@ def _exchange_for_share(engine: Engine, share: float, seed: int) -> Counter[str]
 def _choose_for_lengths(
     engine: Engine, pairs_per_comparison: int, positions: bool, seed: int
 ) -> Counter[str]:
-    """Choose among each comparison's pairs so that as many as possible are kept, evenly.
+    """Choose among each comparison's possible pairs so that as many as possible are kept, evenly.
+
+    Possible pairs are those that `pairs_of` offers. With one pair a comparison these are enough for
+    the best choice of all. With several, texts that are used up may stand in the way of a better
+    choice.
 
     Comparisons that offer the same numbers of pairs in each cell are of one kind. `plan` says how
     many pairs of each cell all comparisons of a kind give. Returns how many pairs are new.

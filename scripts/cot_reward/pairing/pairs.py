@@ -177,7 +177,9 @@ def pairs_of(
     Also why each row that is in no pair is left out: "identical" or "near_identical" (to another
     text of its side and model, or to every text that it could be paired with), "no_partner" (the
     rules pair it with no text of the other side) or "unselected". `place` stands for the
-    presentation in random choices. pair_from: "prefer-same-model" pairs texts of two models only
+    presentation in random choices; its first word stands for the comparison.
+
+    pair_from: "prefer-same-model" pairs texts of two models only
     where no model has both kinds; with "both" there are up to `rules.count` pairs of each kind.
     """
     if len(_WORDS) > _MAX_CACHED_WORDS:
@@ -216,7 +218,7 @@ def pairs_of(
     # A stable sort: pairs of equal cost stay in the order of their texts.
     pairs.sort(key=lambda pair: pair.cost)
     if rules.select != "all":
-        pairs = _limit_uses(pairs, rules)
+        pairs = _limit_uses(pairs, rules, place)
     partnered = {row for pair in possible for row in (pair.chosen.row, pair.rejected.row)}
     used = {row for pair in pairs for row in (pair.chosen.row, pair.rejected.row)}
     for text, _ in right + wrong:
@@ -227,8 +229,13 @@ def pairs_of(
     return pairs, fates
 
 
-def _limit_uses(pairs: Sequence[Pair], rules: Rules) -> list[Pair]:
-    """The first pairs that do not repeat a text too often; lengths and kinds may take turns."""
+def _limit_uses(pairs: Sequence[Pair], rules: Rules, place: str) -> list[Pair]:
+    """The first pairs that do not repeat a text too often; lengths and kinds may take turns.
+
+    Of lengths, the one with the fewest pairs begins; where they are equal, chance decides, for both
+    orders of a comparison in opposite ways. If the closest pair began, pairs of one length could
+    use up the texts of every comparison, and balancing would have to drop the pairs.
+    """
     if len(pairs) < 2:
         return list(pairs)
     # If one pair is kept in the end, no text is in two pairs.
@@ -240,9 +247,14 @@ def _limit_uses(pairs: Sequence[Pair], rules: Rules) -> list[Pair]:
         longer = pair.longer if rules.of_each_length else 0
         waiting[longer, rules.pair_from == "both" and pair.same_model].append(number)
     taken: dict[tuple[int, bool], list[int]] = {group: [] for group in waiting}
+    turn = dict.fromkeys(waiting, 0.0)
+    if rules.of_each_length:
+        comparison, answer = place.partition(" ")[0], pairs[0].chosen.answer
+        begins = 1 if (_random_fraction(rules.seed, comparison) < 0.5) == (answer == 1) else -1
+        turn = {group: len(waiting[group]) + 0.5 * (group[0] != begins) for group in waiting}
     uses: Counter[tuple[bool, str]] = Counter()
     while waiting:
-        group = min(waiting, key=lambda waiting_group: len(taken[waiting_group]))
+        group = min(waiting, key=lambda one: (len(taken[one]), turn[one]))
         pair = pairs[number := waiting[group].popleft()]
         chosen, rejected = (True, pair.chosen.text), (False, pair.rejected.text)
         if not limited or (uses[chosen] < max_uses[0] and uses[rejected] < max_uses[1]):

@@ -97,7 +97,11 @@ class MergeSettings:
         default=True, metadata={"help": "as many chosen answers 1 as 2"}
     )
     balance_lengths: bool = field(
-        default=False, metadata={"help": "chosen as often longer as rejected"}
+        default=False,
+        metadata={
+            "help": "chosen as often longer as rejected; with several pairs a comparison, not "
+            "every pair that --chosen-uses and --rejected-uses would admit is tried"
+        },
     )
     source_weights: list[str] = field(
         default_factory=list,
