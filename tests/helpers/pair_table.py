@@ -28,6 +28,7 @@ def possible_pair(
         "cost": float(cost), "task": "image_generation", "source": source, "chosen_answer": answer,
         "rejected_answer": 3 - answer, "longer": longer, "length_difference": longer,
         "kind": "same_model", "chosen_row": 2 * number, "rejected_row": 2 * number + 1,
+        "shown": [crc32(f"caption of {id_}".encode())],
     }  # fmt: skip
 
 

@@ -302,6 +302,42 @@ def test_evaluation_rows_are_other_comparisons_and_an_old_file_goes(tmp_path):
     assert not (tmp_path / "out/eval.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("pictures", "captions", "shared", "told"),
+    [
+        ("{n}", "{n}", 0, ""),
+        ("{f}", "{n}", 0, ""),
+        ("{n}", "Caption  {f}", 0, ""),
+        ("one", "{n}", 10, "10 of 10 comparisons of eval.jsonl share"),
+        ("{n}", "one", 10, "10 of 10 comparisons of eval.jsonl share"),
+    ],
+)
+def test_eval_shares_no_picture_and_no_caption_with_train(
+    tmp_path, capsys, pictures, captions, shared, told
+):
+    """Forty comparisons in ten families, or in one."""
+    right, wrong = [], []
+    for n in range(40):
+        about = {"f": n // 4, "n": n}
+        first, label = pictures.format(**about), 1 + n % 2
+        images = (f"{first}.png", f"{n}b.png")
+        caption = captions.format(**about)
+        caption = caption.upper() if n % 3 else caption
+        for rows, text in ((right, (RIGHT, WRONG)), (wrong, (WRONG, RIGHT))):
+            rows.append(judged_row(text[label - 1], label, caption, images))
+    train, summary = run(tmp_path, right, wrong, "--eval-fraction", 0.25)
+    held_out = read_lines(tmp_path / "out/eval.jsonl")
+    assert summary["eval_comparisons_shared_with_train"] == shared
+    told_of = [line for line in capsys.readouterr().err.splitlines() if "--eval-fraction" in line]
+    assert bool(told_of) == bool(told)
+    assert told in "".join(told_of)
+    in_train = {image for pair in train for image in pair["images"]}
+    assert bool(in_train & {image for pair in held_out for image in pair["images"]}) == (
+        pictures == "one"
+    )
+    assert len(held_out) >= 8
+
+
 def test_sources_by_weight(tmp_path):
     right, wrong = [], []
     for n in range(40):

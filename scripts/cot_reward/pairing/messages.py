@@ -28,6 +28,26 @@ def no_pair_message(engine: Engine, account: Mapping[str, Mapping[str, int]]) ->
     )
 
 
+def leak_warning(leaks: Mapping[str, int], trained_on: int, eval_fraction: float) -> str:
+    """What to know when eval.jsonl cannot be split off by pictures and captions; "" otherwise."""
+    if not leaks:
+        return ""
+    held_out, shared = leaks["comparisons"], leaks["shared_with_train"]
+    if shared:
+        return (
+            f"warning: --eval-fraction: {shared:,} of {held_out:,} comparisons of eval.jsonl share "
+            "a picture or a caption with train.jsonl: the comparisons are too connected to be "
+            "split; hold out other data instead (--exclude)"
+        )
+    share = held_out / max(held_out + trained_on, 1)
+    if share < eval_fraction / 2:
+        return (
+            f"warning: --eval-fraction {eval_fraction}: eval.jsonl has {held_out:,} comparisons "
+            f"({share:.1%}), because most are connected by pictures and captions and stay together"
+        )
+    return ""
+
+
 def print_summary(out: Path, summary: Mapping[str, Any]) -> None:
     """Print what a merge wrote into the folder, and the warning about shortcuts to stderr."""
     train = out / "train.jsonl"

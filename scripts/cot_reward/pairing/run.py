@@ -23,11 +23,11 @@ from cot_reward.pairing.excluded_rows import find_pairable_rows, read_pairable_r
 from cot_reward.pairing.inputs import Inputs, find_inputs
 from cot_reward.pairing.listings import check_bad_rows, list_bad_rows, list_contradictory_labels
 from cot_reward.pairing.meeting import count_shared, trained_model, unmet
-from cot_reward.pairing.messages import no_pair_message, print_summary
+from cot_reward.pairing.messages import leak_warning, no_pair_message, print_summary
 from cot_reward.pairing.output import sample_texts, write_pairs
 from cot_reward.pairing.pairs import Rules
 from cot_reward.pairing.plots import PLOTS, draw
-from cot_reward.pairing.selection import select_pairs
+from cot_reward.pairing.selection import count_leaks, select_pairs
 from cot_reward.pairing.settings import MergeSettings
 from cot_reward.pairing.summary import (
     account_for_rows,
@@ -111,6 +111,8 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
         train = summarise_file(engine, "train", trained)
         if not train["pairs"]:
             raise UserError(no_pair_message(engine, account))
+        leaks = count_leaks(engine) if settings.eval_fraction else {}
+        _warn([leak_warning(leaks, train["comparisons"], settings.eval_fraction)])
         texts = sample_texts(engine, folder, seed)
         accuracies = shortcut.accuracies(texts, seed)
         by_kind = {
@@ -136,6 +138,7 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
             "pass_rates": pass_rate_histogram(engine),
             **train,
             "eval": summarise_file(engine, "eval", trained) if settings.eval_fraction else {},
+            "eval_comparisons_shared_with_train": leaks.get("shared_with_train"),
             "pairs_before_balancing": count_first_choices(engine),
             "balancing": balancing,
             "trained_model": trained,

@@ -5,6 +5,8 @@ several pairs counts once, by the first of their states (`summary.account_for_ro
 for a pair that may not be taken in place of another one.
 """
 
+import pyarrow as pa
+
 from cot_reward.pairing.engine.database import Engine
 
 # In order of precedence. `balance` drops used pairs, and exchanges used and unselected pairs.
@@ -59,24 +61,87 @@ def select_pairs(
 def _hold_out(engine: Engine, eval_fraction: float, seed: int) -> None:
     """Move a share of the comparisons to the split "eval".
 
-    Each source, task and answer gives its share, so that balancing has little to drop. With the
-    same seed, nearly the same comparisons are held out when data are added.
+    Comparisons that share a medium or a caption, also by way of other comparisons, are of one
+    family and go to one split. Families in the order of chance are held out while they fit into
+    the share, so a family that is larger than the share stays in "train". Where no family fits,
+    single comparisons are held out (see `count_leaks`). With the same seed, nearly the same
+    comparisons are held out when data are added.
     """
-    ((comparisons,),) = engine.run("SELECT count(DISTINCT id) FROM pairs")
+    _find_families(engine)
+    ((comparisons,),) = engine.run("SELECT count(*) FROM families")
     # At least one of several comparisons, and never all.
-    held_out = min(max(round(eval_fraction * comparisons), 1), comparisons - 1)
-    kind = "source, task, chosen_answer"
-    # Rounded over the running sum of the kinds, so that the shares add up to the total.
+    room = max(min(max(round(eval_fraction * comparisons), 1), comparisons - 1), 0)
+    for unit in ("family", "number"):
+        held_out = []
+        for name, size in _in_turns(engine, unit, seed):
+            if size <= room:
+                held_out.append(name)
+                room -= size
+        if held_out:
+            break
     engine.run(
-        f"""
-        UPDATE pairs SET split = 'eval' WHERE id IN (
-            WITH ranked AS (
-                SELECT id, count(*) OVER (ORDER BY {kind}) AS upto,
-                    count(*) OVER (PARTITION BY {kind}) AS size,
-                    row_number() OVER (
-                        PARTITION BY {kind} ORDER BY md5($seed || ' eval ' || id), id) AS nth
-                FROM pairs WHERE rank_in_comparison = 1 AND fit)
-            SELECT id FROM ranked
-            WHERE nth <= floor(upto * $share + 0.5) - floor((upto - size) * $share + 0.5))""",
-        {"seed": str(seed), "share": max(held_out, 0) / max(comparisons, 1)},
+        f"UPDATE pairs SET split = 'eval' WHERE id IN "
+        f"(SELECT id FROM families WHERE {unit} IN (SELECT unnest($held_out::BIGINT[])))",
+        {"held_out": held_out},
     )
+
+
+def _in_turns(engine: Engine, unit: str, seed: int) -> list[tuple[int, int]]:
+    """The families or comparisons (`unit`: a column of `families`) by chance, with their sizes.
+
+    Each source, task and answer gives its share to every part of the list, so that balancing has
+    little to drop.
+    """
+    return engine.run(
+        f"""
+        WITH units AS (
+            SELECT {unit} AS unit, count(*) AS size, md5($seed || ' eval ' || min(id)) AS chance,
+                arg_min((source, task, chosen_answer), id) AS kind
+            FROM pairs JOIN families USING (id) WHERE rank_in_comparison = 1 AND fit GROUP BY unit)
+        SELECT unit, size FROM units ORDER BY
+            (sum(size) OVER (PARTITION BY kind ORDER BY chance, unit) - size / 2)
+                / sum(size) OVER (PARTITION BY kind), chance, unit""",
+        {"seed": str(seed)},
+    )
+
+
+def _find_families(engine: Engine) -> None:
+    """Make the table `families` (id, number, family): connected comparisons are of one family."""
+    import numpy as np
+    from scipy.sparse import coo_matrix, csgraph
+
+    engine.run(
+        "CREATE OR REPLACE TABLE numbered AS "
+        "SELECT id, row_number() OVER (ORDER BY id) - 1 AS number FROM pairs GROUP BY id"
+    )
+    links = engine.database.execute(
+        "SELECT number, dense_rank() OVER (ORDER BY node) - 1 AS node FROM ("
+        "SELECT DISTINCT id, unnest(shown) AS node FROM pairs) JOIN numbered USING (id)"
+    ).fetchnumpy()
+    ((count,),) = engine.run("SELECT count(*) FROM numbered")
+    nodes = int(links["node"].max()) + 1 if len(links["node"]) else 0
+    ends = links["number"].astype(np.int64), links["node"].astype(np.int64) + count
+    graph = coo_matrix((np.ones(len(ends[0]), dtype=bool), ends), shape=(count + nodes,) * 2)
+    _, family = csgraph.connected_components(graph, directed=False)
+    numbers = pa.table({"number": np.arange(count), "family": family[:count].astype(np.int64)})
+    engine.add("family_numbers", numbers)
+    engine.run(
+        "CREATE OR REPLACE TABLE families AS "
+        "SELECT id, number, family FROM numbered JOIN family_numbers USING (number)"
+    )
+
+
+def count_leaks(engine: Engine) -> dict[str, int]:
+    """How many used comparisons of "eval" there are, and how many share something with "train".
+
+    They share a medium or a caption with a comparison whose pairs are used there.
+    """
+    (row,) = engine.run("""
+        WITH shown AS (
+            SELECT DISTINCT id, split, unnest(shown) AS node FROM pairs WHERE state = 'used'),
+        leaks AS (
+            SELECT DISTINCT id FROM shown SEMI JOIN (FROM shown WHERE split = 'train') AS other
+            USING (node) WHERE split = 'eval')
+        SELECT count(DISTINCT id), (SELECT count(*) FROM leaks)
+        FROM pairs WHERE state = 'used' AND split = 'eval'""")
+    return dict(zip(("comparisons", "shared_with_train"), row, strict=True))

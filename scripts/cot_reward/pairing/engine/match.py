@@ -1,8 +1,9 @@
 """Second pass: sorted responses -> the pairs that could be taken, written as DPO rows."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from pyarrow import compute
 from cot_reward.pairing.engine.lines import lines_path
 from cot_reward.pairing.pairs import Pair, Rules, Text, pairs_of
 from cot_reward.records import PreferencePair
+from cot_reward.rows.responses import digest
+from cot_reward.tasks import TASKS
+from cot_reward.tasks.generation import caption_in
 
 # The columns of a batch, which is sorted by the first two.
 BATCH_COLUMNS = ("id", "presentation", "comparison", "right_side", "row", "text", "model", "source",
@@ -22,14 +26,15 @@ BATCH_COLUMNS = ("id", "presentation", "comparison", "right_side", "row", "text"
 # A pair that could be taken. Its DPO row is `length` bytes from `start` of its batch's lines.
 # `rank_in_presentation` counts from 0, the best pair first. `longer` is 1 when the chosen text has
 # more characters, -1 when the rejected text has, else 0. `length_difference` is the characters of
-# the chosen text minus those of the rejected text. `kind` is one of pairs.PAIR_KINDS.
+# the chosen text minus those of the rejected text. `kind` is one of pairs.PAIR_KINDS. `shown` has
+# a number for each medium and for the caption, which other comparisons may show, too.
 POSSIBLE_PAIRS = pa.schema([
     ("batch", pa.int64()), ("start", pa.int64()), ("length", pa.int64()), ("id", pa.string()),
     ("presentation", pa.int64()), ("comparison", pa.int64()), ("rank_in_presentation", pa.int64()),
     ("cost", pa.float64()), ("task", pa.string()), ("source", pa.string()),
     ("chosen_answer", pa.int64()), ("rejected_answer", pa.int64()), ("longer", pa.int64()),
     ("length_difference", pa.int64()), ("kind", pa.string()), ("chosen_row", pa.int64()),
-    ("rejected_row", pa.int64()),
+    ("rejected_row", pa.int64()), ("shown", pa.list_(pa.int64())),
 ])  # fmt: skip
 # A row that is in no possible pair, and why.
 UNPAIRED_ROWS = pa.schema([("row", pa.int64()), ("fate", pa.string())])
@@ -101,6 +106,7 @@ def match(batch: Batch) -> tuple[int, bytes, bytes]:
                     task, media = shared
             made, unpaired = pairs_of(*sides, batch.rules, f"{key} {presentation}", task)
             fates |= unpaired
+            shown = _shown(sides[0], task, media)
             for rank, pair in enumerate(made):
                 line = orjson.dumps(_to_record(key, task, media, pair).to_row()) + b"\n"
                 lines.write(line)
@@ -109,10 +115,22 @@ def match(batch: Batch) -> tuple[int, bytes, bytes]:
                     task, pair.chosen.source or pair.rejected.source, pair.chosen.answer,
                     pair.rejected.answer, pair.longer, pair.length_difference,
                     pair.kind(batch.rules.trained_model),
-                    pair.chosen.row, pair.rejected.row,
+                    pair.chosen.row, pair.rejected.row, shown,
                 ))  # fmt: skip
                 start += len(line)
     return table.num_rows, _stream(pairs, POSSIBLE_PAIRS), _stream(fates.items(), UNPAIRED_ROWS)
+
+
+def _shown(texts: Sequence[Text], task: str, media: str) -> list[int]:
+    """64 bits for each medium of a presentation and, where there is one, for its caption."""
+    found = [digest("medium", path) for path in chain.from_iterable(orjson.loads(media))]
+    if TASKS[task].compares_media:
+        prompt = texts[0].prompt
+        # A prompt without the marker stands for its caption: prompts of one template differ in it.
+        with suppress(ValueError):
+            prompt = caption_in(prompt)
+        found.append(digest("caption", " ".join(prompt.casefold().split())))
+    return found
 
 
 def _to_record(key: str, task: str, media: str, pair: Pair) -> PreferencePair:
