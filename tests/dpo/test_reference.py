@@ -1,6 +1,10 @@
 """Reference log-probs on disk: what they depend on, and what a crash costs."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ import torch
 from cot_reward.dpo.reference import ReferenceCache
 from cot_reward.errors import UserError
 from helpers.dpo import save_model, save_pictures, trainer_for, varied, write
+from helpers.environments import REPO
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
@@ -75,6 +80,50 @@ def test_the_log_probs_are_those_of_a_live_reference(
     live = trainer.reference_logps(trainer.model, batch)[0]
     torch.testing.assert_close(kept, live, rtol=1e-6, atol=1e-4)
     assert batch["ref_chosen_logps"].tolist() == kept.tolist()
+
+
+# argv: the Hub's cache, pictures, pairs, output folder, commit. Prints the rows found and computed,
+# and the revision that is loaded, before and after the branch moves to the commit.
+MOVING_BRANCH = """
+import sys
+from pathlib import Path
+from helpers.dpo import trainer_for
+
+cache, folder, pairs, out, commit = sys.argv[1:]
+for _ in range(2):
+    trainer, (_, _, model) = trainer_for("org/judge", Path(folder), pairs, Path(out))
+    print(*trainer.reference_counts.values(), model.model_revision)
+    Path(cache, "models--org--judge/refs/main").write_text(commit)
+"""
+
+
+@pytest.mark.slow
+def test_a_new_commit_of_a_model_on_the_hub_is_another_model(
+    base: Path, folder: Path, tmp_path: Path
+) -> None:
+    commits = ["1" * 40, "2" * 40]
+    cached = tmp_path / "hub/models--org--judge"
+    for commit in commits:
+        shutil.copytree(base, cached / "snapshots" / commit)
+        base = save_model(base, "qwen2_vl")
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text(commits[0])
+    pairs = write(tmp_path / "pairs.jsonl", varied(4))
+    arguments = [tmp_path / "hub", folder, pairs, tmp_path / "out", commits[1]]
+    done = subprocess.run(
+        [sys.executable, "-c", MOVING_BRANCH, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "HF_HUB_CACHE": str(tmp_path / "hub"),
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": f"{REPO}/scripts:{REPO}/tests",
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()[-2:]  # accelerate may print a line of its own
+    assert lines == [f"0 4 {commits[0]}", f"0 4 {commits[1]}"]
 
 
 def test_with_the_cache_one_model_is_loaded_and_without_it_two(

@@ -10,12 +10,13 @@ from datasets import Dataset
 from transformers import AutoConfig, PretrainedConfig
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from cot_reward.dpo import selfcheck, shared_prefix
+from cot_reward.dpo import identity, selfcheck, shared_prefix
 from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
 from cot_reward.dpo.distributed import broadcast_from_main, print_once, unsharded_models
 from cot_reward.dpo.load import load_processor
-from cot_reward.dpo.reference import ReferenceCache, model_digest
+from cot_reward.dpo.reference import ReferenceCache, model_files
 from cot_reward.dpo.settings import DpoSettings
+from cot_reward.dpo.steps import count_steps
 from cot_reward.dpo.trainer import PairTrainer
 from cot_reward.dpo.trl_settings import PairConfig
 from cot_reward.errors import UserError
@@ -38,9 +39,21 @@ def build_trainer(
     """The trainer with model, reference log-probs and processor, for rows of `dpo.load`.
 
     Turns `shared_prefix` and `reference_cache` off in `settings` where the model or the engine
-    cannot have them. Raises UserError for a model that cannot be trained as asked.
+    cannot have them. A branch of the hub becomes its present commit in `model_config`. Raises
+    UserError for a model that cannot be trained as asked, and for an output folder or a checkpoint
+    of another run.
     """
     name = str(model_config.model_name_or_path)
+    model_digest = _pin_model(training, model_config)
+    record = identity.describe(
+        settings,
+        training,
+        model_config,
+        row_digests=train_rows["digest"],
+        model=model_digest,
+        engine=_engine(training),
+    )
+    _check_output(settings, training, record, len(train_rows))
     training.model_init_kwargs = _model_init_kwargs(training, model_config)
     processor = load_processor(training, model_config)
     config = AutoConfig.from_pretrained(
@@ -65,9 +78,12 @@ def build_trainer(
         sibling = Path(str(training.output_dir)).parent / "reference_cache"
         cache = ReferenceCache(
             Path(settings.reference_cache_dir or sibling),
-            _reference_dependencies(settings.image_max_pixels, training, model_config, config),
+            _reference_dependencies(
+                settings.image_max_pixels, training, model_config, model_digest
+            ),
         )
     trainer = PairTrainer(
+        record=record,
         shared=settings.shared_prefix,
         cache=cache,
         model=name,
@@ -86,6 +102,35 @@ def build_trainer(
     )
     freeze(trainer.model, frozen)
     return trainer
+
+
+def _pin_model(training: PairConfig, model_config: ModelConfig) -> str:
+    """Settle which files the model is, for all that loads them; returns what tells these files."""
+    given = training.model_init_kwargs
+    revision = model_config.model_revision
+    if isinstance(given, dict):
+        revision = given.pop("revision", revision)
+    name = str(model_config.model_name_or_path)
+    files = broadcast_from_main(lambda: model_files(name, revision))
+    model_config.model_revision = files.revision
+    return files.digest
+
+
+def _check_output(
+    settings: DpoSettings, training: PairConfig, record: identity.Record, pairs: int
+) -> None:
+    """Raise UserError when the output folder or the checkpoint is another run's."""
+    line = broadcast_from_main(
+        lambda: identity.check(
+            record,
+            Path(str(training.output_dir)),
+            training.resume_from_checkpoint,
+            settings.overwrite_output_dir,
+            count_steps(training, pairs).total,
+        )
+    )
+    if line:
+        print_once(line)
 
 
 def _model_init_kwargs(training: PairConfig, model_config: ModelConfig) -> dict[str, Any]:
@@ -154,27 +199,18 @@ def _reference_dependencies(
     image_max_pixels: int,
     training: PairConfig,
     model_config: ModelConfig,
-    config: PretrainedConfig,
+    model: str,
 ) -> dict[str, Any]:
-    """All that the reference log-probs depend on, besides the rows."""
-    name = str(model_config.model_name_or_path)
-    weights = broadcast_from_main(
-        lambda: (
-            model_digest(Path(name))
-            if Path(name).is_dir()
-            else f"{name}@{getattr(config, '_commit_hash', None) or model_config.model_revision}"
-        )
-    )
+    """All that the reference log-probs depend on, besides the rows; `model` tells its files."""
     return {
         "format": _REFERENCE_FORMAT,
-        "model": weights,
+        "model": model,
         "image_max_pixels": image_max_pixels,
         "ld_alpha": training.ld_alpha,
         "disable_dropout": training.disable_dropout,
         "model_init_kwargs": str(sorted((training.model_init_kwargs or {}).items())),
         # These engines turn the weights themselves to bf16; otherwise autocast runs fp32 weights.
-        "engine": "deepspeed" * (training.deepspeed_plugin is not None)
-        + "fsdp" * _is_fsdp(training),
+        "engine": _engine(training),
         "mixed_precision": [
             training.bf16,
             training.fp16,
@@ -189,6 +225,11 @@ def _reference_dependencies(
         ],
         "versions": {name: version(name) for name in ("torch", "transformers", "trl")},
     }
+
+
+def _engine(training: PairConfig) -> str:
+    """What shards the training: "deepspeed", "fsdp" or ""."""
+    return "deepspeed" * (training.deepspeed_plugin is not None) + "fsdp" * _is_fsdp(training)
 
 
 def _is_fsdp(training: PairConfig) -> bool:

@@ -1,14 +1,19 @@
 """The checkpoint that a run resumes from, found by `--resume_from_checkpoint`.
 
-A run that was killed while saving leaves an incomplete checkpoint. A complete one is told by
-`trainer_state.json`, which the Trainer writes last.
+`run.json` is written last into a checkpoint. It has what the checkpoint belongs to (see `identity`)
+and the sizes of the checkpoint's files, so that an incomplete checkpoint, and one whose files were
+cut or removed later, is told from a complete one.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cot_reward.errors import UserError
+from cot_reward.store import write_json
 
+RECORD_FILE = "run.json"
 _PREFIX = "checkpoint-"
 
 
@@ -21,20 +26,70 @@ def checkpoint_to_resume(flag: str | bool | None, output: Path) -> str | None:
     if given.lower() in ("", "false", "none"):
         return None
     if given.lower() != "true":
-        if not _is_complete(Path(given)):
-            raise UserError(f"--resume_from_checkpoint {given}: is not a complete checkpoint")
+        if fault := _fault(Path(given)):
+            raise UserError(
+                f"--resume_from_checkpoint {given}: is not a complete checkpoint: {fault}"
+            )
         return given
+    faults = {path: _fault(path) for path in checkpoints(output)}
+    for path, fault in faults.items():
+        if not fault:
+            return str(path)
+    listed = "; ".join(f"{path.name} is not complete: {fault}" for path, fault in faults.items())
+    why = f" ({listed})" if listed else ""
+    raise UserError(
+        f"--resume_from_checkpoint true: there is no checkpoint in {output}{why}; "
+        "leave the flag out"
+    )
+
+
+def checkpoints(output: Path) -> list[Path]:
+    """The folders of checkpoints below `output`, complete or not; the last step comes first."""
     steps = {path: path.name.removeprefix(_PREFIX) for path in output.glob(f"{_PREFIX}*")}
-    complete = [path for path in steps if steps[path].isdecimal() and _is_complete(path)]
-    if not complete:
-        raise UserError(
-            f"--resume_from_checkpoint true: there is no checkpoint in {output}; leave the flag out"
-        )
-    return str(max(complete, key=lambda path: int(steps[path])))
+    numbered = [path for path in steps if steps[path].isdecimal() and path.is_dir()]
+    return sorted(numbered, key=lambda path: int(steps[path]), reverse=True)
 
 
-def _is_complete(folder: Path) -> bool:
+def write_checkpoint_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Mark a checkpoint as complete: what it belongs to, and the size of each of its files."""
+    sizes = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != RECORD_FILE
+    }
+    write_json(folder / RECORD_FILE, {"record": record, "bytes": sizes})
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What the checkpoint or the output folder belongs to; empty when it does not say so."""
+    record = _read(folder / RECORD_FILE).get("record")
+    return record if isinstance(record, dict) else {}
+
+
+def step_of(folder: Path) -> int:
+    """The optimiser steps that a checkpoint has behind it."""
+    return int(_read(folder / "trainer_state.json").get("global_step", 0))
+
+
+def _fault(folder: Path) -> str:
+    """Why no run can go on from this folder; "" when one can."""
+    sizes = _read(folder / RECORD_FILE).get("bytes")
+    if not isinstance(sizes, dict) or not sizes:
+        return f"it has no {RECORD_FILE}, which is written last"
+    for name, size in sizes.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} of {size} bytes"
+    if not isinstance(_read(folder / "trainer_state.json").get("global_step"), int):
+        return "trainer_state.json cannot be read"
+    return ""
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return "global_step" in json.loads((folder / "trainer_state.json").read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -13,9 +13,12 @@ import math
 import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, cast
+
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from cot_reward.errors import UserError
 from cot_reward.rows.reading import read_rows
@@ -39,6 +42,32 @@ _CONFIGURATION_FILES = (
 _WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 
 Logps = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Which files a model is: the commit of the hub, or the revision as given; and their digest."""
+
+    revision: str | None
+    digest: str
+
+
+def model_files(name: str, revision: str | None) -> ModelFiles:
+    """The files that a folder, or a model of the hub at this revision, has at present.
+
+    A branch of the hub moves; a commit does not. Raises UserError when there is no such model.
+    """
+    if Path(name).is_dir():
+        return ModelFiles(revision, model_digest(Path(name)))
+    try:
+        found = str(cached_file(name, "config.json", revision=revision))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--model_name_or_path {name}: cannot be loaded: {reason}") from None
+    commit = extract_commit_hash(found, None)
+    if commit is None:
+        return ModelFiles(revision, model_digest(Path(found).parent))
+    return ModelFiles(commit, f"{name}@{commit}")
 
 
 def model_digest(folder: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 from trl import ModelConfig
 
+from cot_reward.dpo import identity
 from cot_reward.dpo.card import FinishedRun, masked_command, model_card
 from cot_reward.dpo.lora import merge_adapter
 from cot_reward.dpo.settings import DpoSettings
@@ -44,8 +45,7 @@ def train(
     dataset: Any = trainer.train_dataset
     is_main = trainer.is_world_process_zero()
     if is_main:
-        # The summary says that a run is complete, so an earlier run's summary must go.
-        (output / "summary.json").unlink(missing_ok=True)
+        identity.claim(trainer.record, output, settings.overwrite_output_dir)
         announce(training, len(dataset))
     started = time.monotonic()
     first = _FirstStep()

@@ -49,6 +49,11 @@ class DpoSettings:
         "folder of the kept log-probs (default: reference_cache, next to the output_dir)",
         default=None,
     )
+    overwrite_output_dir: bool = _help(
+        "remove the result of another run (its model and checkpoints) from output_dir before the "
+        "first step; off: such a folder is an error",
+        default=False,
+    )
     merge_adapter: bool = _help(
         "with LoRA: write the merged model into output_dir and the adapter into its folder "
         "adapter/",

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -17,13 +18,16 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, is_peft_model, tqdm
 from datasets import Dataset
 from torch.utils.data import DataLoader
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import DPOTrainer
 from trl.models.utils import prepare_deepspeed
 from trl.trainer import dpo_trainer
 
 from cot_reward.dpo import shared_prefix
+from cot_reward.dpo.checkpoint import RECORD_FILE, write_checkpoint_record
 from cot_reward.dpo.collator import GROUP_COLUMNS, REFERENCE_COLUMNS, keep_first_pairs
 from cot_reward.dpo.distributed import split_evenly
+from cot_reward.dpo.identity import Record
 from cot_reward.dpo.metrics import LossTerm, Metrics, PairMetrics
 from cot_reward.dpo.reference import Logps, ReferenceCache
 from cot_reward.errors import UserError
@@ -39,17 +43,19 @@ _CHARACTERS_PER_IMAGE = 1000
 class PairTrainer(DPOTrainer):
     """DPOTrainer for the rows of `pairs` and the batches of `collator`.
 
-    `shared` says that the batches are from SharedPrefixCollator. With a `cache` the reference
-    log-probs are read from it, after the missing ones are computed, and no reference model is
-    loaded (under FSDP TRL loads one to compute them).
+    `record` is what the checkpoints belong to. `shared` says that the batches are from
+    SharedPrefixCollator. With a `cache` the reference log-probs are read from it, after the missing
+    ones are computed, and no reference model is loaded (under FSDP TRL loads one to compute them).
     """
 
     # TRL's attributes, which it does not annotate.
     loss_weights: list[Any]
     _precompute_engine: Any
 
-    def __init__(self, *, shared: bool, cache: ReferenceCache | None, **arguments: Any) -> None:
-        self._shared, self._cache = shared, cache
+    def __init__(
+        self, *, record: Record, shared: bool, cache: ReferenceCache | None, **arguments: Any
+    ) -> None:
+        self.record, self._shared, self._cache = record, shared, cache
         self.reference_counts = {"found": 0, "computed": 0}
         arguments["args"].precompute_ref_log_probs = cache is not None
         if shared and arguments["args"].ddp_find_unused_parameters is None:
@@ -250,6 +256,26 @@ class PairTrainer(DPOTrainer):
         ]
 
     # --- checkpoints ------------------------------------------------------------------------------
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save a checkpoint, mark it as complete, and only then remove older ones."""
+        output = Path(str(self.args.output_dir))
+        folder = output / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            # The folder may be one that a killed run left.
+            (folder / RECORD_FILE).unlink(missing_ok=True)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        # Every process writes files of its own.
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            if not self.args.save_only_model:
+                write_checkpoint_record(folder, self.record)
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(str(output), limit, best, use_mtime=True)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self._is_unsharded():
             self._load_weights(resume_from_checkpoint)
