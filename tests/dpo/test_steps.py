@@ -1,11 +1,15 @@
 """The number of steps that is told before training, and the warning when they are few."""
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cot_reward.dpo import run, steps, trl_settings
 from helpers.dpo import trainer_for
+from helpers.environments import REPO
+from transformers import TrainerState
 
 
 def training(tmp_path: Path, *flags: str) -> Any:
@@ -73,3 +77,27 @@ def test_the_warning_tells_only_what_is_so(tmp_path: Path) -> None:
     plateau = warning(9, "--lr_scheduler_type", "reduce_lr_on_plateau", *evaluates)
     assert plateau.startswith("warning: only 27 optimiser steps.")
     assert "learning rate" not in plateau
+
+
+@pytest.mark.parametrize("name", ["dpo.yaml", "one_gpu/dpo.yaml", "small_gpu/dpo.yaml"])
+@pytest.mark.parametrize(("total", "saved"), [(24, [5, 10, 15, 20]), (200, [40, 80, 120, 160])])
+def test_the_shipped_settings_fit_short_and_long_runs(
+    tmp_path: Path, name: str, total: int, saved: list[int]
+) -> None:
+    """Every step learns, and a checkpoint is saved and evaluated several times before the end."""
+    text = (REPO / "configs" / name).read_text()
+    if name == "dpo.yaml":
+        # The lines on evaluation, which the file shows in its last comment.
+        text = re.sub(r"^#   (?=\w+: )", "", text, flags=re.MULTILINE)
+        assert "\neval_steps: " in text
+    (tmp_path / "c.yaml").write_text(text)
+    arguments = training(tmp_path, "--config", str(tmp_path / "c.yaml"))
+    rates = steps.learning_rates(arguments, total)
+    assert min(rates) >= 0.1
+    assert rates.index(1.0) == math.ceil(0.1 * total) - 1
+    state = TrainerState()
+    state.compute_steps(arguments, total)
+    assert list(range(state.save_steps, total, state.save_steps)) == saved
+    if name == "dpo.yaml":
+        assert arguments.load_best_model_at_end
+        assert state.eval_steps == state.save_steps

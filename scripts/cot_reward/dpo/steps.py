@@ -83,7 +83,7 @@ def _what_rates_mean(training: PairConfig, rates: list[float]) -> str:
         text = f"The learning rate is 0 in {idle} of them, and at 90% or more of its peak in {near}"
     if idle == len(rates):
         text = "The learning rate is 0 in every step, so the model will not change"
-    if training.get_warmup_steps(len(rates)):
+    if not rates[0] and training.get_warmup_steps(len(rates)):
         text += " (warm-up begins at 0; --warmup_steps 0 trains from the first step)"
     return text + "."
 
