@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cot_reward.dpo import run
@@ -11,6 +12,7 @@ from cot_reward.errors import UserError
 from helpers.dpo import FORM, save_model, trainer_for, varied, write
 from safetensors.torch import load_file
 from torch import equal
+from transformers import TrainerCallback
 
 SAVING = ("--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "2")
 LENGTH = ("--max_steps", "2")
@@ -28,14 +30,15 @@ def finished(
     return pairs, work / "out"
 
 
-def with_settings(built: tuple) -> tuple:
+def with_settings(built: tuple[Any, Any]) -> tuple[Any, ...]:
+    """The arguments of `run.train`."""
     trainer, parsed = built
     return (trainer, *parsed)
 
 
 @pytest.fixture
 def output(finished: tuple[str, Path], tmp_path: Path) -> Path:
-    """A copy of the finished output; `trained_on` is beside it."""
+    """A copy of the finished output, with a copy of its pairs beside it."""
     shutil.copy(finished[0], tmp_path / "pairs.jsonl")
     return Path(shutil.copytree(finished[1], tmp_path / "out"))
 
@@ -146,6 +149,40 @@ def test_a_killed_run_goes_on_and_the_same_run_may_begin_again(
     for name, weight in load_file(output / "model.safetensors").items():
         assert equal(weight, expected[name])
     trainer_for(*again)
+
+
+def stop_at(step: int) -> TrainerCallback:
+    """Ctrl-C before the step that follows this one."""
+
+    class Stops(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == step:
+                raise KeyboardInterrupt
+
+    return Stops()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            SAVING,
+            "stopped behind step 1; the same command with --resume_from_checkpoint true goes "
+            "on from step 1",
+        ),
+        (("--save_strategy", "no"), "stopped behind step 1; no checkpoint is kept"),
+        ((*SAVING, "--save_only_model", "true"), "stopped behind step 1; no checkpoint is kept"),
+    ],
+)
+def test_a_stopped_run_says_how_to_go_on(
+    base: Path, folder: Path, pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    flags: tuple[str, ...], message: str,
+) -> None:  # fmt: skip
+    built = trainer_for(base, folder, pairs, tmp_path / "out", *LENGTH, *flags)
+    built[0].add_callback(stop_at(1))
+    with pytest.raises(KeyboardInterrupt):
+        run.train(*with_settings(built))
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kept", ["model.safetensors", "checkpoint-2", "summary.json"])

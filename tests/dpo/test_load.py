@@ -31,3 +31,23 @@ def test_a_row_that_max_length_would_cut_is_a_bad_one(
     )
     with pytest.raises(UserError, match=f"line {line}: has {longest} tokens"):
         load_train_and_eval(*trl_settings.parse([*flags.split(), str(longest - 1)]))
+
+
+def test_folders_are_checked_before_rows_are_read(base: Path, tmp_path: Path) -> None:
+    """`gone.jsonl` is not there: the folders come first."""
+    (tmp_path / "file").write_text("")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    for model, output, message in [
+        (adapter, tmp_path / "out", f"--model_name_or_path {adapter}: holds a LoRA adapter"),
+        (tmp_path, tmp_path / "out", f"--model_name_or_path {tmp_path}: has no config.json"),
+        (base, base, f"--output_dir {base}: is the folder of the model that is trained"),
+        (base, tmp_path / "file/out", "/file/out: cannot be written: Not a directory"),
+        (base, tmp_path / "file", "/file: cannot be written: File exists"),
+        (base, Path("/proc/out"), "--output_dir /proc/out: cannot be written: No such file"),
+    ]:
+        flags = f"--data_path gone.jsonl --model_name_or_path {model} --output_dir {output} "
+        with pytest.raises(UserError) as caught:
+            load_train_and_eval(*trl_settings.parse([*flags.split(), "--use_cpu", "--bf16=false"]))
+        assert message in str(caught.value)

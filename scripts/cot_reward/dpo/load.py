@@ -2,7 +2,9 @@
 
 import functools
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoProcessor, ProcessorMixin
@@ -14,6 +16,7 @@ from cot_reward.dpo.pairs import Pairs, TokenCount, load_pairs, template_warning
 from cot_reward.dpo.settings import DpoSettings
 from cot_reward.dpo.trl_settings import PairConfig
 from cot_reward.errors import UserError
+from cot_reward.model_folder import fault_of_model
 
 
 def load_train_and_eval(
@@ -21,7 +24,8 @@ def load_train_and_eval(
 ) -> tuple[Pairs, Pairs | None]:
     """The rows to train on and the rows to evaluate on; the second are None without any.
 
-    Raises UserError for bad rows, see `pairs.load_pairs`.
+    Raises UserError for bad rows, see `pairs.load_pairs`, for a folder that is no whole model, and
+    for an output folder that cannot be written to.
     """
     count_tokens = token_counter(lambda: load_processor(training, model_config))
 
@@ -39,6 +43,7 @@ def load_train_and_eval(
         return pairs
 
     def read_both() -> tuple[Pairs, Pairs | None]:
+        _check_folders(Path(str(model_config.model_name_or_path)), Path(str(training.output_dir)))
         train = read(settings.data_path)
         held_out = read(settings.eval_data_path) if settings.eval_data_path else None
         if warning := template_warning(settings.data_path, settings.eval_data_path):
@@ -46,6 +51,23 @@ def load_train_and_eval(
         return train, held_out
 
     return broadcast_from_main(read_both)
+
+
+def _check_folders(model: Path, output: Path) -> None:
+    """Raise UserError when the model cannot be loaded or the output not be written.
+
+    A model of the hub is no folder, and is not looked at.
+    """
+    if model.is_dir() and (fault := fault_of_model(model)):
+        raise UserError(f"--model_name_or_path {model}: {fault}")
+    if model.is_dir() and model.resolve() == output.resolve():
+        raise UserError(f"--output_dir {output}: is the folder of the model that is trained")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise UserError(f"--output_dir {output}: cannot be written: {error.strerror}") from None
 
 
 def token_counter(load: Callable[[], Any]) -> TokenCount:

@@ -12,11 +12,13 @@ from trl import ModelConfig
 
 from cot_reward.dpo import identity
 from cot_reward.dpo.card import FinishedRun, masked_command, model_card
+from cot_reward.dpo.checkpoint import checkpoint_to_resume, step_of
 from cot_reward.dpo.lora import merge_adapter
 from cot_reward.dpo.settings import DpoSettings
 from cot_reward.dpo.steps import announce
 from cot_reward.dpo.trainer import PairTrainer
 from cot_reward.dpo.trl_settings import PairConfig
+from cot_reward.errors import UserError
 from cot_reward.plotting import dpo_plots, plot_log
 from cot_reward.provenance import versions
 from cot_reward.store import write_text_file
@@ -50,7 +52,12 @@ def train(
     started = time.monotonic()
     first = _FirstStep()
     trainer.add_callback(first)
-    result = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    try:
+        result = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    except KeyboardInterrupt:
+        if is_main:
+            print(how_to_go_on(output, trainer.state.global_step), file=sys.stderr)
+        raise
     rows, steps = len(dataset), trainer.state.global_step
     train_seconds = result.metrics["train_runtime"]
     history = trainer.state.log_history
@@ -91,6 +98,21 @@ def train(
     write_text_file(output / "summary.json", json.dumps(summary, indent=2, default=str) + "\n")
     print(
         f"{steps} steps in {train_seconds:.0f} s; model, card, curves and summary are in {output}"
+    )
+
+
+def how_to_go_on(output: Path, step: int) -> str:
+    """What to do after a run was stopped behind a step."""
+    try:
+        kept = step_of(Path(str(checkpoint_to_resume("true", output))))
+    except UserError:
+        return (
+            f"stopped behind step {step}; no checkpoint is kept, so the same command begins anew "
+            "(--save_strategy steps --save_steps 0.2 keeps some)"
+        )
+    return (
+        f"stopped behind step {step}; the same command with --resume_from_checkpoint true goes on "
+        f"from step {kept}"
     )
 
 

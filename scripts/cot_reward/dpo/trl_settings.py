@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from transformers import IntervalStrategy
 from trl import DPOConfig, ModelConfig, TrlParser
 
+from cot_reward.dpo import flag_checks
 from cot_reward.dpo.checkpoint import checkpoint_to_resume
 from cot_reward.dpo.settings import HELP_ALL, DpoSettings, help_text
 from cot_reward.errors import UserError, nearest
@@ -133,7 +134,7 @@ def parse(
     if not model_config.model_name_or_path:
         raise UserError("--model_name_or_path is needed (or 'model_name_or_path' in YAML)")
     _default_eval_strategy(settings, training)
-    _check_combinations(settings, training, model_config)
+    flag_checks.check(settings, training, model_config)
     training.resume_from_checkpoint = checkpoint_to_resume(
         training.resume_from_checkpoint, Path(str(training.output_dir))
     )
@@ -143,31 +144,6 @@ def parse(
 def _default_eval_strategy(settings: DpoSettings, training: PairConfig) -> None:
     if settings.eval_data_path and training.eval_strategy == "no":
         training.eval_strategy = IntervalStrategy.EPOCH
-
-
-def _check_combinations(
-    settings: DpoSettings, training: PairConfig, model_config: ModelConfig
-) -> None:
-    """Raise UserError for settings that exclude each other, before anything is loaded."""
-    if training.eval_strategy != "no" and not settings.eval_data_path:
-        raise UserError(f"--eval_strategy {training.eval_strategy.value} needs --eval_data_path")
-    if settings.merge_adapter and not model_config.use_peft:
-        raise UserError("--merge_adapter needs --use_peft: without LoRA there is no adapter")
-    if training.precompute_ref_log_probs:
-        raise UserError(
-            "--precompute_ref_log_probs of TRL does not work with images; --reference_cache does "
-            "it, and is on by default"
-        )
-    if "token" in (training.model_init_kwargs or {}):
-        raise UserError(
-            "model_init_kwargs: summary.json would show the token; give it by the environment, as "
-            "HF_TOKEN"
-        )
-    if training.sync_ref_model and settings.reference_cache:
-        raise UserError(
-            "--sync_ref_model changes the reference during training; it needs "
-            "--reference_cache false"
-        )
 
 
 def _config_path(arguments: Sequence[str]) -> Path | None:
