@@ -53,6 +53,12 @@ def test_yaml_then_flags(tmp_path: Path) -> None:
         trl_settings.parse([*REQUIRED, "--config", str(path)])
 
 
+def test_batches_are_even_so_that_no_process_waits_and_no_pair_is_lost() -> None:
+    flags = ["--accelerator_config", '{"even_batches": false, "use_seedable_sampler": true}']
+    config = trl_settings.parse(REQUIRED + flags)[1].accelerator_config
+    assert (config.even_batches, config.use_seedable_sampler) == (True, True)
+
+
 @pytest.mark.parametrize("name", ["dpo.yaml", "demo/dpo.yaml", "demo/control_sft.yaml"])
 def test_shipped_configs_parse(name: str) -> None:
     flags = ["--config", str(REPO / "configs" / name), "--use_cpu", "true"]

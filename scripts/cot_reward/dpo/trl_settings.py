@@ -135,6 +135,10 @@ def parse(
         raise UserError("--model_name_or_path is needed (or 'model_name_or_path' in YAML)")
     _default_eval_strategy(settings, training)
     flag_checks.check(settings, training, model_config)
+    # With uneven batches some processes have no last batch, and the others wait for them for ever.
+    # Even ones repeat pairs, and the trainer drops the repeated pairs: each counts once.
+    accelerator_config: Any = training.accelerator_config
+    accelerator_config.even_batches = True
     training.resume_from_checkpoint = checkpoint_to_resume(
         training.resume_from_checkpoint, Path(str(training.output_dir))
     )
