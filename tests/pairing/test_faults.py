@@ -54,7 +54,7 @@ def test_one_process_and_several_write_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(match, "ROWS_PER_BATCH", 500)
     for count in (1, 2):
         # Sorted in one bucket, and in several.
-        monkeypatch.setattr(scan, "BUCKET_BYTES", 2**40 if count == 1 else 2**22)
+        monkeypatch.setattr(scan, "MAX_BUCKET_BYTES", 2**40 if count == 1 else 2**22)
         out = tmp_path / f"out{count}"
         argv = [*flags, "--out", out, "--workers", count, "--eval-fraction", 0.1]
         assert merge(settings.parse(MergeSettings, "", argv=list(map(str, argv)))) == 0

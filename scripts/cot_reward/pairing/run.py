@@ -87,7 +87,9 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
         # First pass: judge every row.
         files = [(path, True) for path in inputs.correct]
         files += [(path, False) for path in inputs.incorrect]
-        parts = parts_of(files, folder, inputs.prefix, _admission(settings))
+        parts = parts_of(
+            files, folder, inputs.prefix, _admission(settings), engine.memory, engine.threads
+        )
         count = worker_count([path for path, _ in files], settings.workers)
         workers = stack.enter_context(Workers(count))
         scanned = judge_parts(parts, workers)

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from cot_reward.errors import UserError
 
+_BYTES = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 # What a merge has in its `out` while it works.
 WORK_FOLDER, LOCK_FILE = ".merging", ".merging.lock"
 
@@ -62,6 +63,7 @@ class Engine:
 
     def __init__(self, folder: Path, memory: str, threads: int) -> None:
         self.folder = folder = folder.resolve()
+        self.threads = threads
         self.database = duckdb.connect(
             str(folder / "merge.duckdb"),
             config={
@@ -75,6 +77,14 @@ class Engine:
         except duckdb.Error as error:
             raise UserError(f"--memory {memory}: {str(error).splitlines()[0]}") from None
         self.run("SET enable_progress_bar = false")
+
+    @property
+    def memory(self) -> int:
+        """The memory limit in bytes."""
+        # The database tells it as "476.8 MiB", or "0 bytes".
+        ((limit,),) = self.run("SELECT current_setting('memory_limit')")
+        number, unit = limit.split()
+        return int(float(number) * _BYTES[unit])
 
     def shards(self, pattern: str = "shard-*") -> str:
         """A table expression of the shards that match."""

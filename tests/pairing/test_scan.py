@@ -1,0 +1,27 @@
+"""How input is divided for the first pass and for the sort after it."""
+
+import pytest
+from cot_reward.pairing.allowed_texts import Admission
+from cot_reward.pairing.engine.database import Engine
+from cot_reward.pairing.engine.scan import parts_of
+
+ADMISSION = Admission(frozenset(), frozenset(), frozenset())
+
+
+@pytest.mark.parametrize(
+    ("memory", "threads", "buckets"),
+    [(2**40, 4, 1), (2**28, 2, 1), (2**27, 2, 2), (2**27, 4, 3), (1, 4, 3)],
+)
+def test_less_is_sorted_together_with_less_memory_or_more_threads(
+    tmp_path, memory, threads, buckets
+):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(("x" * (2**20 - 1) + "\n") * 40)
+    parts = parts_of([(path, True)], tmp_path, "", ADMISSION, memory, threads)
+    assert {part.buckets for part in parts} == {buckets}
+
+
+@pytest.mark.parametrize(("memory", "size"), [("500MB", 5e8), ("64MiB", 2**26), ("3GB", 3e9)])
+def test_the_memory_of_the_database_is_known_in_bytes(tmp_path, memory, size):
+    with Engine(tmp_path, memory, 1) as engine:
+        assert engine.memory == pytest.approx(size, rel=0.04)
