@@ -125,3 +125,27 @@ def test_names_and_texts_may_hold_anything(tmp_path):
 def test_two_merges_do_not_share_a_folder(tmp_path):
     with workspace(tmp_path), pytest.raises(UserError, match="another merge writes to this"):
         run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)], "--out", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["out?", "a?b/out", "a\\b"])
+def test_a_folder_that_the_database_cannot_open_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match=r"a folder with '.*' in its path cannot be used"):
+        run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)], "--out", tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_number_of_pairs_does_not_go_with_all_of_them(tmp_path):
+    rows = [judged_row(RIGHT)], [judged_row(WRONG)]
+    with pytest.raises(UserError, match="--select all takes every pair"):
+        run(tmp_path, *rows, "--select", "all", "--pairs-per-comparison", 2)
+    assert len(run(tmp_path, *rows, "--select", "all")[0]) == 1
+
+
+@pytest.mark.parametrize("address", ["https://host/a.png", "s3://bucket/a.png"])
+def test_a_medium_that_is_an_address_is_a_bad_row(tmp_path, address):
+    rows = [judged_row(RIGHT, images=(address, "b.png"))] * 3, [judged_row(WRONG)]
+    with pytest.raises(
+        UserError, match=r"correct.jsonl:1: 'images' holds .*and 2 more rows"
+    ) as told:
+        run(tmp_path, *rows)
+    assert str(told.value).count("holds the address") == 1

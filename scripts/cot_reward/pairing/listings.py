@@ -15,7 +15,8 @@ from cot_reward.store import write_jsonl
 LISTS = _BAD_ROWS, _CONTRADICTORY_LABELS = "bad_rows.jsonl", "contradictory_labels.jsonl"
 # Bad rows and contradictory comparisons that the summary itself names.
 _MAX_NAMED = 100
-_MAX_IN_ERROR = 10
+# Of bad rows with one reason an error shows the first, and the number of the others.
+_MAX_IN_ERROR, _MAX_COUNTED = 10, 100_000
 
 
 def _bad_rows(scanned: Sequence[ScannedPart], folder: Path) -> Iterator[dict[str, Any]]:
@@ -38,7 +39,14 @@ def check_bad_rows(scanned: Sequence[ScannedPart], folder: Path, max_share: floa
     """Raise UserError when a larger share of the rows is bad."""
     rows, bad = sum(entry.rows for entry in scanned), sum(entry.bad_rows for entry in scanned)
     if rows and bad / rows > max_share:
-        first = map(_to_line, islice(_bad_rows(scanned, folder), _MAX_IN_ERROR))
+        places: dict[str, list[str]] = {}
+        for row in islice(_bad_rows(scanned, folder), _MAX_COUNTED):
+            places.setdefault(row["reason"], []).append(f"{row['file']}:{row['line']}")
+        first = [
+            f"{of_reason[0]}: {reason}"
+            + (f" (and {len(of_reason) - 1:,} more rows)" if len(of_reason) > 1 else "")
+            for reason, of_reason in islice(places.items(), _MAX_IN_ERROR)
+        ]
         raise UserError(
             f"{bad} of {rows} rows are bad, more than --max-bad-rows {max_share} "
             "allows; the first:\n  " + "\n  ".join(first)

@@ -56,10 +56,20 @@ def merge(settings: MergeSettings) -> int:
         str(settings.out.resolve()).encode()
     except UnicodeEncodeError:
         raise UserError(f"--out {settings.out}: the name of the folder is not UTF-8") from None
+    # The database takes "?" for the beginning of options, and a backslash for a slash.
+    if found := next((sign for sign in "?\\" if sign in str(settings.out.resolve())), ""):
+        raise UserError(f"--out {settings.out}: a folder with {found!r} in its path cannot be used")
     inputs = find_inputs(settings)
     try:
         with workspace(settings.out) as folder:
             summary = _merge(settings, inputs, folder)
+    except duckdb.InterruptException:
+        raise KeyboardInterrupt from None
+    except RuntimeError as error:
+        # The database tells of Ctrl-C during a query in this way.
+        if str(error) == "Query interrupted":
+            raise KeyboardInterrupt from None
+        raise
     except duckdb.Error as error:
         raise UserError(
             f"{settings.out}: the merge could not be finished: {str(error).splitlines()[0]}; see "

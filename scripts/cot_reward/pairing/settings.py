@@ -124,6 +124,11 @@ class MergeSettings:
     def __post_init__(self) -> None:
         if self.pairs_per_comparison < 1:
             raise ValueError("--pairs-per-comparison must be at least 1")
+        if self.select == "all" and self.pairs_per_comparison > 1:
+            raise ValueError(
+                f"--select all takes every pair, not --pairs-per-comparison "
+                f"{self.pairs_per_comparison}; leave out one of the two"
+            )
         for flag, number in (
             ("--workers", self.workers),
             ("--chosen-uses", self.chosen_uses),

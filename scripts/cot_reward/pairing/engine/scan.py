@@ -194,6 +194,7 @@ def scan(part: Part) -> ScannedPart:
             try:
                 if isinstance(row, ValueError):
                     raise row
+                _check_no_addresses(row)
                 judged = read(row, part.right_side, part.prefix, find_caption)
             # RecursionError: a value is nested too deeply for the message that shows it.
             except (ValueError, RecursionError) as error:
@@ -212,6 +213,18 @@ def scan(part: Part) -> ScannedPart:
         if bad_rows_file is not None:
             bad_rows_file.close()
     return ScannedPart(part, lines, rows, bad_rows)
+
+
+def _check_no_addresses(row: reading.Row) -> None:
+    """Raise ValueError for a medium that is an address, which as a path would be another name."""
+    for name in ("images", "videos"):
+        media = row.get(name) if isinstance(row, dict) else None
+        for path in media if isinstance(media, list) else ():
+            if isinstance(path, str) and "://" in path:
+                raise ValueError(
+                    f"'{name}' holds the address {path!r:.80}; download it below the media root "
+                    "and give its path"
+                )
 
 
 def _entry(part: Part, line: int, judged: Judged) -> tuple[Any, ...]:
