@@ -296,7 +296,7 @@ def test_answers_about_an_image_are_held_out_without_a_label(tmp_path, capsys, t
                           (judged_row(WRONG), cot((6, 7), (8, 7), 2, noun="Answer")))
     )  # fmt: skip
     rows = [right, judged_row(RIGHT)], [wrong, judged_row(WRONG)]
-    assert len(run(tmp_path, *rows)[0]) == 2
+    assert len(run(tmp_path, *rows, "--no-balance-positions")[0]) == 2
     row = {"text": "what?", "candidates": ["Green.", "Blue."], "context": ["a.png"], "task": task}
     path = write_lines(tmp_path / "held_out.jsonl", [row])
     pairs, summary = run(tmp_path, *rows, "--exclude", path)
