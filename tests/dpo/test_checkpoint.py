@@ -26,6 +26,7 @@ def save(folder: Path, step: int = 1) -> Path:
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     """A folder of two complete checkpoints, an incomplete one, and others of similar names."""
+    (tmp_path / "run.json").write_text("{}")
     for step in (9, 10, 11):
         folder = save(tmp_path / f"checkpoint-{step}", step)
         if step != 11:
@@ -90,5 +91,15 @@ def test_an_output_folder_without_a_complete_one_is_an_error(tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"there is no checkpoint in .*; leave the flag out"):
         checkpoint_to_resume("true", tmp_path)
     save(tmp_path / "checkpoint-3")
+    (tmp_path / "run.json").write_text("{}")
     with pytest.raises(UserError, match=r"\(checkpoint-3 is not complete: it has no run.json"):
         checkpoint_to_resume("true", tmp_path)
+
+
+def test_a_checkpoint_of_another_trainer_is_told_by_its_state(tmp_path: Path) -> None:
+    """As LLaMA-Factory leaves it: no run.json, neither here nor in the output folder."""
+    save(tmp_path / "checkpoint-3")
+    (save(tmp_path / "checkpoint-4") / "trainer_state.json").write_text('{"global_st')
+    found = checkpoint_to_resume("true", tmp_path)
+    assert found == str(tmp_path / "checkpoint-3")
+    assert read_record(Path(found)) == {}

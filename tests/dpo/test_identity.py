@@ -221,3 +221,13 @@ def test_a_checkpoint_of_another_folder_is_taken_by_name(
     (tmp_path / "full/model.safetensors").write_text("of another run")
     with pytest.raises(UserError, match="has the result of another run"):
         trainer_for(base, folder, pairs, tmp_path / "full", *SAVING, *LENGTH, *named)
+
+
+def test_a_checkpoint_of_unknown_origin_is_not_gone_on_with(
+    base: Path, folder: Path, output: Path
+) -> None:
+    for record in output.rglob("run.json"):
+        record.unlink()
+    pairs = str(output.parent / "pairs.jsonl")
+    with pytest.raises(UserError, match=r"checkpoint-2: has no run.json, so what it was trained"):
+        trainer_for(base, folder, pairs, output, *SAVING, *LENGTH, *RESUME)

@@ -74,6 +74,9 @@ def step_of(folder: Path) -> int:
 def _fault(folder: Path) -> str:
     """Why no run can go on from this folder; "" when one can."""
     sizes = _read(folder / RECORD_FILE).get("bytes")
+    if not any((place / RECORD_FILE).exists() for place in (folder, folder.parent)):
+        # Another trainer's: the chain asks about those of LLaMA-Factory, too.
+        return _fault_of_state(folder)
     if not isinstance(sizes, dict) or not sizes:
         return f"it has no {RECORD_FILE}, which is written last"
     for name, size in sizes.items():
@@ -82,9 +85,12 @@ def _fault(folder: Path) -> str:
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} of {size} bytes"
-    if not isinstance(_read(folder / "trainer_state.json").get("global_step"), int):
-        return "trainer_state.json cannot be read"
-    return ""
+    return _fault_of_state(folder)
+
+
+def _fault_of_state(folder: Path) -> str:
+    has_step = isinstance(_read(folder / "trainer_state.json").get("global_step"), int)
+    return "" if has_step else "trainer_state.json cannot be read"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -96,6 +96,11 @@ def check(
 
 def _check_resumed(record: Record, checkpoint: Path, total_steps: int) -> str:
     before, step = read_record(checkpoint), step_of(checkpoint)
+    if not before:
+        raise UserError(
+            f"--resume_from_checkpoint {checkpoint}: has no {RECORD_FILE}, so what it was trained "
+            "from is unknown; start anew in another --output_dir"
+        )
     changed = _differences(before, record)
     if refused := [text for name, text in changed.items() if name not in _LENGTHS]:
         raise UserError(
