@@ -6,10 +6,11 @@ from collections import Counter
 from decimal import Decimal
 
 import pytest
-from cot_reward.judge import destination, judge, totals_in
+from cot_reward.judge import destination, has_unread_totals, judge, totals_in
 from cot_reward.records import Verdict
 from cot_reward.tasks import TASKS
 from helpers.environments import REPO
+from helpers.layouts import cases
 from helpers.texts import cot, thought
 from hypothesis import given
 from hypothesis import strategies as st
@@ -155,11 +156,13 @@ def test_wrong_sum_comes_before_contradicts_and_tie():
         "Total score: both are good.",
         "Total score:\nImage 1: 24",
         "Total score:\nImage 2: 9+8+8=25",
-        "Image 1: 9+8+8=25\nImage 2: 9+8+9=26",
         "Image 1 is totally wrong (2/10), Image 2 is not (9/10)",
-        "Total: 25 for Image 1, 18 for Image 2",
-        "Total (Image 1 / Image 2): 25 / 18",
-        "Total scores of Image 1 and Image 2: 25 and 18",
+        "Image 1: fit 3 out of a total of 10. Image 2: fit 8 out of a total of 20.",
+        "In total, Image 1 is ahead by 3 points over Image 2 with 4.",
+        "Light: Image 1: 3+2=5, Image 2: 2+2=4\nLook: Image 1: 1+2=3, Image 2: 4+3=7",
+        "Fit: Image 1 (3/10), Image 2 (8/10)\nLook: Image 1: 4+3=7, Image 2: 5+3=8",
+        "Image 1: Sub-total: 7\nImage 2: Sub-total: 17",
+        "Total: Image 1 7 cats vs Image 2 17 dogs",
         "| | Total |\n|---|---|\n| Both together | 43 |",
     ],
 )
@@ -319,6 +322,77 @@ def test_forms_of_totals(reasoning):
     assert totals(reasoning) == (25, 18)
     assert coherence(reasoning, 1) == "coherent"
     assert coherence(reasoning, 2) == "contradicts"
+
+
+@pytest.mark.parametrize("case", list(cases()), ids=lambda case: f"{case.layout}-{case.answer}")
+def test_layouts_of_totals(case):
+    task = TASKS["image_generation" if case.noun == "Image" else "video_generation"]
+    assert judge(case.text, task, 1).coherence == case.finding
+
+
+@pytest.mark.parametrize(
+    ("correction", "corrected"),
+    [
+        ("Wait, Image 1: 9+9+9=27.", (27, 18)),
+        ("Wait, the total for Image 2 is 28, not 18.", (25, 28)),
+        ("Recount: Image 1: 9+8+8=25, Image 2: 9+9+9=27.", (25, 27)),
+        ("Let me recalculate. Total: Image 1: 24, Image 2: 20.", (24, 20)),
+        ("更正：图1：24，图2：20", (24, 20)),
+        ("Wait: no.\nRecount: Image 1: 1, Image 2: 2.\nRecount: Image 1: 3, Image 2: 2.", (3, 2)),
+        ("Actually Image 1 (8/10) has the better style than Image 2 (9/10).", (25, 18)),
+        ("I double-checked, and it is right: Image 1 wins.", (25, 18)),
+        ("People wait in both images.", (25, 18)),
+    ],
+)
+def test_the_last_complete_statement_counts(correction, corrected):
+    assert totals(f"Total:\nImage 1: 9+8+8=25\nImage 2: 6+7+5=18\n{correction}") == corrected
+
+
+@pytest.mark.parametrize(
+    ("stated", "finding"),
+    [
+        ("8.33+7.33+9=24.7", "coherent"),
+        ("8.33+7.33+9=24.66", "coherent"),
+        ("8.33+7.33+9=25", "coherent"),
+        ("8.33+7.33+9=24.6", "wrong_sum"),
+        ("8.33+7.33+9=24", "wrong_sum"),
+        ("8+7+9=24.0", "coherent"),
+        ("8+7+9=24.1", "wrong_sum"),
+        ("8.25+8=16.3", "coherent"),
+    ],
+)
+def test_a_sum_agrees_at_the_precision_that_is_written(stated, finding):
+    assert coherence(f"Total: Image 1: {stated}, Image 2: 2+1=3") == finding
+
+
+@pytest.mark.parametrize(
+    "reasoning",
+    [
+        "| | N | Total |\n|---|---|---|\n| Image 1 | x | 3+5=7 |\n| Image 2 | y | 2+1=3 |",
+        "### Image 1\nTotal: 3+5 = 7\n### Image 2\nTotal: 2+1 = 3",
+        "Image 1: Fit 3 + Look 5 = 7\nImage 2: Fit 2 + Look 1 = 3",
+    ],
+)
+def test_a_wrong_sum_is_found_in_every_layout(reasoning):
+    assert coherence(reasoning) == "wrong_sum"
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "unread"),
+    [
+        ("Total score:\nImage 2: 3+4=7", True),
+        ("The left one has a total of 7, the right one of 17.", True),
+        ("Left: 3+4=7, right: 8+9=17", True),
+        ('{"left_total": 7, "right_total": 17}', True),
+        ("左图总分7，右图总分17", True),
+        ("Fit: Image 1 (3/10), Image 2 (8/10)", False),
+        ("Total score:\nImage 1: 25\nImage 2: 18", False),
+    ],
+)
+def test_totals_that_could_not_be_read_are_reported(reasoning, unread):
+    text = thought(reasoning)
+    assert has_unread_totals(text, judge(text, IMAGES, 1)) is unread
+    assert has_unread_totals(reasoning, Verdict("unparsed", "", 0)) is False
 
 
 @pytest.mark.parametrize(
@@ -571,7 +645,10 @@ def test_swapping_the_candidates_of_a_consistent_text_swaps_its_answer(data, fir
         "Both images ", "both ", "Image 1 and ", "(a) ", "1 (a) + ", "Total: Image 1 3 Image 2 4 ",
         "Image 1 (8/10) ", "images 1 and ", "Image ", "Image 1's ", "Image 1 (((((", "* ",
         "<think>", "</think>", "</think><answer>", "</think><answer></answer>", "总分图",
-        "\u0301\u0327", "１＋",
+        "\u0301\u0327", "１＋", "| Image 1 | Image 2 |\n", "| Total | 1 |\n", "Total: 7 vs ",
+        "1 + a ", "Total: 7 vs 9\nImage 1\n", "Image 1: 1+1=2 Image 1 3/10 ",
+        "Image 1: a 1 + b ", "wait ", "recount: Image 1: 1+1=2 ", "sum (", "a", "Image 1\n", "\\",
+        "Total: 7\nImage 1 vs Image 2\n", "1) + (", "in all, ", "** *", "first image ", "= ", "\n",
     ],
 )  # fmt: skip
 # A pattern that goes back and forth over the text would take hours here, not a second.
