@@ -163,6 +163,10 @@ def test_wrong_sum_comes_before_contradicts_and_tie():
         "Fit: Image 1 (3/10), Image 2 (8/10)\nLook: Image 1: 4+3=7, Image 2: 5+3=8",
         "Image 1: Sub-total: 7\nImage 2: Sub-total: 17",
         "Total: Image 1 7 cats vs Image 2 17 dogs",
+        "The image has 3 people in all. Image 1 (7/10), Image 2 (8/10)",
+        "Image 1 has 3 dogs in total, Image 2 has 5 cats in total.",
+        "Image 1: 1+1=2 is legible (9/10). Image 2: 1+1=3 is legible (2/10).",
+        "| Dim | Image 1 | Image 2 | Total |\n|---|---|---|---|\n| Fit | 3 | 8 | 11 |",
         "| | Total |\n|---|---|\n| Both together | 43 |",
     ],
 )

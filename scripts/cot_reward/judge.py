@@ -445,7 +445,9 @@ class _Reader:
             if at in listed:
                 self._add(self.statements, candidate, value, basis if announced else _TOTAL)
             elif value["of_sum"]:
-                self._add(self.statements, candidate, value, _SUM_ALONE)
+                # "Image 1: 1+1=2 is legible" is about what the image shows.
+                if _SUM_END.match(self.text, value.end()):
+                    self._add(self.statements, candidate, value, _SUM_ALONE)
             else:
                 self._add(self.scores, candidate, value, _SUM_ALONE)
 
@@ -501,6 +503,9 @@ class _Reader:
         ):
             return False
         between = self._between(start, start + 1)
+        # "There are 3 people in all. Image 1 (7/10), ..." announces nothing.
+        if opening.lastgroup == "heading" and _basis(opening[0]) != _TOTAL and "." in between:
+            return False
         return len(between) <= _MAX_CHARACTERS_BETWEEN and bool(_LEAD_IN.fullmatch(between))
 
     def _has_candidate_behind(self, at: int) -> bool:
@@ -832,6 +837,9 @@ _SEPARATED = re.compile(
     r"\)?\s?(?:\bvs\b\.?|\bversus\b|\bagainst\b|\bto\b|\band\b|比|对|和|与"
     r"|[:,/&|–—;-])?\s?(?:the )?\(?",
     re.IGNORECASE,
+)
+_SUM_END = re.compile(
+    rf"\)?{_REMARK}?\s?(?:[\n.;,!:–—-]|\Z|\b(?:and|while|but|whereas|vs)\b)", re.IGNORECASE
 )
 _LINE_END = re.compile(rf"{_OF_MAXIMUM}?[ .;!)]*(?:\n|\Z)")
 _OPENING_WORDS = (
