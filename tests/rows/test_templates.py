@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from cot_reward.errors import UserError
-from cot_reward.records import conversation, placeholder_in
+from cot_reward.records import conversation, token_fault
 from cot_reward.rows.templates import Derived, derive, describe, write_template
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.generation import CAPTION_MARKER
@@ -351,7 +351,7 @@ def test_tasks_are_named(tmp_path):
 
 
 def _free(text: str) -> bool:
-    return not (placeholder_in(text) or CAPTION_MARKER in text or "{caption}" in text)
+    return not (token_fault(text) or CAPTION_MARKER in text or "{caption}" in text)
 
 
 WORDINGS = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=60).filter(_free)

@@ -28,8 +28,8 @@ class InferenceSettings:
     )
     task: str | None = _setting("task of the records that do not name one", default=None)
     labels: list[str] = _setting(
-        "what the labels of raw data mean: VALUE=1, VALUE=2, VALUE=tie or VALUE=bad for each value "
-        "(default: 1 and 2, or the adapter's sentences)",
+        "what each raw label means: VALUE=1, VALUE=2, VALUE=tie, VALUE=bad (default: as the adapter "
+        "knows them)",
         default_factory=list,
     )
     template: Path | None = _setting("prompt template file (default: our own)", default=None)
@@ -37,8 +37,8 @@ class InferenceSettings:
         "folder to which all written paths are relative", default=Path("dataset")
     )
     image_root: list[Path] = _setting(
-        "folders of the raw rows' media paths: one for all files of --data, or one for each "
-        "(default: the media root); paths of judged rows always start at the media root",
+        "folders of the raw rows' media paths: one for all files of --data, or one for each; "
+        "judged rows have the media root (default: the media root)",
         default_factory=list,
     )
     base_url: str = _setting("address of the server", default="http://127.0.0.1:8000/v1")
