@@ -28,8 +28,8 @@ class InferenceSettings:
     )
     task: str | None = _setting("task of the records that do not name one", default=None)
     labels: list[str] = _setting(
-        "what each raw label means: VALUE=1, VALUE=2, VALUE=tie, VALUE=bad (default: as the adapter "
-        "knows them)",
+        "what each raw label means: VALUE=1, VALUE=2, VALUE=tie, VALUE=bad (default: as the "
+        "adapter knows them)",
         default_factory=list,
     )
     template: Path | None = _setting("prompt template file (default: our own)", default=None)
