@@ -3,10 +3,10 @@
     python scripts/check_sft.py configs/qwen_cold_start.yaml [KEY=VALUE ...] \\
         && llamafactory-cli train configs/qwen_cold_start.yaml [KEY=VALUE ...]
 
-Tells rows and steps. Refuses an output folder whose training is finished, or is of other data,
-model or settings, or cannot be continued: LLaMA-Factory would go on there without a word, train
-nothing, and may lose the weights. scripts/chain.sh sees to this itself. Exit status: 0 start, 2 do
-not.
+Tells rows and steps. Refuses a start model that is not whole, and an output folder whose training
+is finished, or is of other data, model or settings, or cannot be continued: LLaMA-Factory would go
+on there without a word, train nothing, and may lose the weights. scripts/chain.sh sees to this
+itself. Exit status: 0 start, 2 do not.
 """
 
 from dataclasses import dataclass, field
@@ -26,11 +26,16 @@ class SftCheckSettings:
 
 def main() -> int:
     settings = parse(SftCheckSettings, __doc__ or "")
+    from cot_reward.errors import UserError
+    from cot_reward.model_folder import fault_of_model
     from cot_reward.sft.config import data_files, describe, read_config
     from cot_reward.sft.guard import admit
 
     path = Path(settings.training[0])
     config = read_config(path, settings.training[1:])
+    model = Path(config["model_name_or_path"])
+    if model.is_dir() and (fault := fault_of_model(model)):
+        raise UserError(f"{model}: {fault}")
     files = data_files(config)
     described = describe(config, path, files, settings.processes)
     print(f"{config['output_dir']}: {admit(config, files)}; {described}")

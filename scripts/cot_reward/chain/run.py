@@ -20,6 +20,7 @@ from cot_reward.chain.state import Finding, Records
 from cot_reward.chain.steps import Chain, Step
 from cot_reward.chain.trainings import continued, write_dataset_info
 from cot_reward.errors import UserError, nearest
+from cot_reward.model_folder import fault_of_model
 from cot_reward.settings import read_yaml
 from cot_reward.sft.config import describe
 from cot_reward.store import lock, write_jsonl
@@ -172,6 +173,8 @@ def _run_step(step: Step, records: Records, processes: Processes, chain: Chain) 
     elif step.trains:
         processes.stop_server()
     if step.sft:
+        if step.sft.start.is_dir() and (fault := fault_of_model(step.sft.start)):
+            raise UserError(f"{step.name}: {step.sft.start}: {fault}")
         config = read_yaml(step.sft.config)
         told = describe(config, step.sft.config, [step.sft.rows], chain.gpus)
         print(f"   {told}", flush=True)
