@@ -8,6 +8,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from cot_reward.store import read_json
+
 # In the order in which transformers looks for them.
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLE = "model.safetensors"
@@ -21,7 +23,7 @@ def fault_of_model(folder: Path) -> str:
     transformers 5.6, which stages 1 and 2 use, then fills `lm_head` with random numbers, and only
     warns.
     """
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if (folder / "adapter_config.json").is_file():
         return (
             "holds a LoRA adapter (adapter_config.json), not a model of its own: merge it into its "
@@ -70,7 +72,7 @@ def _weights(folder: Path) -> tuple[set[str], set[str]]:
     if (folder / _SINGLE).is_file():
         return _names_of_safetensors(folder / _SINGLE), {_SINGLE}
     for index in _INDEXES:
-        shards = _read_json(folder / index).get("weight_map")
+        shards = read_json(folder / index).get("weight_map")
         if isinstance(shards, dict):
             return set(shards), set(shards.values())
     return set(), set()
@@ -86,11 +88,3 @@ def _names_of_safetensors(path: Path) -> set[str]:
             return set(json.loads(file.read(length))) - {"__metadata__"}
     except (OSError, ValueError, struct.error):
         return set()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -77,6 +77,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text_file(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty when there is none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_text_file(path, (dump(row) + "\n" for row in rows))
 

@@ -5,7 +5,6 @@ model. Everything that comes from files or flags stands in code spans, code bloc
 no such text can become part of the card's markup.
 """
 
-import json
 import math
 import re
 import shlex
@@ -24,6 +23,7 @@ from cot_reward.dpo.settings import DpoSettings
 from cot_reward.dpo.trl_settings import PairConfig
 from cot_reward.plotting import series
 from cot_reward.provenance import versions
+from cot_reward.store import read_json
 
 MASK = "***"
 _SECRET_NAME = r"[\w.-]*(?:key|token|secret|password)[\w.-]*"
@@ -131,7 +131,7 @@ def _base_lines(name: str, revision: str | None) -> list[str]:
     where = f" at revision {code(revision)}" if revision and revision != "main" else ""
     lines = [f"- Base, and reference of DPO: {code(name)}{where}"]
     for file in ("summary.json", "all_results.json"):
-        found = _read_json(Path(name) / file)
+        found = read_json(Path(name) / file)
         facts = [
             f"{key} {code(_short(found[key]))}"
             for key in _BASE_KEYS
@@ -151,7 +151,7 @@ def _data_lines(settings: DpoSettings, run: FinishedRun) -> list[str]:
         f"- Data: {code(settings.data_path)}, {run.pairs} pairs{skipped}, "
         f"sha256 {code(_sha256(settings.data_path))}"
     ]
-    kinds = _read_json(Path(settings.data_path).parent / "summary.json").get("pair_kinds")
+    kinds = read_json(Path(settings.data_path).parent / "summary.json").get("pair_kinds")
     if isinstance(kinds, dict) and kinds:
         counts = ", ".join(f"{code(kind)} {code(_short(count))}" for kind, count in kinds.items())
         lines.append(f"- Kinds of pairs, by the summary beside the data: {counts}")
@@ -284,14 +284,6 @@ def _card_header(name: str, revision: str | None) -> dict[str, Any]:
         header = re.match(r"---\r?\n(.*?)\r?\n---", text, re.DOTALL)
         found = yaml.safe_load(header[1]) if header else None
     except (OSError, TypeError, ValueError, yaml.YAMLError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -5,13 +5,12 @@ and the sizes of the checkpoint's files, so that an incomplete checkpoint, and o
 cut or removed later, is told from a complete one.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cot_reward.errors import UserError
-from cot_reward.store import write_json
+from cot_reward.store import read_json, write_json
 
 RECORD_FILE = "run.json"
 _PREFIX = "checkpoint-"
@@ -62,18 +61,18 @@ def write_checkpoint_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """What the checkpoint or the output folder belongs to; empty when it does not say so."""
-    record = _read(folder / RECORD_FILE).get("record")
+    record = read_json(folder / RECORD_FILE).get("record")
     return record if isinstance(record, dict) else {}
 
 
 def step_of(folder: Path) -> int:
     """The optimiser steps that a checkpoint has behind it."""
-    return int(_read(folder / "trainer_state.json").get("global_step", 0))
+    return int(read_json(folder / "trainer_state.json").get("global_step", 0))
 
 
 def _fault(folder: Path) -> str:
     """Why no run can go on from this folder; "" when one can."""
-    sizes = _read(folder / RECORD_FILE).get("bytes")
+    sizes = read_json(folder / RECORD_FILE).get("bytes")
     if not any((place / RECORD_FILE).exists() for place in (folder, folder.parent)):
         # Another trainer's: the chain asks about those of LLaMA-Factory, too.
         return _fault_of_state(folder)
@@ -89,13 +88,5 @@ def _fault(folder: Path) -> str:
 
 
 def _fault_of_state(folder: Path) -> str:
-    has_step = isinstance(_read(folder / "trainer_state.json").get("global_step"), int)
+    has_step = isinstance(read_json(folder / "trainer_state.json").get("global_step"), int)
     return "" if has_step else "trainer_state.json cannot be read"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
