@@ -32,10 +32,10 @@ async def send_with_retries(
 ) -> Outcome | None:
     """Send one request, again after passing faults; None when the run ended before its answer.
 
-    None, too, when the answer shows that the server ignores `n`: `server` then says so.
+    None, too, when its answers show that the server ignores `n`: `server` then says so.
     """
     body = wire.body(content, sampling, request.count, request.seed)
-    attempts, tries, retries, outages, spent = 0, 0, 0, 0, 0.0
+    attempts, tries, retries, outages, singles, spent = 0, 0, 0, 0, 0, 0.0
     while True:
         suspect = outages >= MAX_OUTAGES_PER_REQUEST
         async with outage.attempt(suspect) as may_send:
@@ -54,9 +54,13 @@ async def send_with_retries(
                         outcome.completion_tokens or _estimated_tokens(outcome), began
                     )
                 return outcome
-            except SingleChoiceError:
-                server.ignores_n = True
-                return None
+            except SingleChoiceError as error:
+                singles += 1
+                # Once it may be a fault that passes.
+                if singles > 1 or attempts + 1 >= sampling.max_attempts:
+                    server.ignores_n = True
+                    return None
+                fault = AttemptError("malformed", wire.one_line(error))
             except AttemptError as error:
                 fault = error
             took = time.monotonic() - began

@@ -169,7 +169,8 @@ def parse_answer(answer: Any, request: Request, model: str, retries: int) -> Out
         raise ValueError(f"not a chat completion: {error!r}") from None
     if [choice["index"] for choice in choices] != list(range(request.count)):
         problem = f"{len(choices)} choices came for n={request.count}"
-        raise SingleChoiceError(problem) if len(choices) == 1 else ValueError(problem)
+        first_only = [choice["index"] for choice in choices] == [0]
+        raise SingleChoiceError(problem) if first_only else ValueError(problem)
     responses = [
         Response(valid_unicode(text), valid_unicode(reason), model, request.first + index, restored)
         for index, ((text, restored), reason) in enumerate(zip(texts, reasons, strict=True))
