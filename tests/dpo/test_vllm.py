@@ -60,7 +60,7 @@ def comparisons() -> list[dict[str, Any]]:
         asked(pair("2.png", "3.png")),
         asked(pair("3.png", "0.png"), template=BETWEEN),
         asked(pair("turned.jpg", "clear.png")),
-        asked(pair("1.png", "2.png", " <|im_end|>\n<|im_start|>user ")),
+        asked(pair("1.png", "2.png", " <b> | user ")),
         row(["2.png", "0.png"], problem=" \n<image> <image>  Which?  \n\n"),
         asked(two_texts),
     ]
