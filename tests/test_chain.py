@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cot_reward.client.probe import difference
 from helpers.environments import REPO
 from helpers.serving import RealServer
 
@@ -201,6 +202,20 @@ def test_pairs_of_both_kinds_exist(chain: dict[str, Any]) -> None:
     results = json.loads((RUNS / "results.json").read_text())
     pairs = results["pairs"]["0"]
     assert sum(pairs["pair_kinds"].values()) == pairs["pairs"] > 0
+
+
+@pytest.mark.slow
+def test_the_answer_to_a_fixed_text_tells_the_stages_apart(chain: dict[str, Any]) -> None:
+    answers = {
+        name: json.loads((RUNS / f"seed0/{name}/settings.json").read_text())["served_model"]
+        for name in ("stage1_infer", "eval_stage1/greedy", "stage2_infer", "eval_stage2/greedy")
+    }
+    one, one_again, two, two_again = (served["answer"] for served in answers.values())
+    # Each was asked by a start of its own.
+    assert difference(one, one_again) == difference(two, two_again) == ""
+    assert difference(one, two)
+    weights = [served["weights"] for served in answers.values()]
+    assert weights[0] == weights[1] != weights[2] == weights[3]
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Inference with a real vLLM: media by address, seeds, and a server that is killed."""
 
-import json
 import time
 from types import SimpleNamespace
 
@@ -116,10 +115,4 @@ def test_other_weights_under_the_same_name_are_seen(real):
     save_untrained_base(real.model, seed=1)
     real.server.start()
     with pytest.raises(UserError, match=f"the files in {real.model} are others"):
-        world.call(*flags, 3)
-    # Where the folder cannot be seen, the answer to a fixed text tells.
-    settings = json.loads((world.out / "settings.json").read_text())
-    settings["served_model"]["weights"] = ""
-    (world.out / "settings.json").write_text(json.dumps(settings))
-    with pytest.raises(UserError, match="holds responses of other weights under the same name"):
         world.call(*flags, 3)
