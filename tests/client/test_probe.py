@@ -33,6 +33,8 @@ def test_rounding_is_no_difference(now: list) -> None:
     [
         (moved(0.3), "log-probs of the same 3 tokens differ by 0.30 on average"),
         (moved(-2.0), "differ by 2.00"),
+        # One token alone.
+        ([ANSWER[0], [" 1", -1.4, 0.8], ANSWER[2]], "0.13 on average and 0.40 at most"),
         ([["The", -0.5, 1.5], *ANSWER[1:]], "goes on with 'Image' there, with 'The' now"),
     ],
 )
