@@ -23,8 +23,8 @@ _TEXT = (
 _TOKENS = 16
 # Servers of 32 bits refuse a larger seed. Sample i has the seed + i.
 SMALL_SEEDS = 2**31 - 2**16
-# Batches and devices change a log-prob of bf16 by some hundredths, at most by 0.1 where a logit of 20
-# to 30 is rounded. Two trainings from one model differed by 0.15 to 0.75 at one token of 16.
+# Batches and devices change a log-prob of bf16 by some hundredths, at most by 0.1 where a logit of
+# 20 to 30 is rounded. Two trainings from one model differed by 0.15 to 0.75 at one token of 16.
 _MAX_DIFFERENCE, _MAX_MEAN_DIFFERENCE = 0.3, 0.1
 # Where the two best tokens are nearer than this, the last bits decide which one is greedy.
 _NEAR_TIE = 0.2
