@@ -18,10 +18,13 @@ fi
 model=${1%/}
 shift
 port=8000
+name=$model
 previous=
 for argument in "$@"; do
   [[ $previous == --port ]] && port=$argument
   [[ $argument == --port=* ]] && port=${argument#--port=}
+  [[ $previous == --served-model-name ]] && name=$argument
+  [[ $argument == --served-model-name=* ]] && name=${argument#--served-model-name=}
   previous=$argument
 done
 # ORGANISATION/NAME is a model of the hub, where no folder of that name is meant.
@@ -110,7 +113,7 @@ listed = json.load(direct.open(url, timeout=5))["data"]
 sys.exit(sys.argv[2] not in [model["id"] for model in listed])
 '
 deadline=$((SECONDS + ${SERVE_TIMEOUT:-1800}))
-until "$python" -c "$answers" "$port" "$model" 2>/dev/null; do
+until "$python" -c "$answers" "$port" "$name" 2>/dev/null; do
   kill -0 "$server" 2>/dev/null || fail "the server ended before it answered"
   ((SECONDS < deadline)) || fail "no answer after ${SERVE_TIMEOUT:-1800} seconds"
   sleep 1
