@@ -16,11 +16,9 @@ def served_model(root: str | None, probe: Probe) -> dict[str, Any]:
     `root` is the folder that the server says it has loaded. Raises UserError for a file there that
     cannot be read.
     """
-    folder = Path(root) if root else None
-    visible = folder is not None and folder.is_dir() and is_model(folder)
     return {
         "folder": root,
-        "weights": Fingerprints().of(Path(str(root))) if visible else "",
+        "weights": Fingerprints().of(Path(root)) if root and is_model(Path(root)) else "",
         "answer": probe.tokens,
     }
 

@@ -16,6 +16,7 @@ Reason = Literal[
 
 # The beginning of the file that Git LFS leaves in place of a file that it has not fetched.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+LFS_FAULT = "a Git LFS pointer, not the file itself; run 'git lfs pull' in its folder"
 
 _ADDRESS = re.compile(r"\A(?:([A-Za-z][A-Za-z0-9+.-]*://)|data:)")
 # A picture in base64: what JPEG and PNG files begin with.
@@ -41,10 +42,7 @@ class MediaError(Exception):
 
 def lfs_error(path: Path) -> MediaError:
     """The error for a medium of which only the pointer of Git LFS is there."""
-    return MediaError(
-        f"{path}: a Git LFS pointer, not the file itself; run 'git lfs pull' in its folder",
-        "lfs_pointer",
-    )
+    return MediaError(f"{path}: {LFS_FAULT}", "lfs_pointer")
 
 
 class EscapeError(ValueError):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from cot_reward.media.paths import LFS_POINTER
+from cot_reward.media.paths import LFS_FAULT, LFS_POINTER
 
 # How much of a file's beginning `form_fault` needs to see, at most.
 HEAD_BYTES = 2**17
@@ -48,7 +48,7 @@ def form_fault(head: bytes, name: str) -> str:
     """
     name = shlex.quote(name)
     if head.startswith(LFS_POINTER):
-        return "a Git LFS pointer, not the file itself; run 'git lfs pull' in its folder"
+        return LFS_FAULT
     if head.startswith(b"PAR1"):
         return "a Parquet file; give it a name that ends in .parquet"
     for magic, (form, command) in _COMPRESSED.items():

@@ -13,7 +13,7 @@ from typing import IO, Any
 import orjson
 
 from cot_reward.errors import UserError
-from cot_reward.media.paths import LFS_POINTER
+from cot_reward.media.paths import LFS_FAULT, LFS_POINTER
 from cot_reward.rows.file_forms import (
     HEAD_BYTES,
     form_fault,
@@ -292,7 +292,7 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise FileNotFoundError(path)
     with path.open("rb") as file:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise BrokenFileError(path, form_fault(LFS_POINTER, path.name))
+            raise BrokenFileError(path, LFS_FAULT)
     # Imported here, because it takes a third of a second.
     from pyarrow import ArrowException, types
     from pyarrow.parquet import ParquetFile
