@@ -222,8 +222,8 @@ def test_the_answer_to_a_fixed_text_tells_the_stages_apart(chain: dict[str, Any]
 def test_a_reasoning_parser_takes_nothing_away(chain: dict[str, Any], tmp_path: Path) -> None:
     """The texts of a server that splits them are those of the chain's own first pass."""
     server = RealServer(
-        RUNS / "seed0/stage1", tmp_path / "media", "--reasoning-parser", "qwen3",
-        "--served-model-name", "split",
+        RUNS / "seed0/stage1", REPO / "dataset", "--reasoning-parser", "qwen3",
+        "--served-model-name", "split", log=tmp_path / "serve.log",
     )  # fmt: skip
     server.start()
     try:

@@ -19,7 +19,7 @@ needs_vllm = pytest.mark.skipif(
 class RealServer:
     """vLLM with a model of the demo's size, by scripts/serve.sh with further flags of vLLM."""
 
-    def __init__(self, model: Path, media: Path, *flags: str) -> None:
+    def __init__(self, model: Path, media: Path, *flags: str, log: Path | None = None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/v1"
         self._command = [
@@ -27,7 +27,7 @@ class RealServer:
             "--limit-mm-per-prompt", '{"image":2}', "--allowed-local-media-path", media,
             *flags,
         ]  # fmt: skip
-        self._log = media.parent / "serve.log"
+        self._log = log or media.parent / "serve.log"
 
     def start(self) -> None:
         # A proxy of the environment does not know this machine's own addresses.
