@@ -7,15 +7,17 @@ and recall of the finding "contradicts", and the share of texts with the right f
 """
 
 import argparse
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from types import ModuleType
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+# JUDGE_SCRIPTS has the package of another commit, when this script has called itself.
+sys.path.insert(0, os.environ.get("JUDGE_SCRIPTS", str(Path(__file__).parents[2] / "scripts")))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cot_reward import judge
+from cot_reward.judge import judge
 from cot_reward.tasks import TASKS
 from helpers.environments import REPO
 from helpers.layouts import cases
@@ -23,19 +25,20 @@ from helpers.layouts import cases
 TASK_OF = {"Image": TASKS["image_generation"], "Video": TASKS["video_generation"]}
 
 
-def judge_at(commit: str) -> ModuleType:
-    """The module of the judge as it was at a commit."""
-    command = ["git", "-C", str(REPO), "show", f"{commit}:scripts/cot_reward/judge.py"]
-    source = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    module = ModuleType("judge_before")
-    sys.modules[module.__name__] = module
-    exec(compile(source, f"judge.py at {commit}", "exec"), module.__dict__)
-    return module
+def print_row_at(commit: str) -> None:
+    """Print the row of the judge as it was at a commit."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = subprocess.run(
+            ["git", "-C", REPO, "archive", commit, "scripts"], check=True, capture_output=True
+        ).stdout
+        subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)
+        environment = os.environ | {"JUDGE_SCRIPTS": str(Path(folder, "scripts"))}
+        subprocess.run([sys.executable, __file__, "--name", commit], check=True, env=environment)
 
 
-def row(name: str, module: ModuleType) -> str:
+def row(name: str) -> str:
     texts = list(cases())
-    found = [module.judge(case.text, TASK_OF[case.noun], case.answer).coherence for case in texts]
+    found = [judge(case.text, TASK_OF[case.noun], case.answer).coherence for case in texts]
     pairs = list(zip((case.finding for case in texts), found, strict=True))
     hits = pairs.count(("contradicts", "contradicts"))
     said = sum(finding == "contradicts" for finding in found)
@@ -53,11 +56,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--before", help="a commit whose judge is compared")
-    before = parser.parse_args().before
-    print("| judge | precision | recall | right finding |\n|---|---|---|---|")
-    if before:
-        print(row(before, judge_at(before)))
-    print(row("now", judge))
+    parser.add_argument("--name", default="", help="print the row of this name only")
+    arguments = parser.parse_args()
+    if not arguments.name:
+        print("| judge | precision | recall | right finding |\n|---|---|---|---|", flush=True)
+    if arguments.before:
+        print_row_at(arguments.before)
+    print(row(arguments.name or "now"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,95 @@
+"""The judge: the text of a completion -> Verdict. It is pure, and it never guesses an answer.
+
+Two findings are independent of each other: the verdict (is the answer right?) and the coherence
+(do the scores, sums and totals of the reasoning support the answer?). A wrong sum is found by
+`StatedTotal.adds_up`, and the order in which findings count stands in `_coherence`.
+"""
+
+from cot_reward.judge.announced import scores_in
+from cot_reward.judge.stated import StatedTotal
+from cot_reward.judge.totals import totals_in
+from cot_reward.records import Task, Verdict
+
+# Raise this when a finding changes for any text: stored findings are then judged again.
+VERSION = 3
+# The coherence of a well-formed text is one of these.
+FINDINGS = ("coherent", "no_totals", "tie", "contradicts", "wrong_sum")
+# A right answer is used for training only when its own reasoning does not speak against it.
+TRUSTED = FINDINGS[:2]
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+# Finish reasons of a generation that ended by itself; published rows have no reason ("").
+_ENDED_BY_ITSELF = ("stop", "")
+
+
+def judge(
+    text: str, task: Task, label: int, finish_reason: str = "", *, mismatches: bool = True
+) -> Verdict:
+    """Judge one completion against the label as presented (1 or 2).
+
+    A well-formed text is one think block, then one answer block. The answer block holds exactly
+    one of the task's two answer strings. Only white space stands around them, and the generation
+    ended by itself.
+
+    `mismatches=False` does not look for mismatches (the finding is False) and takes 6/10 of the
+    time.
+    """
+    if finish_reason == "length":
+        return Verdict("truncated", "", 0)
+    blocks = _blocks(text) if finish_reason in _ENDED_BY_ITSELF else None
+    if blocks is None or blocks[1] not in task.answers:
+        return Verdict("unparsed", "", 0)
+    reasoning, answer_text = blocks
+    answer = task.answers.index(answer_text) + 1
+    totals, before = totals_in(reasoning, task.noun)
+    return Verdict(
+        "correct" if answer == label else "incorrect",
+        _coherence(totals, answer),
+        answer,
+        mismatches and _mismatch(totals, before, task.noun),
+    )
+
+
+def destination(verdict: Verdict, allow_incoherent: bool = False) -> str:
+    """The file that a judged response belongs to: "correct", "incorrect" or "unusable"."""
+    if verdict.verdict == "incorrect":
+        return "incorrect"
+    if verdict.verdict == "correct" and (allow_incoherent or verdict.coherence in TRUSTED):
+        return "correct"
+    return "unusable"
+
+
+def _blocks(text: str) -> tuple[str, str] | None:
+    """The reasoning and the answer; None unless the text is one think and one answer block."""
+    parts = []
+    for tag in _TAGS:
+        before, found, text = text.partition(tag)
+        if not found:
+            return None
+        parts.append(before)
+    before, reasoning, between, answer = parts
+    # An answer with a tag in it needs no check: it is neither of the two answer strings.
+    if before.strip() or between.strip() or text.strip() or any(tag in reasoning for tag in _TAGS):
+        return None
+    return reasoning, answer.strip()
+
+
+def _coherence(totals: dict[int, StatedTotal], answer: int) -> str:
+    """One of FINDINGS. A wrong sum comes first: wrong totals support no answer."""
+    if not totals:
+        return "no_totals"
+    if not all(stated.adds_up for stated in totals.values()):
+        return "wrong_sum"
+    first, second = totals[1].total, totals[2].total
+    if first == second:
+        return "tie"
+    return "coherent" if (1 if first > second else 2) == answer else "contradicts"
+
+
+def _mismatch(totals: dict[int, StatedTotal], before: str, noun: str) -> bool:
+    """Whether the summands of a total are not the scores that the text before the totals gives."""
+    scores = scores_in(before, noun) if totals else {}
+    # Without a readable score there is nothing to compare the summands with.
+    return any(scores.values()) and any(
+        stated.summands and sorted(stated.summands) != sorted(scores[candidate])
+        for candidate, stated in totals.items()
+    )
