@@ -75,9 +75,10 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     trained = (RUNS / "seed0/stage1/trainer_state.json").stat().st_mtime
     kept = len(journal.read_text().splitlines())
     second = subprocess.run(COMMAND, cwd=REPO, capture_output=True, text=True, check=False)
-    assert second.returncode == 0, (second.stdout + second.stderr)[-6000:]
+    # 4: these models hardly learn, and stage 3 may write worse than stage 2.
+    assert second.returncode in (0, 4), (second.stdout + second.stderr)[-6000:]
     return {
-        "left_after_kill": left, "trained": trained, "kept": kept,
+        "code": second.returncode, "left_after_kill": left, "trained": trained, "kept": kept,
         "out": second.stdout, "left": wait_until_gone(),
     }  # fmt: skip
 
@@ -202,6 +203,15 @@ def test_pairs_of_both_kinds_exist(chain: dict[str, Any]) -> None:
     results = json.loads((RUNS / "results.json").read_text())
     pairs = results["pairs"]["0"]
     assert sum(pairs["pair_kinds"].values()) == pairs["pairs"] > 0
+
+
+@pytest.mark.slow
+def test_a_worse_stage_3_is_not_the_result(chain: dict[str, Any]) -> None:
+    found = json.loads((RUNS / "seed0/check_stage3.json").read_text())
+    assert found["comparisons"] == len(json.loads((DATA / "heldout.json").read_text()))
+    assert bool(found["fell"]) == (chain["code"] == 4)
+    result = "stage2" if found["fell"] else "stage3"
+    assert str((RUNS / "seed0/result").readlink()) == result
 
 
 @pytest.mark.slow

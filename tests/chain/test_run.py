@@ -16,7 +16,7 @@ from helpers.environments import REPO
 STEPS_OF_A_RUN = [
     "stage1", "stage1_infer", "eval_stage1/greedy", "eval_stage1/sampled", "check_rejection",
     "stage2", "stage2_infer", "eval_stage2/greedy", "eval_stage2/sampled", "pairs", "check_pairs",
-    "stage3", "eval_stage3/greedy", "eval_stage3/sampled",
+    "stage3", "eval_stage3/greedy", "eval_stage3/sampled", "check_stage3",
 ]  # fmt: skip
 
 
@@ -45,7 +45,14 @@ def test_real_and_demo_have_the_same_steps() -> None:
     first = ["check_cold_start", "template", "eval_base/greedy", "eval_base/sampled"]
     assert list(steps()) == ["fetch_base", *first, *STEPS_OF_A_RUN, "report"]
     demo = list(steps("configs/demo/chain.yaml", 0, "--seeds", "0", "1", "--hot-samples", "2"))
-    own = {"stage2_infer_hot", "control", "eval_control/greedy", "eval_control/sampled"}
+    own = {
+        "validate_stage2",
+        "validate_stage3",
+        "stage2_infer_hot",
+        "control",
+        "eval_control/greedy",
+        "eval_control/sampled",
+    }
     for seed in ("seed0/", "seed1/"):
         of_seed = [name.removeprefix(seed) for name in demo if name.startswith(seed)]
         assert [name for name in of_seed if name not in own] == STEPS_OF_A_RUN

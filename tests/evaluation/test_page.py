@@ -106,7 +106,9 @@ def test_a_report_leaves_all_its_files(runs: Path) -> None:
     assert printed.startswith((runs / "results.md").read_text())
     assert printed.endswith(f"{runs}/results.json, 6 plots in {runs}/curves\n")
     results = json.loads((runs / "results.json").read_text())
-    assert list(results) == ["seeds", "stages", "differences", "pairs", "step_seconds"]
+    assert list(results) == [
+        "seeds", "stages", "differences", "pairs", "watch", "step_seconds"
+    ]  # fmt: skip
     assert [record["stage"] for record in results["stages"]] == list(STAGES)
     assert len(list((runs / "curves").glob("*.png"))) == 6
 
@@ -141,3 +143,15 @@ def test_a_chain_without_seeds_and_control_has_its_table_and_its_pairs(tmp_path:
     assert "control" not in printed
     assert "| - | 12 | 10 | 5 | 7 | 6 / 6 | 0.50 | - |" in printed.splitlines()
     assert (runs / "curves/stages.png").is_file()
+
+
+def test_the_watch_stands_below_the_table(tmp_path: Path) -> None:
+    runs = finished_demo(tmp_path / "runs", seeds=[0, 1], verdicts=VERDICTS)
+    assert "Stage 3 less stage 2 on" not in table(collect(runs, [0, 1]))
+    figure = {"difference": -0.1, "low": -0.15, "high": -0.05}
+    names = ("accuracy", "well_formed", "coherent", "survives_swap", "answers_1")
+    found = {"fell": ["accuracy"], "figures": dict.fromkeys(names, figure)}
+    (runs / "seed1/check_stage3.json").write_text(json.dumps(found))
+    text = table(collect(runs, [0, 1])).split("Stage 3 less stage 2 on")[1]
+    assert cells(text, "0") == []
+    assert cells(text, "1") == [["1", *["-10.0 [-15.0, -5.0]"] * 5, "accuracy"]]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cot_reward.chain.machine import count_gpus, machine_environment, serving_flags
+from cot_reward.chain.outcome import set_results
 from cot_reward.chain.processes import (
     Processes,
     StopChainError,
@@ -20,6 +21,7 @@ from cot_reward.chain.state import Finding, Records
 from cot_reward.chain.steps import Chain, Step
 from cot_reward.chain.trainings import continued, write_dataset_info
 from cot_reward.errors import UserError, nearest
+from cot_reward.evaluation.watch import WORSE
 from cot_reward.model_folder import fault_of_model
 from cot_reward.settings import read_yaml
 from cot_reward.sft.config import describe
@@ -58,6 +60,9 @@ def run_chain(profile: Profile, request: Request) -> int:
         try:
             with Processes(environment, profile.port, flags) as processes:
                 _run(steps, wanted, records, processes, chain)
+            if worse := set_results(chain, records):
+                print("\n".join(worse), flush=True)
+                return WORSE
         except StopChainError as stopped:
             print(f"stopped ({stopped}); the same command goes on from here", flush=True)
             return 128 + stopped.number
@@ -103,6 +108,7 @@ def _missing_files(profile: Profile) -> str:
     if not profile.world:
         names += ["cold_start", "cold_start_media_root", "sampling", "sampling_image_root"]
         names += ["fresh", "fresh_image_root", "heldout", "heldout_image_root"]
+        names += ["validation", "validation_image_root"]
     named = [(name, getattr(profile, name)) for name in names]
     missing = [
         f"{name}: {path}"
@@ -181,7 +187,7 @@ def _run_step(step: Step, records: Records, processes: Processes, chain: Chain) 
     print("+ " + shown(command, step.environment), flush=True)
     began = time.monotonic()
     code = processes.run(command, step.environment)
-    if code:
+    if code not in step.exit_codes:
         raise UserError(f"{step.name} ended with exit code {code}; the same command goes on here")
     if step.done_file and not step.done_file.exists():
         raise UserError(f"{step.name} ended without {step.done_file}")

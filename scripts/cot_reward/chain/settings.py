@@ -32,6 +32,13 @@ class Profile:
     heldout_image_root: Path | None = _setting(
         "folder of the held-out files' media paths (default: the media root)", default=None
     )
+    validation: list[Path] = _setting(
+        "labelled comparisons to compare stages 2 and 3 on (default: the held-out ones)",
+        default_factory=list,
+    )
+    validation_image_root: Path | None = _setting(
+        "folder of the validation files' media paths (default: the media root)", default=None
+    )
     world: Path | None = _setting(
         "settings of a toy world: data and base are made first", default=None
     )

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cot_reward.chain.settings import Profile
-from cot_reward.evaluation.collect import MODES
+from cot_reward.evaluation.collect import MODES, WATCH_FILE
+from cot_reward.evaluation.watch import WORSE
 from cot_reward.settings import read_yaml
 
 # Stands in a command for the address of the server, which is known once it runs.
@@ -15,6 +16,8 @@ ACCELERATE = ".envs/main/bin/accelerate"
 HUB = ".envs/main/bin/hf"
 SFT_BIN = ".envs/sft/bin"
 JUDGED_FILES = ("correct", "incorrect", "unusable")
+# The step that compares stage 3 with stage 2.
+WATCH = Path(WATCH_FILE).stem
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Step:
     trains: what trains here (a trainer wants the machine's memory: no server beside it)
     sft: the training, where LLaMA-Factory trains
     always: the step runs at every start
+    exit_codes: exit codes with which the command has done its work
     """
 
     name: str
@@ -66,6 +70,7 @@ class Step:
     trains: str = ""
     sft: Training | None = None
     always: bool = False
+    exit_codes: tuple[int, ...] = (0,)
 
     def command_at(self, url: str) -> tuple[str, ...]:
         """The command with the server's address."""
@@ -166,6 +171,7 @@ class Chain:
                 min_parsed,
             )  # fmt: skip
         yield from self._evaluate(stage2, "stage2", seed, run)
+        yield from self._validate(stage2, "stage2", seed, run)
         yield self._pairs(run, [run / name for name, *_ in passes])
         rows = run / "pairs/train.jsonl"
         yield self._check(_name(run, profile, "check_pairs"), rows, profile.media_root, (rows,))
@@ -173,6 +179,9 @@ class Chain:
             if config:
                 yield self._dpo(name, config, stage2, seed, run)
                 yield from self._evaluate(run / name, name, seed, run)
+            if name == "stage3":
+                yield from self._validate(run / name, name, seed, run)
+                yield self._watch(run)
 
     def _second_pass_data(self, run: Path) -> tuple[list[Path], list[Path]]:
         """Files of the second pass, and the folder of media paths of each."""
@@ -307,6 +316,31 @@ class Chain:
                 f"eval_{stage}/{mode}", f"the held-out comparisons, {title}", model,
                 seed, run, profile.heldout, roots, samples, temperature, 0.0,
             )  # fmt: skip
+
+    def _validate(self, model: Path, stage: str, seed: int | None, run: Path) -> Iterator[Step]:
+        """The validation comparisons, where the profile has them."""
+        profile = self.profile
+        if profile.validation:
+            yield self._infer(
+                f"validate_{stage}", "the validation comparisons, T=1", model, seed, run,
+                profile.validation, [profile.validation_image_root or profile.media_root],
+                profile.eval_samples, 1.0, 0.0,
+            )  # fmt: skip
+
+    def _watch(self, run: Path) -> Step:
+        """Stage 3 beside stage 2, by what they write."""
+        folder = "validate_{}" if self.profile.validation else "eval_{}/sampled"
+        before, after = (run / folder.format(stage) for stage in ("stage2", "stage3"))
+        out = run / WATCH_FILE
+        command = (
+            PYTHON, "scripts/check_model.py", "--before", str(before), "--after", str(after),
+            "--out", str(out),
+        )  # fmt: skip
+        return Step(
+            _name(run, self.profile, WATCH), "does stage 3 write worse than stage 2?", command,
+            (before / "summary.json", after / "summary.json"), done_file=out,
+            exit_codes=(0, WORSE),
+        )  # fmt: skip
 
     def _pairs(self, run: Path, passes: Sequence[Path]) -> Step:
         """Only stage 2's model has right texts here, so the merger knows which model is trained."""

@@ -39,6 +39,9 @@ PAIR_METRICS = (
     "shortcut", "shortcut_by_kind",
 )  # fmt: skip
 
+# In the folder of a run: stage 3 compared with stage 2.
+WATCH_FILE = "check_stage3.json"
+
 # Comparison -> share of correct responses, by stage and mode.
 Accuracies = dict[tuple[str, str], dict[str, float]]
 
@@ -109,6 +112,7 @@ def collect(runs: Path, seeds: Sequence[int]) -> dict[str, Any]:
         "stages": records,
         "differences": _differences(accuracies),
         "pairs": {name: _pairs(folder) for name, folder in folders.items()},
+        "watch": {name: _watched(folder) for name, folder in folders.items()},
         "step_seconds": [row for _, row in read_rows(steps)] if steps.exists() else [],
     }
 
@@ -120,6 +124,12 @@ def _pairs(folder: Path) -> dict[str, Any]:
         return {}
     summary = json.loads(path.read_text(encoding="utf-8"))
     return {name: summary[name] for name in PAIR_METRICS if name in summary}
+
+
+def _watched(folder: Path) -> dict[str, Any]:
+    """What `scripts/check_model.py` found about stage 3 of a run; empty where it was not asked."""
+    path = folder / WATCH_FILE
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def _stage_record(

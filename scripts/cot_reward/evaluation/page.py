@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_reward.evaluation.collect import MODES, collect, run_folders
+from cot_reward.evaluation.watch import FIGURES
 from cot_reward.plotting import LogPlot, Panel, dpo_plots, new_figure, plot_log, save_figure
 from cot_reward.store import write_json, write_text_file
 
@@ -19,6 +20,8 @@ def table(results: Mapping[str, Any]) -> str:
     lines = [*_stage_lines(results), "", *_difference_lines(results["differences"])]
     if pairs := _pair_lines(results["pairs"]):
         lines += ["", *pairs]
+    if watched := _watch_lines(results["watch"]):
+        lines += ["", *watched]
     return "\n".join(lines) + "\n"
 
 
@@ -62,11 +65,7 @@ def _difference_lines(differences: Sequence[Mapping[str, Any]]) -> list[str]:
     for entry in differences:
         by_pair[entry["before"], entry["after"]][entry["mode"]] = entry
     for (before, after), by_mode in by_pair.items():
-        cells = [
-            f"{100 * entry['difference']:+.1f} "
-            f"[{100 * entry['low']:+.1f}, {100 * entry['high']:+.1f}]"
-            for entry in (by_mode["greedy"], by_mode["sampled"])
-        ]
+        cells = [_points(by_mode[mode]) for mode in MODES]
         low, high = by_mode["sampled"]["low"], by_mode["sampled"]["high"]
         finding = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
         lines.append(f"| {before} | {after} | {' | '.join(cells)} | {finding} |")
@@ -101,6 +100,30 @@ def _pair_lines(pairs_of_run: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "|---" * len(head) + "|",
         *rows,
     ]
+
+
+def _watch_lines(watch_of_run: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Stage 3 compared with stage 2 by what they write, for each run, in points."""
+    watched = {seed: found for seed, found in watch_of_run.items() if found}
+    if not watched:
+        return []
+    names = [*FIGURES, "answers_1"]
+    titles = [*FIGURES.values(), "answers 1"]
+    lines = [
+        "Stage 3 less stage 2 on the data that watch it, in points with 95% intervals:",
+        "",
+        "| seed | " + " | ".join(titles) + " | fell |",
+        "|---" * (len(titles) + 2) + "|",
+    ]
+    for seed, found in watched.items():
+        cells = [_points(found["figures"][name]) for name in names]
+        lines.append(f"| {seed or '-'} | {' | '.join(cells)} | {', '.join(found['fell']) or '-'} |")
+    return lines
+
+
+def _points(difference: Mapping[str, float]) -> str:
+    low, high = (100 * difference[name] for name in ("low", "high"))
+    return f"{100 * difference['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _percent(share: Mapping[str, Any]) -> str:
