@@ -12,7 +12,7 @@ import duckdb
 
 from cot_reward import judge
 from cot_reward.errors import UserError
-from cot_reward.pairing import held_out_keys, shortcut
+from cot_reward.pairing import held_out, shortcut
 from cot_reward.pairing.allowed_texts import Admission
 from cot_reward.pairing.balance import balance
 from cot_reward.pairing.engine.database import Engine, workspace
@@ -38,6 +38,7 @@ from cot_reward.pairing.summary import (
     summarise_file,
 )
 from cot_reward.provenance import jsonable, versions
+from cot_reward.rows.held_out import exclude_warnings
 from cot_reward.store import write_json
 from cot_reward.tasks.prompts import mixed_templates
 
@@ -92,7 +93,7 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
         engine = stack.enter_context(Engine(folder, settings.memory, threads))
 
         # Held-out comparisons, which no pair may be about.
-        doubts = held_out_keys.exclude(engine, inputs.held_out, settings.media_root)
+        doubts = held_out.exclude(engine, inputs.held_out, settings.media_root)
 
         # First pass: judge every row.
         files = [(path, True) for path in inputs.correct]
@@ -107,10 +108,10 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
         low, high = settings.pass_rate or (0.0, 1.0)
         buckets = max((part.buckets for part in parts), default=1)
         find_pairable_rows(engine, buckets, low, high)
-        met = held_out_keys.count_met(engine, inputs.held_out)
+        met = held_out.count_met(engine, inputs.held_out)
         hashes = template_hashes(engine)
         shared = count_shared(engine, scanned)
-        messages = [*held_out_keys.warnings(met, doubts), mixed_templates(hashes)]
+        messages = [*exclude_warnings(met, doubts, "the responses"), mixed_templates(hashes)]
         _warn([*messages, *unmet(shared)])
         trained = trained_model(engine, settings.trained_model, settings.pairs)
 

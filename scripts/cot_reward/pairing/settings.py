@@ -6,6 +6,7 @@ from typing import Literal
 
 from cot_reward.errors import nearest
 from cot_reward.judge import FINDINGS, TRUSTED
+from cot_reward.rows.file_flags import check_exclude_roots
 
 # A rejected text may have a wrong answer, no readable answer, or a right answer that its own totals
 # contradict.
@@ -137,12 +138,7 @@ class MergeSettings:
             if number < 0:
                 raise ValueError(f"{flag} must be 0 or more")
         _check_seed(self.seed)
-        if len(self.exclude_image_root) not in (0, 1, len(self.exclude)):
-            raise ValueError(
-                f"--exclude-image-root names {len(self.exclude_image_root)} folders for "
-                f"{len(self.exclude)} files or globs of --exclude; give one for all, or one for "
-                "each in the same order"
-            )
+        check_exclude_roots(self.exclude, self.exclude_image_root)
         for flag, value, high in (
             ("--max-similarity", self.max_similarity, 1),
             ("--eval-fraction", self.eval_fraction, 0.9),

@@ -1,7 +1,7 @@
 """A row of a judged response, ours or published -> what pairing needs of it, judged anew."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -74,6 +74,11 @@ def digest(*parts: object) -> int:
     """64 bits, with a sign as the engine has it, that stand for the parts."""
     text = "\0".join(map(str, parts)).encode("utf-8", "replace")
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little", signed=True)
+
+
+def pictures_digest(paths: Iterable[str]) -> int:
+    """64 bits that stand for these media, in whatever order they are shown."""
+    return digest("pictures", *sorted(paths))
 
 
 def text_of(value: Any) -> str:

@@ -5,7 +5,7 @@ still counts for the label of its comparison and for the pass rate.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,7 +19,7 @@ from cot_reward.errors import UserError
 from cot_reward.pairing.allowed_texts import Admission
 from cot_reward.rows import reading
 from cot_reward.rows.captions import FileCaptions
-from cot_reward.rows.responses import Judged, digest, prompt_and_text, read
+from cot_reward.rows.responses import Judged, pictures_digest, prompt_and_text, read
 from cot_reward.store import dump
 from cot_reward.tasks import TASKS
 
@@ -163,11 +163,6 @@ class _Shards:
 
 def _row_number(part: int, line: int) -> int:
     return (part << _LINE_BITS) + line
-
-
-def pictures_digest(paths: Iterable[str]) -> int:
-    """64 bits that stand for these media, in whatever order they are shown."""
-    return digest("pictures", *sorted(paths))
 
 
 def _rows_of(part: Part) -> Iterator[tuple[int, reading.Row | None]]:

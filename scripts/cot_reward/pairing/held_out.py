@@ -1,0 +1,60 @@
+"""Held-out comparisons (--exclude) in the merger's database: no pair may be about them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from cot_reward.pairing.engine.database import Engine
+from cot_reward.records import valid_unicode
+from cot_reward.rows.file_flags import HeldOutFile
+from cot_reward.rows.held_out import HeldOutRows, Met
+
+_KEYS_PER_INSERT = 10_000
+_SCHEMA = pa.schema([("file", pa.string()), ("digest", pa.int64())])
+
+
+def exclude(engine: Engine, files: Sequence[HeldOutFile], media_root: Path) -> dict[str, str]:
+    """Put the files' rows into the tables `held_out`, `held_out_pictures` and `excluded`.
+
+    Returns why a file is doubtful, by file. Raises UserError for a row that cannot be read.
+    """
+    doubts: dict[str, str] = {}
+    held: dict[str, list[int]] = {"held_out": [], "held_out_pictures": []}
+
+    def flush(file: str) -> None:
+        for table, digests in held.items():
+            columns = [[file] * len(digests), digests]
+            engine.add(table, pa.table(columns, schema=_SCHEMA))
+            digests.clear()
+
+    flush("")
+    for file in files:
+        rows = HeldOutRows(file, media_root)
+        for row in rows:
+            held["held_out"] += row.keys
+            held["held_out_pictures"] += row.pictures
+            if len(held["held_out"]) >= _KEYS_PER_INSERT:
+                flush(rows.name)
+        flush(rows.name)
+        if rows.doubt:
+            doubts[rows.name] = rows.doubt
+    # A comparison may have many rows: orders, samples.
+    engine.run("CREATE TABLE excluded AS SELECT DISTINCT digest AS comparison FROM held_out")
+    return doubts
+
+
+def count_met(engine: Engine, files: Sequence[HeldOutFile]) -> dict[str, Met]:
+    """What the responses have of each held-out file."""
+    met = {valid_unicode(str(file.path)): Met() for file in files}
+    for name, comparisons in engine.run(
+        "SELECT file, count(DISTINCT comparison) FROM held_out "
+        "JOIN facts ON comparison = digest GROUP BY file"
+    ):
+        met[name].comparisons = comparisons
+    for name, comparisons in engine.run(
+        "SELECT file, count(DISTINCT comparison) FROM held_out_pictures "
+        "JOIN facts ON pictures = digest ANTI JOIN excluded USING (comparison) GROUP BY file"
+    ):
+        met[name].of_same_pictures = comparisons
+    return met
