@@ -9,9 +9,12 @@ from cot_reward.inference.ledger import Ledger
 from cot_reward.media.paths import media_prefix
 from cot_reward.records import Comparison, valid_unicode
 from cot_reward.rows.adapters import adapter_for, is_judged
+from cot_reward.rows.held_out import HeldOut
 from cot_reward.rows.labels import FileLabels, Meaning, TieError
 from cot_reward.rows.reading import STDIN, read_rows
+from cot_reward.rows.responses import pictures_digest
 from cot_reward.tasks import TASKS
+from cot_reward.tasks.prompts import shown_media
 
 
 def read_comparisons(
@@ -25,12 +28,14 @@ def read_comparisons(
     check: Callable[[Comparison], object] = lambda comparison: None,
     templates: Mapping[str, str] | None = None,
     label_meanings: Mapping[str, Meaning] | None = None,
+    held_out: HeldOut | None = None,
 ) -> None:
     """List all comparisons of the files. A bad record is listed as bad and costs only itself.
 
     `image_roots`: one for all files, one for each, or none (the media root). Files of judged rows
     have their media below the media root, keep the `source` of their rows, and name a comparison
-    many times; `templates` (task -> template) help to read their prompts.
+    many times; `templates` (task -> template) help to read their prompts. A comparison of
+    `held_out` is only counted.
 
     `task` is the task of records that do not name one. A record of another task is bad, and so is
     a record for which `check` raises ValueError. A record whose label means a tie is only counted.
@@ -45,7 +50,7 @@ def read_comparisons(
         adapter_for({}, adapter_name)
     if task is not None and task not in TASKS:
         raise UserError(f"unknown --task '{task}'; known: {', '.join(TASKS)}")
-    first_bad = ""
+    first_bad, excluded = "", 0
     for path, prefix in zip(files, prefixes, strict=True):
         if limit is not None and len(ledger) >= limit:
             break
@@ -55,6 +60,7 @@ def read_comparisons(
             if limit is not None and len(ledger) >= limit:
                 break
             where = f"{path}:{number}"
+            ledger.record_count += 1
             try:
                 if isinstance(row, ValueError):
                     raise row
@@ -77,6 +83,9 @@ def read_comparisons(
                 ledger.add_bad(where, getattr(error, "reason", "bad_record"), detail)
                 first_bad = first_bad or f"; the first: {where}: {detail}"
                 continue
+            if held_out and held_out.look_up([comparison.key], _pictures(comparison)):
+                excluded += 1
+                continue
             ledger.add(comparison, where, again=judged)
         labels.check(path)
         ledger.tie_count += labels.ties
@@ -84,8 +93,17 @@ def read_comparisons(
     if not len(ledger):
         raise UserError(
             f"{files[0]}: no usable comparison, {ledger.bad_count} bad"
-            f"{f', {ledger.tie_count} ties' if ledger.tie_count else ''}{first_bad}"
+            f"{f', {ledger.tie_count} ties' if ledger.tie_count else ''}"
+            f"{f', {excluded} held out (--exclude)' if excluded else ''}"
+            f" of {ledger.record_count} records{first_bad}"
         )
+
+
+def _pictures(comparison: Comparison) -> list[int]:
+    """The digest of the media that a comparison compares; empty where it compares texts."""
+    if not TASKS[comparison.task].compares_media:
+        return []
+    return [pictures_digest(shown_media(comparison, "given"))]
 
 
 def _data_set_name(path: Path, media_root: Path) -> str:

@@ -81,8 +81,8 @@ class Ledger:
         # One transaction that is never committed: nothing here has to survive.
         self._execute("BEGIN")
         self._listed = 0
-        # Records that prefer neither candidate: nothing is asked about them.
-        self.tie_count = 0
+        # Records of all files. Ties prefer neither candidate: nothing is asked about them.
+        self.record_count = self.tie_count = 0
 
     # --- the input --------------------------------------------------------------------------------
 

@@ -1,6 +1,8 @@
 """What a run says at its end: the account, and why its responses should not be used as they are."""
 
 import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ from cot_reward.inference.settings import InferenceSettings
 
 # A share of samples that repeat another one, above which the sampling itself is doubtful.
 MANY_REPEATS = 0.9
+# So many bad records are named on the console.
+MOST_BAD_RECORDS = 50
 RESTORED_IN_WORDS = {
     "reasoning_field": "texts that the server's reasoning parser had split",
     "template_opening": "texts whose <think> the chat template had opened",
@@ -17,9 +21,11 @@ RESTORED_IN_WORDS = {
 
 def print_summary(summary: dict[str, Any], out: Path) -> None:
     accuracy, files, account = summary["accuracy"], summary["files"], summary["account"]
+    held_out = f"{account['excluded']} held out, " if "excluded" in account else ""
     print(
-        f"{out}: {account['judged']} judged of {account['expected']}, {account['failed']} failed, "
-        f"{account['not_asked']} not asked; correct.jsonl {files['correct']}, "
+        f"{out}: responses: {account['judged']} judged of {account['expected']}, "
+        f"{account['failed']} failed, {held_out}{account['not_asked']} not asked; "
+        f"correct.jsonl {files['correct']}, "
         f"incorrect.jsonl {files['incorrect']}, unusable.jsonl {files['unusable']}\n"
         f"accuracy {accuracy['share']:.1%} [{accuracy['low']:.1%}, {accuracy['high']:.1%}], "
         f"well-formed {summary['well_formed']['share']:.1%}, "
@@ -28,8 +34,15 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
         f"{summary['responses_per_second']} responses/s "
         f"(concurrency {summary['concurrency']['mode']}: {summary['concurrency']['limit']})"
     )
+    for name, count in summary.get("excluded_comparisons", {}).items():
+        print(f"{count} comparisons of {name} were left out")
     if summary["ties"]:
-        print(f"ties (a label that prefers neither candidate; not asked): {summary['ties']}")
+        print(f"records with a tie (a label that prefers neither; not asked): {summary['ties']}")
+    if summary["duplicates"]["count"]:
+        print(
+            f"records whose comparison had come before: {summary['duplicates']['count']} "
+            "(duplicates.jsonl)"
+        )
     if summary["restored"]:
         counts = ", ".join(
             f"{count} {RESTORED_IN_WORDS[how]}" for how, count in summary["restored"].items()
@@ -37,17 +50,29 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
         print(f"put back together: {counts}")
     if account["failed"]:
         reasons = ", ".join(f"{n} {reason}" for reason, n in summary["failed_reasons"].items())
-        print(f"failed.jsonl: {reasons}; --retry-failed asks again")
+        print(f"failed responses: {reasons} (failed.jsonl); --retry-failed asks again")
+
+
+def tell_bad_records(records: Iterable[Mapping[str, str]]) -> Counter[str]:
+    """Print the first bad records, and how many more there are; their number by reason."""
+    reasons: Counter[str] = Counter()
+    for number, bad in enumerate(records):
+        reasons[bad["reason"]] += 1
+        if number < MOST_BAD_RECORDS:
+            print(f"bad record: {bad['where']}: {bad['reason']}: {bad['detail']}", file=sys.stderr)
+    if reasons.total() > MOST_BAD_RECORDS:
+        print(f"... and {reasons.total() - MOST_BAD_RECORDS:,} more bad records", file=sys.stderr)
+    return reasons
 
 
 def problems(summary: dict[str, Any], settings: InferenceSettings) -> list[str]:
     """Why the responses of a complete run should not be used as they are, in words."""
     found = []
     account, parsed = summary["account"], summary["well_formed"]
-    failed = account["failed"] / max(1, account["expected"])
-    if failed > settings.max_failed:
+    wanted = account["expected"] - account.get("excluded", 0)
+    if account["failed"] > settings.max_failed * wanted:
         found.append(
-            f"{account['failed']} of {account['expected']} responses failed, more than "
+            f"{account['failed']} of {wanted} responses failed, more than "
             f"--max-failed {settings.max_failed:g}; see {settings.out / 'failed.jsonl'}"
         )
     if parsed["of"] and parsed["share"] < settings.min_parsed:

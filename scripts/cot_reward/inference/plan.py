@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,13 @@ from cot_reward.client.wire import Request
 from cot_reward.errors import UserError
 from cot_reward.inference.inputs import read_comparisons
 from cot_reward.inference.ledger import Ledger
+from cot_reward.inference.results import FILES
 from cot_reward.inference.settings import InferenceSettings
 from cot_reward.judge import judge
 from cot_reward.media.paths import ImageRoots
 from cot_reward.records import Comparison, Verdict
+from cot_reward.rows.file_flags import DataFile, data_files, held_out_files
+from cot_reward.rows.held_out import HeldOut
 from cot_reward.rows.labels import parse_meanings
 from cot_reward.store import journal_entries
 from cot_reward.tasks import TASKS, prompts
@@ -36,24 +39,31 @@ class Run:
     """One run: its listed comparisons, the units that are done, and the requests still needed.
 
     `templates` and `template_hashes` are by task, for the tasks of the listed comparisons.
-    `counts` sums the tokens and retries of all journal entries. Raises UserError for data,
-    templates or tasks that cannot be used.
+    `counts` sums the tokens and retries of all journal entries. `held_out` has the comparisons of
+    --exclude (None: the flag is not given), and `held_out_entries` counts the journal's responses
+    to them, of starts that did not hold them out. Raises UserError for data, templates or tasks
+    that cannot be used, and for a held-out row that cannot be read.
     """
 
     def __init__(self, settings: InferenceSettings, ledger: Ledger) -> None:
         self.settings, self.ledger = settings, ledger
         self.counts: Counter[str] = Counter()
         templates = _read_templates(settings.template)
-        self.roots = ImageRoots(settings.media_root, settings.image_root)
+        files = data_files(settings.data, settings.image_root)
+        roots = list(dict.fromkeys(file.image_root for file in files if file.image_root))
+        self.roots = ImageRoots(settings.media_root, roots)
+        self.held_out = _held_out(settings, files)
+        self.held_out_entries = 0
 
         def check_placeholders(comparison: Comparison) -> None:
             task, media = TASKS[comparison.task], prompts.shown_media(comparison, "given")
             check_media_count(templates[task.name], task, len(media))
 
         read_comparisons(
-            ledger, settings.data, settings.media_root, settings.image_root,
+            ledger, [file.path for file in files], settings.media_root,
+            [file.image_root or settings.media_root for file in files],
             settings.adapter, settings.task, settings.limit, check_placeholders, templates,
-            parse_meanings(settings.labels),
+            parse_meanings(settings.labels), self.held_out,
         )  # fmt: skip
         self.templates = {name: templates[name] for name in ledger.tasks()}
         for name, template in self.templates.items():
@@ -78,6 +88,8 @@ class Run:
             if entry.get("run") != run_hash or entry.get("template") not in template_hashes:
                 raise UserError(f"{journal}: holds responses of other settings; use another --out")
             self._enter(entry, offset, self._judge(entry) if judging else None)
+            if self.held_out and "text" in entry and self.held_out.files_with([entry["key"]]):
+                self.held_out_entries += 1
 
     def enter(self, entry: dict[str, Any], offset: int) -> Verdict | None:
         """Take in a journal entry that is on disk and begins at this byte; what the judge found.
@@ -113,7 +125,14 @@ class Run:
         return self.ledger.bad_count * self.settings.units_per_record
 
     @property
+    def excluded_units(self) -> int:
+        """Units of held-out comparisons in the data: they are never asked for."""
+        held_out = self.held_out.left_out if self.held_out else 0
+        return held_out * self.settings.units_per_record
+
+    @property
     def expected_units(self) -> int:
+        """Units of the listed comparisons and of the bad records."""
         return len(self.ledger) * self.settings.units_per_record + self.bad_units
 
     def requests(self) -> Iterator[Request | None]:
@@ -142,6 +161,25 @@ class Run:
                         placeholder=TASKS[comparison.task].placeholder,
                         media=prompts.shown_media(comparison, order),
                     )  # fmt: skip
+
+
+def _held_out(settings: InferenceSettings, files: Sequence[DataFile]) -> HeldOut | None:
+    """The comparisons of --exclude; None without it. Raises UserError."""
+    if not settings.exclude:
+        return None
+    roots = {file.image_root for file in files}
+    default = (roots.pop() if len(roots) == 1 else None) or settings.media_root
+    found = held_out_files(
+        settings.exclude, settings.exclude_image_root, default, settings.media_root
+    )
+    outputs = [settings.out / f"{name}.jsonl" for name in FILES]
+    for path, _ in found:
+        if any(path.resolve() == output.resolve() for output in outputs):
+            raise UserError(
+                f"--exclude {path}: a run into --out {settings.out} replaces this file; move it to "
+                "another folder, or choose another --out"
+            )
+    return HeldOut(found, settings.media_root)
 
 
 def _read_templates(path: Path | None) -> dict[str, str]:

@@ -25,7 +25,7 @@ _MOST_ENDS = 10_000
 
 @dataclass
 class Results:
-    """What the files hold: rows by file, failed units, failed rows by reason, and the metrics.
+    """What the files hold: rows by file, failed units, the same by reason, and the metrics.
 
     unparsed_ends: the last words of texts without an answer
     restored: how many texts were put back together, by how (see `records.Response`)
@@ -131,7 +131,7 @@ def derive(
         def write_failed(row: dict[str, Any]) -> None:
             write("failed", row)
             results.failed_units += row["units"]
-            results.reasons[row["reason"]] += 1
+            results.reasons[row["reason"]] += row["units"]
 
         for bad in ledger.bad():
             write_failed(bad | {"order": "", "samples": [], "units": len(orders) * samples})

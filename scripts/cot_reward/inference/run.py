@@ -6,9 +6,10 @@ import signal
 import sqlite3
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from cot_reward.errors import UserError
 from cot_reward.inference import fixed_settings, messages, results
 from cot_reward.inference.journal import journal_lines
 from cot_reward.inference.ledger import Ledger
+from cot_reward.inference.media_check import records_with_bad_media
 from cot_reward.inference.plan import Run
 from cot_reward.inference.results import Results
 from cot_reward.inference.served_model import (
@@ -35,6 +37,7 @@ from cot_reward.media.paths import MediaError
 from cot_reward.media.sent import MediaReader, file_url, url_reader
 from cot_reward.provenance import jsonable, versions
 from cot_reward.records import Verdict
+from cot_reward.rows.held_out import exclude_warnings
 from cot_reward.store import Journal, write_json
 
 # A run ends early when its first responses have hardly any answer. The first to come are the
@@ -239,15 +242,24 @@ def _resume(
     return resolved
 
 
-def _check_bad_records(run: Run) -> None:
-    """Raises UserError when too many records are bad for a run."""
-    bad, share = run.ledger.bad_count, run.settings.max_bad_rows
-    records = bad + len(run.ledger)
-    if bad > share * records:
-        first = next(run.ledger.bad())
+def _check_bad_records(run: Run, bad_media: Sequence[Mapping[str, str]] = ()) -> None:
+    """Raises UserError when too many records are bad for a run.
+
+    `bad_media`: records with an image of no use; each stands for a comparison, which judged rows
+    name many times.
+    """
+    bad, records = run.ledger.bad_count, run.ledger.record_count
+    most = run.settings.max_bad_rows
+    if bad / records + len(bad_media) / len(run.ledger) > most:
+        first = next(chain(run.ledger.bad(), bad_media))
+        media = (
+            f", and {len(bad_media)} of {len(run.ledger)} comparisons have an image of no use"
+            if bad_media
+            else ""
+        )
         raise UserError(
-            f"{bad} of {records} records are bad, more than --max-bad-rows {share:g}; nothing was "
-            f"asked. The first: {first['where']}: {first['detail']}"
+            f"{bad} of {records} records are bad{media}, more than --max-bad-rows {most:g}; "
+            f"nothing was asked. The first: {first['where']}: {first['detail']}"
         )
 
 
@@ -264,15 +276,45 @@ async def _run(settings: InferenceSettings, api_key: str) -> int:
                 leftover.unlink()
             run = Run(settings, ledger)
             _check_bad_records(run)
+            _warn_of_held_out(run)
             sampling, served = await _get_to_know(run, server, _sampling(settings, model))
             resolved = _resume(run, model, served)
             write_json(settings.out / "settings.json", resolved)
             # A summary says that the folder is complete, which it is not until this run ends.
             (settings.out / "summary.json").unlink(missing_ok=True)
+            if run.held_out_entries:
+                _take_held_out_rows_away(run, journal.path)
             if settings.media == "file":
                 await _probe_files(settings.media_root, server, sampling)
             asking = await _ask(run, journal, server, sampling, fixed_settings.run_hash(resolved))
             return _finish(run, journal.path, resolved, asking, started)
+
+
+def _warn_of_held_out(run: Run) -> None:
+    if run.held_out is not None:
+        for line in exclude_warnings(run.held_out.met, run.held_out.doubts, "the data"):
+            print(line, file=sys.stderr)
+
+
+def _take_held_out_rows_away(run: Run, journal: Path) -> None:
+    """Write the files anew before anything is asked: rows of an earlier start are held out now.
+
+    This start may be stopped before its end, and the files of the earlier one would stay.
+    """
+    _derive(run, journal)
+    print(
+        f"{run.held_out_entries} responses of earlier starts are about comparisons that are held "
+        f"out now (--exclude): they stay in {journal}, and are in no other file",
+        file=sys.stderr,
+    )
+
+
+def _derive(run: Run, journal: Path) -> Results:
+    settings = run.settings
+    return results.derive(
+        settings.out, run.ledger, journal, run.templates, settings.asked_orders,
+        settings.num_samples, settings.allow_incoherent,
+    )  # fmt: skip
 
 
 def _finish(
@@ -283,10 +325,7 @@ def _finish(
     Returns the exit code.
     """
     settings = run.settings
-    found = results.derive(
-        settings.out, run.ledger, journal, run.templates, settings.asked_orders,
-        settings.num_samples, settings.allow_incoherent,
-    )  # fmt: skip
+    found = _derive(run, journal)
     summary = _summary(run, found, resolved, asking, started)
     account = summary["account"]
     messages.print_summary(summary, settings.out)
@@ -328,11 +367,13 @@ def _summary(
     return {
         "stage": "inference",
         "account": {
-            "expected": run.expected_units,
+            "expected": run.expected_units + run.excluded_units,
             "judged": found.judged,
             "failed": found.failed_units,
+            **({"excluded": run.excluded_units} if run.held_out else {}),
             "not_asked": run.expected_units - found.judged - found.failed_units,
         },
+        **_held_out_counts(run),
         "files": {name: found.rows[name] for name in results.JUDGED_FILES},
         "failed_reasons": dict(found.reasons),
         "ties": run.ledger.tie_count,
@@ -350,10 +391,28 @@ def _summary(
     }
 
 
+def _held_out_counts(run: Run) -> dict[str, dict[str, int]]:
+    """By held-out file: comparisons of the data that are left out, and those of its pictures."""
+    if run.held_out is None:
+        return {}
+    met = run.held_out.met
+    return {
+        "excluded_comparisons": {name: found.comparisons for name, found in met.items()},
+        "same_pictures_as_excluded": {name: found.of_same_pictures for name, found in met.items()},
+    }
+
+
 def _dry_run(settings: InferenceSettings) -> int:
-    """Print the counts and the first request without its image bytes; send and write nothing."""
+    """Open the images, print the counts, the bad records and the first request without its bytes.
+
+    Sends and writes nothing. Returns the exit code that a run would have; raises UserError.
+    """
     with Ledger(None) as ledger:
         run = Run(settings, ledger)
+        _warn_of_held_out(run)
+        bad_media = list(records_with_bad_media(ledger, run.roots, settings.image_max_pixels))
+        reasons = messages.tell_bad_records(chain(ledger.bad(), bad_media))
+        will_fail = run.bad_units + len(bad_media) * settings.units_per_record
         journal, last_settings = settings.out / "journal.jsonl", settings.out / "settings.json"
         if journal.exists() and last_settings.exists():
             _resume(run, settings.model, judging=False)
@@ -364,13 +423,26 @@ def _dry_run(settings: InferenceSettings) -> int:
             first = first or request
             units, requests = units + request.count, requests + 1
         print(json.dumps({
-            "comparisons": len(ledger), "bad_records": ledger.bad_count, "ties": ledger.tie_count,
-            "duplicates": ledger.duplicate_count, "expected": run.expected_units,
-            "judged": judged, "failed": failed, "to_ask": units, "requests": requests,
-            "template_hashes": run.template_hashes,
+            "records": ledger.record_count, "bad_records": reasons.total(),
+            "bad_record_reasons": dict(reasons), "ties": ledger.tie_count,
+            "duplicates": ledger.duplicate_count,
+            "comparisons": len(ledger), **_held_out_counts(run),
+            "unit": "expected to will_fail are responses: samples of a comparison in an order",
+            "expected": run.expected_units + run.excluded_units, "judged": judged,
+            "failed": failed, **({"excluded": run.excluded_units} if run.held_out else {}),
+            "to_ask": units, "will_fail": will_fail,
+            "requests": requests, "template_hashes": run.template_hashes,
         }, indent=2))  # fmt: skip
         if first is not None:
             print(json.dumps(_readable_body(run, first), indent=2, ensure_ascii=False))
+        _check_bad_records(run, bad_media)
+        if will_fail > settings.max_failed * run.expected_units:
+            print(
+                f"error: {will_fail} of {run.expected_units} responses would fail, more than "
+                f"--max-failed {settings.max_failed:g}",
+                file=sys.stderr,
+            )
+            return 3
         return 0
 
 

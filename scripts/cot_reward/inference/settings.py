@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cot_reward.records import ORDERS, Order
+from cot_reward.rows.file_flags import check_exclude_roots
 from cot_reward.rows.labels import parse_meanings
 
 # The SDK holds at most 1,000 connections, and a probe must find a free one.
@@ -19,8 +20,8 @@ def _setting(text: str, *aliases: str, **default: Any) -> Any:
 @dataclass(frozen=True)
 class InferenceSettings:
     data: list[Path] = _setting(
-        "JSON, JSONL or Parquet files of labelled comparisons, or of judged rows, to ask "
-        "their comparisons again; -: standard input; repeatable"
+        "JSON, JSONL, Parquet files of labelled comparisons or judged rows; FILE@ROOT: with its "
+        "image root; -: standard input"
     )
     out: Path = _setting("folder for the results; the same command continues a stopped run")
     adapter: str | None = _setting(
@@ -37,8 +38,15 @@ class InferenceSettings:
         "folder to which all written paths are relative", default=Path("dataset")
     )
     image_root: list[Path] = _setting(
-        "folders of the raw rows' media paths: one for all files of --data, or one for each; "
-        "judged rows have the media root (default: the media root)",
+        "folder of the raw rows' media paths: one for all files, or one for each (default: the "
+        "media root, which judged rows always have)",
+        default_factory=list,
+    )
+    exclude: list[str] = _setting(
+        "held-out files or globs: comparisons that are never asked", default_factory=list
+    )
+    exclude_image_root: list[Path] = _setting(
+        "the same for --exclude (default: --image-root, if it is one folder)",
         default_factory=list,
     )
     base_url: str = _setting("address of the server", default="http://127.0.0.1:8000/v1")
@@ -79,13 +87,9 @@ class InferenceSettings:
     max_failed: float = _setting(
         "share of failures above which the exit code is not 0", default=0.1
     )
-    min_parsed: float = _setting(
-        "share of readable answers below which the exit code is not 0", default=0.5
-    )
-    any_weights: bool = _setting(
-        "go on although the model of this name has other weights now", default=False
-    )
-    dry_run: bool = _setting("print the first request and the counts, send nothing", default=False)
+    min_parsed: float = _setting("smallest share of readable answers for exit code 0", default=0.5)
+    any_weights: bool = _setting("go on with other weights under the same name", default=False)
+    dry_run: bool = _setting("open the images, print counts, ask nothing", default=False)
     allow_incoherent: bool = _setting(
         "let right answers with contradicting totals into correct.jsonl", default=False
     )
@@ -101,6 +105,7 @@ class InferenceSettings:
                 f"--image-root names {len(self.image_root)} folders for {len(self.data)} files of "
                 "--data; give one for all files, or one for each in the same order"
             )
+        check_exclude_roots(self.exclude, self.exclude_image_root)
         minima = {
             "num_samples": 1, "max_tokens": 1, "max_attempts": 1, "image_max_pixels": 1,
             "temperature": 0, "timeout": 0.001, "deadline": 0.001, "max_pause": 0, "top_p": 1e-9,

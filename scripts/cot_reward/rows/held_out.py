@@ -234,9 +234,10 @@ def same_pictures_warning(name: str, count: int, others: str) -> str:
 class HeldOut:
     """The comparisons of held-out files, in memory: some 100 bytes for each key of a row.
 
-    `met` (by file) counts the different comparisons that were looked up and found, `doubts` says
-    which files are doubtful and why, `row_counts` has the rows of each file. `all_have_pictures`:
-    what a row compares is known of every row. Raises UserError for a row that cannot be read.
+    `met` (by file) counts the different comparisons that were looked up and found, `left_out` those
+    of all files together. `doubts` says which files are doubtful and why, `row_counts` has the rows
+    of each file. `all_have_pictures`: of every row it is known what it compares. Raises UserError
+    for a row that cannot be read.
     """
 
     def __init__(self, files: Sequence[HeldOutFile], media_root: Path) -> None:
@@ -245,6 +246,7 @@ class HeldOut:
         self._pictures: dict[int, int] = {}
         self._counted: set[int] = set()
         self.met: dict[str, Met] = {}
+        self.left_out = 0
         self.doubts: dict[str, str] = {}
         self.row_counts: dict[str, int] = {}
         self.all_have_pictures = True
@@ -278,6 +280,7 @@ class HeldOut:
             identity = min(map(digest, keys))
             if identity not in self._counted:
                 self._counted.add(identity)
+                self.left_out += bool(holding)
                 for name in holding:
                     self.met[name].comparisons += 1
                 for name in alike:
