@@ -3,6 +3,7 @@
 LLaMA-Factory only warns, once, when an image is missing, and skips rows that it cannot read.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,8 @@ from tqdm import tqdm
 from cot_reward.errors import UserError
 from cot_reward.media.images import inspect_image
 from cot_reward.media.paths import LFS_POINTER, MediaError, lfs_error, resolve
+from cot_reward.rows.held_out import captions_of
+from cot_reward.rows.held_out_check import HeldOutCheck
 from cot_reward.rows.reading import NOT_AN_OBJECT, BrokenFileError, Row, read_rows, row_noun
 from cot_reward.rows.validation import RowError, check_row
 
@@ -85,11 +88,14 @@ def _check_video(path: Path) -> MediaError | None:
     return None
 
 
-def check_files(files: Sequence[Path], root: Path, workers: int) -> Findings:
+def check_files(
+    files: Sequence[Path], root: Path, workers: int, held_out: HeldOutCheck | None = None
+) -> Findings:
     """Check every row of the files, and every medium below `root` that they name, once each.
 
     Images are decoded in `workers` threads. A video must exist below the root and not be empty; it
-    is not decoded. Raises UserError for a file that cannot be opened.
+    is not decoded. With `held_out` a row about a held-out comparison is a problem. Raises UserError
+    for a file that cannot be opened.
     """
     findings = Findings()
     # Where a path is used: (file, row, place).
@@ -97,6 +103,7 @@ def check_files(files: Sequence[Path], root: Path, workers: int) -> Findings:
     for index, path in enumerate(files):
         rows_before = findings.rows
         rows = tqdm(_rows_with_places(path), path.name, unit=" rows", disable=None)
+        captions = captions_of(path)
         try:
             for number, where, row in rows:
                 findings.rows += 1
@@ -104,6 +111,8 @@ def check_files(files: Sequence[Path], root: Path, workers: int) -> Findings:
                     for name, paths in _media_of(row).items():
                         for medium in dict.fromkeys(paths):
                             used.setdefault((name, medium), []).append((index, number, where))
+                    if held_out and isinstance(row, dict):
+                        held_out.check(row, captions)
                 except RowError as error:
                     problem = Problem(index, number, where, error.reason, str(error))
                     findings.problems.append(problem)
@@ -114,6 +123,10 @@ def check_files(files: Sequence[Path], root: Path, workers: int) -> Findings:
         if findings.rows == rows_before:
             message = "no rows; run the stage that writes it"
             findings.problems.append(Problem(index, 0, str(path), "empty_file", message))
+
+    for name, why in held_out.unproved() if held_out else ():
+        problem = Problem(len(files), 0, f"--exclude {name}", "held_out", why)
+        findings.problems.append(problem)
 
     def note(places: list[tuple[int, int, str]], error: MediaError) -> None:
         findings.problems += [Problem(*place, error.reason, str(error)) for place in places]
@@ -141,8 +154,18 @@ def check_files(files: Sequence[Path], root: Path, workers: int) -> Findings:
     return findings
 
 
-def report_problems(files: Sequence[Path], root: Path, workers: int, show: int) -> int:
+def report_problems(
+    files: Sequence[Path],
+    root: Path,
+    workers: int,
+    show: int,
+    exclude: Sequence[str] = (),
+    exclude_roots: Sequence[Path] = (),
+) -> int:
     """Check the files, print the first `show` problems that differ; returns the exit code.
+
+    `exclude` and `exclude_roots`: held-out files that the rows must be free of, as in
+    `file_flags.held_out_files`.
 
     Raises UserError when a file or the root is not there.
     """
@@ -151,7 +174,12 @@ def report_problems(files: Sequence[Path], root: Path, workers: int, show: int) 
             raise UserError(f"{path}: no such file")
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; name the media root with --media-root")
-    found = check_files(files, root, workers)
+    held_out = HeldOutCheck(exclude, exclude_roots, root) if exclude else None
+    found = check_files(files, root, workers, held_out)
+    if held_out:
+        print(*held_out.told(), sep="\n")
+        for warning in held_out.warnings():
+            print(warning, file=sys.stderr)
     print(f"{found.rows:,} rows, {found.images:,} images, {found.videos:,} videos: ", end="")
     if not found.problems:
         print("clean")

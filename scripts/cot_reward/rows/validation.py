@@ -22,7 +22,7 @@ from cot_reward.records import (
 )
 from cot_reward.tasks import TASKS
 
-Reason = Literal["malformed", "fields", "placeholders", "address", "escapes"]
+Reason = Literal["malformed", "fields", "placeholders", "address", "escapes", "held_out"]
 
 _PAIR_NEEDS = ("problem", "chosen", "rejected", "images")
 # Fields that this project writes beside `id`, and others do not.
