@@ -12,6 +12,7 @@ from cot_reward.chain.steps import Chain, Step
 from cot_reward.errors import UserError
 from cot_reward.settings import parse
 from helpers.environments import REPO
+from helpers.rows import read_lines, write_lines
 
 STEPS_OF_A_RUN = [
     "stage1", "stage1_infer", "eval_stage1/greedy", "eval_stage1/sampled", "check_rejection",
@@ -96,6 +97,35 @@ def test_pairs_take_wrong_texts_of_both_passes_and_leave_held_out_data_out() -> 
         "runs/stage1_infer/incorrect.jsonl", "runs/stage2_infer/incorrect.jsonl"
     ]  # fmt: skip
     assert value_of(pairs, "--exclude") == ["dataset/HPD/test_data.json"]
+
+
+TRAINING_POOLS = ("stage1_infer", "stage2_infer", "stage2_infer_hot")
+TRAINING_ROWS = ("check_cold_start", "check_rejection", "check_pairs")
+
+
+def test_held_out_data_reach_every_step_that_makes_or_checks_training_rows() -> None:
+    found = steps("configs/chain.yaml", 8, "--hot-samples", "2")
+    excluding = {name for name, step in found.items() if "--exclude" in step.command}
+    assert excluding == {*TRAINING_POOLS, *TRAINING_ROWS, "pairs"}
+    heldout = Path("dataset/HPD/test_data.json")
+    for name in (*TRAINING_POOLS, *TRAINING_ROWS):
+        assert value_of(found[name], "--exclude") == [str(heldout)]
+        assert value_of(found[name], "--exclude-image-root") == ["dataset/HPD/images"]
+    for name in TRAINING_POOLS:
+        # Other held-out data are followed without asking anything again.
+        assert heldout in found[name].added_inputs
+        assert heldout not in found[name].inputs
+    for name in TRAINING_ROWS:
+        assert heldout in found[name].inputs
+
+
+def test_cold_start_rows_below_a_root_of_their_own_are_not_compared() -> None:
+    """Keys below two roots differ; the check would prove nothing."""
+    own = steps(
+        "configs/chain.yaml", 8, "--cold-start-media-root", "dataset/ImageGen-CoT-Reward-5K"
+    )
+    assert "--exclude" not in own["check_cold_start"].command
+    assert "--exclude" in own["check_rejection"].command
 
 
 def test_gpus_reach_every_trainer_and_server() -> None:
@@ -188,12 +218,26 @@ def small(tmp_path: Path) -> list[str]:
     cold_start = tmp_path / "cold_start.json"
     cold_start.write_text((REPO / "dataset/sample/sft.json").read_text())
     sample = "dataset/sample"
+    rows = read_lines(REPO / sample / "comparisons.jsonl")
+    # The samples of all forms are about the same comparisons, so that their texts are changed.
+    heldout = write_lines(tmp_path / "heldout.jsonl", [r | {"text": "another"} for r in rows[:1]])
     return [
         "--base", str(base), "--cold-start", str(cold_start), "--runs", str(tmp_path / "runs"),
         "--sampling", f"{sample}/raw.json", "--sampling-image-root", sample,
-        "--heldout", f"{sample}/comparisons.jsonl", "--heldout-image-root", sample,
+        "--heldout", str(heldout), "--heldout-image-root", sample,
         "--gpus", "0",
     ]  # fmt: skip
+
+
+def test_cold_start_rows_about_held_out_comparisons_end_the_chain(
+    small: list[str], tmp_path: Path
+) -> None:
+    rows = read_lines(REPO / "dataset/sample/comparisons.jsonl")
+    write_lines(tmp_path / "heldout.jsonl", rows[:1])
+    done = run(*small, "--to", "template")
+    assert done.returncode == 2
+    assert "cold_start.json: row 1: held_out: it is about the held-out comparison" in done.stdout
+    assert "check_cold_start ended with exit code 1" in done.stderr
 
 
 def heads(done: subprocess.CompletedProcess) -> list[str]:

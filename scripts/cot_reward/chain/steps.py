@@ -101,6 +101,17 @@ class Chain:
         return self.profile.cold_start_media_root or self.profile.media_root
 
     @property
+    def heldout_root(self) -> Path:
+        """The folder of the held-out files' media paths."""
+        return self.profile.heldout_image_root or self.profile.media_root
+
+    @property
+    def _exclude_flags(self) -> list[str]:
+        """What keeps held-out comparisons out of the rows that models are trained on."""
+        files = map(str, self.profile.heldout)
+        return ["--exclude", *files, "--exclude-image-root", str(self.heldout_root)]
+
+    @property
     def cold_start_inputs(self) -> tuple[Path, ...]:
         """What tells whether rows or pictures of the cold start have changed."""
         profile = self.profile
@@ -137,8 +148,10 @@ class Chain:
         elif not Path(profile.base).is_dir():
             yield self._fetch_base()
         yield self._check(
-            "check_cold_start", profile.cold_start, self.cold_start_root, self.cold_start_inputs
-        )
+            "check_cold_start", profile.cold_start, self.cold_start_root, self.cold_start_inputs,
+            # Keys of comparisons below two roots differ, so that nothing could be compared.
+            held_out=self.heldout_root.resolve().is_relative_to(self.cold_start_root.resolve()),
+        )  # fmt: skip
         yield self._derive_template()
         yield from self._evaluate(self.base, "base", None, profile.runs)
         for seed, run in self.runs():
@@ -153,6 +166,7 @@ class Chain:
         yield self._infer(
             "stage1_infer", "the first pass", stage1, seed, run, profile.sampling,
             profile.sampling_image_root, profile.samples, profile.temperature, profile.min_parsed,
+            for_training=True,
         )  # fmt: skip
         yield from self._evaluate(stage1, "stage1", seed, run)
         yield self._check(
@@ -168,7 +182,7 @@ class Chain:
         for name, samples, temperature, min_parsed in passes:
             yield self._infer(
                 name, "the second pass", stage2, seed, run, data, roots, samples, temperature,
-                min_parsed,
+                min_parsed, for_training=True,
             )  # fmt: skip
         yield from self._evaluate(stage2, "stage2", seed, run)
         yield from self._validate(stage2, "stage2", seed, run)
@@ -212,14 +226,22 @@ class Chain:
             flags={"base": base}, out=self.base, done_file=self.base / "config.json",
         )  # fmt: skip
 
-    def _check(self, name: str, rows: Path, media_root: Path, inputs: tuple[Path, ...]) -> Step:
-        command = (
-            PYTHON, "scripts/check_rows.py", str(rows), "--media-root", str(media_root)
-        )  # fmt: skip
-        return Step(
-            name, "every row and medium before a training", command, inputs,
-            {"media_root": str(media_root)},
-        )  # fmt: skip
+    def _check(
+        self,
+        name: str,
+        rows: Path,
+        media_root: Path,
+        inputs: tuple[Path, ...],
+        held_out: bool = True,
+    ) -> Step:
+        """`held_out`: the rows are proved to be free of the held-out comparisons, too."""
+        command = [PYTHON, "scripts/check_rows.py", str(rows), "--media-root", str(media_root)]
+        flags = {"media_root": str(media_root)}
+        if held_out:
+            command += self._exclude_flags
+            inputs = (*inputs, *self.profile.heldout)
+            flags["exclude_image_root"] = str(self.heldout_root)
+        return Step(name, "every row and medium before a training", tuple(command), inputs, flags)
 
     def _derive_template(self) -> Step:
         rows = self.profile.cold_start
@@ -282,7 +304,9 @@ class Chain:
         samples: int,
         temperature: float,
         min_parsed: float,
+        for_training: bool = False,
     ) -> Step:
+        """`for_training`: the held-out comparisons are left out."""
         out, media_root = run / name, self.profile.media_root
         inference = self.profile.inference
         own_roots = dict.fromkeys(root for root in image_roots if root != media_root)
@@ -297,19 +321,25 @@ class Chain:
             "--min-parsed", f"{min_parsed:g}",
         ]  # fmt: skip
         flags = {"temperature": temperature_text}
+        # With other held-out data the client derives its files anew, and asks nothing twice.
+        added_inputs, added_flags = tuple(data), {"samples": str(samples)}
+        if for_training:
+            command += self._exclude_flags
+            added_inputs += tuple(self.profile.heldout)
+            added_flags["exclude_image_root"] = str(self.heldout_root)
         if seed is not None:
             command += ["--seed", str(seed)]
             flags["seed"] = str(seed)
         return Step(
             _name(run, self.profile, name), title, tuple(command),
             (inference, model, self.template, *own_roots), flags, out, out / "summary.json",
-            tuple(data), {"samples": str(samples)}, model=model,
+            added_inputs, added_flags, model=model,
         )  # fmt: skip
 
     def _evaluate(self, model: Path, stage: str, seed: int | None, run: Path) -> Iterator[Step]:
         """The held-out comparisons in both orders, greedy and sampled."""
         profile = self.profile
-        roots = [profile.heldout_image_root or profile.media_root]
+        roots = [self.heldout_root]
         for mode, title in MODES.items():
             samples, temperature = (1, 0.0) if mode == "greedy" else (profile.eval_samples, 1.0)
             yield self._infer(
@@ -351,7 +381,7 @@ class Chain:
             PYTHON, "scripts/merge_json.py", "--config", str(profile.merge),
             "--correct", *map(str, correct), "--incorrect", *map(str, incorrect),
             "--exclude", *map(str, profile.heldout),
-            "--image-root", str(profile.heldout_image_root or profile.media_root),
+            "--image-root", str(self.heldout_root),
             "--media-root", str(profile.media_root), "--out", str(out),
         )  # fmt: skip
         return Step(
