@@ -45,8 +45,6 @@ def roots(names, image_roots=()):
         ("-@x", "-", "x"),
         ("-", "-", None),
         # Reading tells of a file that is not there.
-        ("gone.json@x", "gone.json@x", None),
-        ("me@home.json", "me@home.json", None),
         ("@x", "@x", None),
     ],
 )
@@ -62,6 +60,8 @@ def test_a_file_may_name_its_root(folder, name, file, root):
         ("a.json@b.json", "b.json is no folder"),
         ("a.json@", "no folder is named behind the @"),
         ("c@d.json@z", "of c@d.json start at"),
+        ("gone.json@x", "--data gone.json@x: no such file, and no gone.json either (FILE@ROOT)"),
+        ("gone@1.json@x", "no such file, and no gone@1.json either"),
     ],
 )
 def test_a_root_that_is_no_folder_is_named(folder, name, message):

@@ -12,8 +12,8 @@ from cot_reward.media.images import inspect_image
 from cot_reward.media.paths import ImageRoots, MediaError
 from cot_reward.tasks.prompts import shown_media
 
-# Images that are handed to the threads at a time: waiting ones cost memory.
-_IMAGES_PER_BATCH = 4096
+# Images that are handed to the threads at a time: waiting ones cost memory, and time after Ctrl-C.
+_IMAGES_PER_BATCH = 512
 
 
 def records_with_bad_media(

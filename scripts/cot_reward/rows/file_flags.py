@@ -106,7 +106,10 @@ def _with_root(name: Path) -> DataFile:
     text = str(name)
     if "@" not in text or name.exists():
         return DataFile(name, None)
-    splits = [(file, root) for file, root in _splits(text) if file == STDIN or file.exists()]
+    every = list(_splits(text))
+    splits = [(file, root) for file, root in every if file == STDIN or file.exists()]
+    if every and not splits:
+        raise UserError(f"--data {text}: no such file, and no {every[0][0]} either (FILE@ROOT)")
     if not splits:
         # Reading it says that there is no such file.
         return DataFile(name, None)
