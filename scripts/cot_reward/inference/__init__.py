@@ -3,4 +3,5 @@
 run: the run from start to end. settings: flags and YAML keys. inputs: data files to comparisons.
 plan: the requests that are still needed. journal: lines of the journal. resume: what must not
 change between two starts. ledger: comparisons and units in a database. results: the output files.
+media_check: the images of a dry run.
 """
