@@ -106,10 +106,28 @@ class Chain:
         return self.profile.heldout_image_root or self.profile.media_root
 
     @property
+    def validation_root(self) -> Path:
+        """The folder of the validation files' media paths."""
+        return self.profile.validation_image_root or self.profile.media_root
+
+    @property
+    def _kept_out(self) -> list[Path]:
+        """Files whose comparisons no model is trained on."""
+        return [*self.profile.heldout, *self.profile.validation]
+
+    @property
+    def _kept_out_roots(self) -> list[str]:
+        """The folder of the media paths of each of these files."""
+        profile = self.profile
+        roots = [self.heldout_root] * len(profile.heldout)
+        return list(map(str, roots + [self.validation_root] * len(profile.validation)))
+
+    @property
     def _exclude_flags(self) -> list[str]:
         """What keeps held-out comparisons out of the rows that models are trained on."""
-        files = map(str, self.profile.heldout)
-        return ["--exclude", *files, "--exclude-image-root", str(self.heldout_root)]
+        return [
+            "--exclude", *map(str, self._kept_out), "--exclude-image-root", *self._kept_out_roots
+        ]  # fmt: skip
 
     @property
     def cold_start_inputs(self) -> tuple[Path, ...]:
@@ -150,7 +168,10 @@ class Chain:
         yield self._check(
             "check_cold_start", profile.cold_start, self.cold_start_root, self.cold_start_inputs,
             # Keys of comparisons below two roots differ, so that nothing could be compared.
-            held_out=self.heldout_root.resolve().is_relative_to(self.cold_start_root.resolve()),
+            held_out=all(
+                Path(root).resolve().is_relative_to(self.cold_start_root.resolve())
+                for root in self._kept_out_roots
+            ),
         )  # fmt: skip
         yield self._derive_template()
         yield from self._evaluate(self.base, "base", None, profile.runs)
@@ -239,8 +260,8 @@ class Chain:
         flags = {"media_root": str(media_root)}
         if held_out:
             command += self._exclude_flags
-            inputs = (*inputs, *self.profile.heldout)
-            flags["exclude_image_root"] = str(self.heldout_root)
+            inputs = (*inputs, *self._kept_out)
+            flags["exclude_image_root"] = " ".join(self._kept_out_roots)
         return Step(name, "every row and medium before a training", tuple(command), inputs, flags)
 
     def _derive_template(self) -> Step:
@@ -325,8 +346,8 @@ class Chain:
         added_inputs, added_flags = tuple(data), {"samples": str(samples)}
         if for_training:
             command += self._exclude_flags
-            added_inputs += tuple(self.profile.heldout)
-            added_flags["exclude_image_root"] = str(self.heldout_root)
+            added_inputs += tuple(self._kept_out)
+            added_flags["exclude_image_root"] = " ".join(self._kept_out_roots)
         if seed is not None:
             command += ["--seed", str(seed)]
             flags["seed"] = str(seed)
@@ -353,7 +374,7 @@ class Chain:
         if profile.validation:
             yield self._infer(
                 f"validate_{stage}", "the validation comparisons, T=1", model, seed, run,
-                profile.validation, [profile.validation_image_root or profile.media_root],
+                profile.validation, [self.validation_root],
                 profile.eval_samples, 1.0, 0.0,
             )  # fmt: skip
 
@@ -380,14 +401,13 @@ class Chain:
         command = (
             PYTHON, "scripts/merge_json.py", "--config", str(profile.merge),
             "--correct", *map(str, correct), "--incorrect", *map(str, incorrect),
-            "--exclude", *map(str, profile.heldout),
-            "--image-root", str(self.heldout_root),
-            "--media-root", str(profile.media_root), "--out", str(out),
+            *self._exclude_flags, "--media-root", str(profile.media_root), "--out", str(out),
         )  # fmt: skip
         return Step(
             _name(run, profile, "pairs"), "right and wrong texts about the same comparisons",
-            command, (profile.merge, *correct, *incorrect, *profile.heldout),
-            out=out, done_file=out / "summary.json",
+            command, (profile.merge, *correct, *incorrect, *self._kept_out),
+            {"exclude_image_root": " ".join(self._kept_out_roots)},
+            out, out / "summary.json",
         )  # fmt: skip
 
     def _dpo(self, name: str, config: Path, start: Path, seed: int | None, run: Path) -> Step:
