@@ -13,6 +13,7 @@ from cot_reward.errors import UserError
 from cot_reward.rows import reading
 from cot_reward.rows.reading import read_rows
 from cot_reward.store import write_jsonl
+from helpers.rows import write_lines
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -260,6 +261,24 @@ def test_parts_of_a_file_are_the_file(tmp_path, made, size, mark, ended):
     assert rough == [
         json.loads(json.dumps(row, default=str), parse_int=float) for _, row in expected
     ]
+
+
+def test_parquet_with_messages_that_datasets_wrote_as_json(tmp_path):
+    """It does so where parts of a content have different keys."""
+    import datasets
+
+    parts = [{"type": "image"}, {"type": "text", "text": "Which?"}]
+    made = [
+        {"prompt": [{"role": "user", "content": parts}], "n": 1},
+        {"prompt": [{"role": "user", "content": None}], "n": 2},
+        {"prompt": None, "n": 3},
+    ]
+    source = write_lines(tmp_path / "x.jsonl", made)
+    cache = str(tmp_path / "cache")
+    read = datasets.load_dataset("json", data_files=str(source), split="train", cache_dir=cache)
+    read.to_parquet(tmp_path / "x.parquet")
+    assert "arrow.json" in str(pq.read_schema(tmp_path / "x.parquet"))
+    assert [row for _, row in read_rows(tmp_path / "x.parquet")] == made
 
 
 def test_lists_and_parquet_are_read_in_one_piece(tmp_path):

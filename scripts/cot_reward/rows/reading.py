@@ -297,13 +297,30 @@ def _parquet(path: Path) -> Iterator[Row]:
     from pyarrow import ArrowException, types
     from pyarrow.parquet import ParquetFile
 
+    def is_json(kind: Any) -> bool:
+        """Whether `datasets` wrote values of several types there, as the content of messages."""
+        return getattr(kind, "extension_name", "") == "arrow.json"
+
+    def decoded(value: Any, kind: Any) -> Any:
+        """The value, with the JSON text in it read."""
+        if value is None:
+            return None
+        if is_json(kind):
+            return json.loads(value)
+        if types.is_struct(kind):
+            fields = (kind.field(n) for n in range(kind.num_fields))
+            return {field.name: decoded(value[field.name], field.type) for field in fields}
+        if types.is_list(kind) or types.is_large_list(kind):
+            return [decoded(item, kind.value_type) for item in value]
+        return value
+
     def fits(kind: Any) -> bool:
         """Whether JSON can hold the type; data sets have further columns of times and pictures."""
         if types.is_dictionary(kind):
             return fits(kind.value_type)
         if types.is_nested(kind):
             return all(fits(kind.field(n).type) for n in range(kind.num_fields))
-        return any(
+        return is_json(kind) or any(
             of(kind)
             for of in (types.is_string, types.is_large_string, types.is_string_view,
                        types.is_integer, types.is_floating, types.is_boolean, types.is_null)
@@ -312,10 +329,17 @@ def _parquet(path: Path) -> Iterator[Row]:
     try:
         with ParquetFile(path) as table:
             columns = [field.name for field in table.schema_arrow if fits(field.type)]
+            mixed = {
+                field.name: field.type
+                for field in table.schema_arrow
+                if field.name in columns and "arrow.json" in str(field.type)
+            }
             _tell_left_out(path, {f.name: str(f.type) for f in table.schema_arrow}, columns)
             for batch in table.iter_batches(batch_size=256, columns=columns):
                 for row in batch.to_pylist():
-                    yield _checked(row)
+                    yield _checked(
+                        row | {name: decoded(row[name], kind) for name, kind in mixed.items()}
+                    )
     except ArrowException as error:
         raise UserError(f"{path}: cannot be read as Parquet: {error}") from None
 
