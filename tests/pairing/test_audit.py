@@ -58,26 +58,6 @@ def test_findings_answers_lengths_and_models_are_counted(tmp_path):
     assert found["shortcut"] == {"words": None, "length": None, "answer": None}
 
 
-def test_rows_of_other_trainers_are_read_too(tmp_path):
-    chosen, rejected = cot(), cot((1, 2), (8, 7), 2)
-    shown = [{"type": "image"}, {"type": "text", "text": "x"}]
-    rows = [
-        row(),
-        {"prompt": PROMPT, "chosen": chosen, "rejected": rejected},
-        {"conversations": [{"from": "human", "value": PROMPT}], "images": ["a", "b"],
-         "chosen": {"from": "gpt", "value": chosen},
-         "rejected": {"from": "gpt", "value": rejected}},
-        {"prompt": [{"role": "user", "content": shown}],
-         "chosen": [{"role": "assistant", "content": chosen}],
-         "rejected": [{"role": "assistant", "content": [{"type": "text", "text": rejected}]}]},
-    ]  # fmt: skip
-    for name in ("x.json", "x.jsonl"):
-        found = audit(write_rows(tmp_path / name, rows))
-        assert found.to_json()["bad_rows"] == 0, found.bad
-        assert found.answers[1] == 4
-        assert found.findings["rejected"]["coherent"] == 4
-
-
 def messages(*texts):
     """Messages of a user and an assistant in turn."""
     return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
@@ -91,22 +71,39 @@ FORMS = {
     "instruction, input": {
         "instruction": "Judge.", "input": PROMPT, "chosen": cot(), "rejected": cot(answer=2)
     },
+    "ours": row(),
+    "prompt": {"prompt": PROMPT, "chosen": cot(), "rejected": cot(answer=2)},
+    "conversations": {
+        "conversations": [{"from": "human", "value": PROMPT}], "images": ["a", "b"],
+        "chosen": {"from": "gpt", "value": cot()},
+        "rejected": {"from": "gpt", "value": cot(answer=2)},
+    },
+    "content parts": {
+        "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "x"}]}],
+        "chosen": [{"role": "assistant", "content": cot()}],
+        "rejected": [
+            {"role": "assistant", "content": [{"type": "text", "text": cot(answer=2)}]}
+        ],
+    },
     "null problem": row(problem=None, prompt=PROMPT),
     "null input": row(problem=None, prompt=None, instruction=PROMPT, input=None),
     "null prompt, prompt inside": row(
         messages(PROMPT, cot()), messages(PROMPT, cot(answer=2)), problem=None, conversations=None
     ),
-    "a turn without a text": row(
-        problem=[*messages("x"), {"role": "assistant", "content": None}, *messages("y")]
-    ),
+    "a turn without a text": {
+        "prompt": [*messages("x"), {"role": "assistant", "content": None}, *messages("y")],
+        "chosen": cot(), "rejected": cot(answer=2),
+    },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_prompt_may_stand_elsewhere(tmp_path, form):
-    found = audit(write_lines(tmp_path / "x.jsonl", [FORMS[form]]))
-    assert (found.bad_rows, found.answers[1]) == (0, 1), found.bad
-    assert found.findings["chosen"]["coherent"] == 1
+    for name in ("x.json", "x.jsonl"):
+        found = audit(write_rows(tmp_path / name, [FORMS[form]]))
+        assert (found.bad_rows, found.answers[1]) == (0, 1), found.bad
+        assert found.findings["chosen"]["coherent"] == 1
+        assert found.findings["rejected"]["unparsed"] == 0
 
 
 @pytest.mark.parametrize(
@@ -116,7 +113,10 @@ def test_a_prompt_may_stand_elsewhere(tmp_path, form):
         lambda n: {
             "conversations": [*messages(f"{n}", "ok"), {"from": "human", "value": "And now?"}]
         },
-        lambda n: {"chosen": messages(f"{n}", "ok", "And now?", cot())},
+        lambda n: {
+            "chosen": messages(f"{n}", "ok", "And now?", cot()),
+            "rejected": messages(f"{n}", "ok", "And now?", cot(answer=2)),
+        },
         lambda n: {"instruction": "Judge.", "input": f"{n}"},
         lambda n: {"instruction": "And now?", "history": [[f"{n}", "ok"]]},
     ],
@@ -183,6 +183,20 @@ def test_the_task_is_told_by_the_texts(tmp_path):
         for noun in ("Video", "Answer")
     ]
     assert audit(write_lines(tmp_path / "x.jsonl", rows)).findings["chosen"]["coherent"] == 2
+
+
+def test_a_file_without_a_pair_is_an_error(tmp_path, capsys):
+    """Also beside a file that has some, as a table and as JSON."""
+    judged = {"conversations": messages("x", cot()), "images": ["a.png", "b.png"]}
+    good = write_lines(tmp_path / "good.jsonl", [row(), judged])
+    bad = write_lines(tmp_path / "bad.jsonl", [judged, row(rejected=cot())])
+    assert print_audit(AuditSettings([good])) == 0
+    assert capsys.readouterr().err == ""
+    for files, as_json in (([bad], False), ([bad, good], True)):
+        assert print_audit(AuditSettings(files, json=as_json)) == 1
+        told = capsys.readouterr()
+        assert f"error: {bad}: none of its 2 rows is a pair: {bad}:1: has no 'chosen'" in told.err
+        assert len(told.out.splitlines()) >= len(files)
 
 
 def test_a_text_of_a_message():

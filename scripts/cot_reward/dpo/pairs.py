@@ -17,13 +17,14 @@ from cot_reward.errors import UserError
 from cot_reward.judge import judge
 from cot_reward.media.images import MAX_PIXELS, inspect_image
 from cot_reward.media.paths import MediaError, resolve
+from cot_reward.rows.preference_forms import prompt_messages
+from cot_reward.rows.preferences import PairReader
 from cot_reward.rows.reading import read_rows, row_noun
 from cot_reward.rows.validation import check_pair_row
 from cot_reward.store import dump
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import mixed_templates
 
-PLACEHOLDER = "<image>"
 _PROBLEMS_SHOWN = 10
 
 # Counts the tokens of a row of `conversational`, prompt and longer response, given the sizes
@@ -56,7 +57,7 @@ def load_pairs(
     count_tokens: TokenCount | None = None,
     skip_bad_rows: bool = False,
 ) -> Pairs:
-    """The pairs of a JSON list, JSONL or Parquet file, every one of them checked.
+    """The pairs of a JSON list, JSONL or Parquet file of any form, every one of them checked.
 
     Every image is read and decoded once. With `max_length` a row whose longer text has more tokens
     is a bad one: it would be cut, and with it the answer. Raises UserError with the number of bad
@@ -67,12 +68,14 @@ def load_pairs(
         raise UserError(f"--image_folder {folder}: no such folder")
     rows: list[tuple[int, dict[str, Any]]] = []
     problems: dict[int, str] = {}
+    as_pair = PairReader()
     for number, row in read_rows(Path(path)):
         try:
             if isinstance(row, ValueError):
                 raise row
-            check_pair_row(row)
-            rows.append((number, row))
+            pair = dict(as_pair(number, row))
+            check_pair_row(pair)
+            rows.append((number, pair))
         except ValueError as error:
             problems[number] = str(error)
     total = len(rows) + len(problems)
@@ -149,18 +152,11 @@ def _inspect(image: str, folder: Path, max_pixels: int) -> tuple[str, tuple[int,
 def conversational(row: Mapping[str, Any]) -> dict[str, Any]:
     """A DPO row as TRL's conversational preference row.
 
-    The prompt is one user message: its text, with an image part in place of each placeholder. Each
-    completion holds only the assistant's text. The paths are in `image_paths`, since TRL expects
-    opened images in a column `images`.
+    Each completion holds only the assistant's text. The paths are in `image_paths`, since TRL
+    expects opened images in a column `images`.
     """
-    content: list[dict[str, str]] = []
-    for number, text in enumerate(row["problem"].split(PLACEHOLDER)):
-        if number:
-            content.append({"type": "image"})
-        if text:
-            content.append({"type": "text", "text": text})
     return {
-        "prompt": [{"role": "user", "content": content}],
+        "prompt": prompt_messages(row),
         "chosen": [{"role": "assistant", "content": row["chosen"]}],
         "rejected": [{"role": "assistant", "content": row["rejected"]}],
         "image_paths": list(row["images"]),
@@ -188,4 +184,6 @@ def group_labels(row: Mapping[str, Any]) -> dict[str, int]:
 def digest(row: Mapping[str, Any], images: list[Any]) -> str:
     """The sha256 of a row's texts and of its images' contents; paths do not count."""
     shown = [row["problem"], row["chosen"], row["rejected"], images]
+    # Rows without a system prompt keep the digest that earlier versions gave them.
+    shown += [row["system"]] if row.get("system") else []
     return sha256(dump(shown).encode()).hexdigest()

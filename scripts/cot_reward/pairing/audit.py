@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,9 +13,10 @@ from typing import Any
 from cot_reward.judge import FINDINGS, judge
 from cot_reward.pairing import shortcut
 from cot_reward.pairing.settings import AuditSettings
-from cot_reward.records import Task, valid_unicode
+from cot_reward.records import PLACEHOLDERS, Task, valid_unicode
+from cot_reward.rows.preferences import PairReader
 from cot_reward.rows.reading import read_rows
-from cot_reward.rows.responses import digest, text_of
+from cot_reward.rows.responses import digest
 from cot_reward.rows.validation import check_pair_row, is_key
 from cot_reward.tasks import TASKS
 
@@ -59,21 +61,6 @@ class Audit:
         }
 
 
-def _prompt(row: Mapping[str, Any]) -> list[Any]:
-    """What a row asks: the turns before the last as they are, and the text of the last."""
-    names = ("problem", "prompt", "conversations", "messages")
-    prompt = next((row[name] for name in names if row.get(name) is not None), None)
-    if prompt is None and row.get("instruction") is not None:
-        asked = [text_of(row["instruction"]), text_of(row.get("input") or "")]
-        return [row.get("history") or [], *asked]
-    # TRL's other form: both answers begin with it.
-    if prompt is None and isinstance(row["chosen"], list):
-        prompt = row["chosen"][:-1]
-    if prompt is None or prompt == []:
-        raise ValueError("no prompt: needs 'problem', 'prompt', 'conversations' or 'instruction'")
-    return [*(prompt[:-1] if isinstance(prompt, list) else []), text_of(prompt)]
-
-
 def _task(row: Mapping[str, Any], texts: Mapping[str, str]) -> Task:
     """The named task, or the one whose answers the texts give; images by default."""
     known = TASKS.get(str(row.get("task", "")))
@@ -86,23 +73,21 @@ def _task(row: Mapping[str, Any], texts: Mapping[str, str]) -> Task:
 
 
 def audit(path: Path, seed: int = 0, sample: int = MAX_CLASSIFIED_PAIRS) -> Audit:
-    """The audit of a JSON, JSONL or Parquet file of pairs.
+    """The audit of a JSON, JSONL or Parquet file of pairs, of any form of `rows.preferences`.
 
-    A row has `chosen`, `rejected` and a prompt. The prompt is `problem`, `prompt` or
-    `conversations`, a string or messages; or `instruction` and `input`; or the messages with which
-    both answers begin. The classifiers see at most `sample` pairs. Raises UserError when the file
-    cannot be read.
+    The classifiers see at most `sample` pairs. Raises UserError when the file cannot be read.
     """
     found = Audit()
     seen: set[bytes] = set()
     pairs: list[shortcut.Texts] = []
     rng = random.Random(seed)
+    as_pair = PairReader()
     for number, row in read_rows(path):
         found.rows += 1
         try:
             if isinstance(row, ValueError):
                 raise row
-            pair = _count(row, found, seen)
+            pair = _count(as_pair(number, row), found, seen)
         # RecursionError: a value is nested too deeply.
         except (ValueError, RecursionError) as error:
             found.bad_rows += 1
@@ -120,21 +105,10 @@ def audit(path: Path, seed: int = 0, sample: int = MAX_CLASSIFIED_PAIRS) -> Audi
 
 
 def _count(row: Mapping[str, Any], found: Audit, seen: set[bytes]) -> shortcut.Texts:
-    if "images" in row and all(isinstance(row.get(name), str) for name in ("problem", *_SIDES)):
-        # The form that stage 3 reads: a row that it refuses is no pair here, either. Rows without
-        # `images` are another project's, about texts alone.
-        check_pair_row(row, images_only=False)
-    texts = {}
-    for side in _SIDES:
-        if side not in row:
-            raise ValueError(f"has no '{side}'")
-        texts[side] = text_of(row[side])
-    prompt = _prompt(row)
-    shown = []
-    for name in ("images", "videos"):
-        if not isinstance(row.get(name) or [], list):
-            raise ValueError(f"'{name}' must be a list")
-        shown.append(row.get(name) or [])
+    check_pair_row(row, for_training=False)
+    texts = {side: row[side] for side in _SIDES}
+    prompt = [row.get("system") or "", row.get("history") or [], row["problem"]]
+    shown = [row.get(name) or [] for name in PLACEHOLDERS]
     # All that could fail comes before the first count.
     content = blake2b(json.dumps([prompt, shown, texts]).encode(), digest_size=16).digest()
     key = row.get("id")
@@ -160,15 +134,24 @@ def _count(row: Mapping[str, Any], found: Audit, seen: set[bytes]) -> shortcut.T
 
 
 def print_audit(settings: AuditSettings) -> int:
-    """Print the audit of each file, as a table or as a line of JSON; returns the exit code."""
+    """Print the audit of each file, as a table or as a line of JSON; returns the exit code.
+
+    It is 1 when a file has no pair at all.
+    """
+    code = 0
     for path in settings.files:
         found = audit(path, settings.seed)
-        print(
-            json.dumps(found.to_json())
-            if settings.json
-            else _table(found, valid_unicode(str(path)))
-        )
-    return 0
+        name = valid_unicode(str(path))
+        print(json.dumps(found.to_json()) if settings.json else _table(found, name))
+        if found.rows == found.bad_rows:
+            first = valid_unicode(found.bad[0])
+            print(
+                f"error: {name}: none of its {found.rows:,} rows is a pair: {first}; is it a file "
+                "of pairs? dataset/README.md has the forms that are read",
+                file=sys.stderr,
+            )
+            code = 1
+    return code
 
 
 def _table(found: Audit, path: str) -> str:

@@ -17,8 +17,9 @@ from cot_reward.media.images import inspect_image
 from cot_reward.media.paths import LFS_POINTER, MediaError, lfs_error, resolve
 from cot_reward.rows.held_out import captions_of
 from cot_reward.rows.held_out_check import HeldOutCheck
+from cot_reward.rows.preferences import PairReader, is_preference
 from cot_reward.rows.reading import NOT_AN_OBJECT, BrokenFileError, Row, read_rows, row_noun
-from cot_reward.rows.validation import RowError, check_row
+from cot_reward.rows.validation import RowError, check_pair_row, check_row
 
 # Reasons of media that say what to do about all of a file's media alike.
 _CAUSES = ("lfs_pointer", "metadata")
@@ -57,10 +58,10 @@ def _rows_with_places(path: Path) -> Iterator[tuple[int, str, Row]]:
         yield number, f"{path}:{number}" if as_lines else f"{path}: row {number}", row
 
 
-def _media_of(row: Row) -> dict[str, list[str]]:
+def _media_of(number: int, row: Row, as_pair: PairReader) -> dict[str, list[str]]:
     """The media paths of a row, by column. Raises RowError."""
     if not isinstance(row, ValueError):
-        return check_row(row)
+        return check_pair_row(as_pair(number, row)) if is_preference(row) else check_row(row)
     message = str(row)
     if message == NOT_AN_OBJECT:
         raise RowError("a row must be an object; mend it, or delete it")
@@ -101,14 +102,14 @@ def check_files(
     # Where a path is used: (file, row, place).
     used: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
     for index, path in enumerate(files):
-        rows_before = findings.rows
+        rows_before, as_pair = findings.rows, PairReader()
         rows = tqdm(_rows_with_places(path), path.name, unit=" rows", disable=None)
         captions = captions_of(path)
         try:
             for number, where, row in rows:
                 findings.rows += 1
                 try:
-                    for name, paths in _media_of(row).items():
+                    for name, paths in _media_of(number, row, as_pair).items():
                         for medium in dict.fromkeys(paths):
                             used.setdefault((name, medium), []).append((index, number, where))
                     if held_out and isinstance(row, dict):

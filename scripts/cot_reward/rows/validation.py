@@ -158,7 +158,8 @@ def check_row(row: Any) -> dict[str, list[str]]:
         return check_sft_row(row)
     if not any(name in row for name in ("problem", "chosen", "rejected")):
         raise RowError(
-            "needs 'conversations' (SFT), or 'problem', 'chosen' and 'rejected' (DPO); it has "
+            "needs 'conversations' (SFT), or 'problem', 'chosen' and 'rejected' (DPO; the forms of "
+            "LLaMA-Factory, TRL and ms-swift are read, too); it has "
             + (", ".join(map(repr, row)) or "no key")
         )
     return check_pair_row(row)
@@ -192,21 +193,36 @@ def check_sft_row(row: Mapping[str, Any]) -> dict[str, list[str]]:
     return media
 
 
-def check_pair_row(row: Mapping[str, Any], images_only: bool = True) -> dict[str, list[str]]:
-    """The media paths of a DPO row. Raises RowError.
+def check_pair_row(row: Mapping[str, Any], for_training: bool = True) -> dict[str, list[str]]:
+    """The media paths of a DPO row of ours, as `rows.preferences` gives every one. Raises RowError.
 
-    `images_only` False: a row about videos is a pair, too, though stage 3 cannot train on it.
+    `for_training` False: what stage 3 cannot train on is a pair, too: videos, texts alone (a row
+    without a column of media), a question that follows other turns.
     """
     for name in _PAIR_NEEDS:
-        if name not in row:
+        if name not in row and (for_training or name != "images"):
             raise RowError(f"has no '{name}'")
     check_types(row, PAIR_FIELDS)
     media = _media(row)
-    if images_only and (media["videos"] or PLACEHOLDERS["videos"] in row["problem"]):
+    prompt, history = row["problem"], row.get("history") or []
+    if for_training and history:
+        raise RowError(
+            f"its prompt has {len(history)} turns before the last question; stage 3 trains on one "
+            "question (and a system prompt)"
+        )
+    if for_training and (media["videos"] or PLACEHOLDERS["videos"] in prompt):
         raise RowError("has videos; stage 3 trains on images only")
-    check_prompt(row["problem"], media["images"], media["videos"])
-    if not (media["images"] or media["videos"]):
-        raise RowError("has no images")
+    if any(name in row for name in PLACEHOLDERS):
+        tokens = "".join(t for t in PLACEHOLDERS.values() for _ in range(str(history).count(t)))
+        check_prompt(tokens + prompt, media["images"], media["videos"])
+        if not (media["images"] or media["videos"]):
+            raise RowError("has no images")
+    elif not prompt.strip():
+        raise RowError("the prompt is empty")
+    if row.get("system") is not None:
+        check_type("system", row["system"], str)
+        if fault := token_fault(row["system"]):
+            raise RowError(f"the system prompt {fault}", "placeholders")
     for side in ("chosen", "rejected"):
         check_completion(row[side], f"'{side}'")
     if row["chosen"] == row["rejected"]:
