@@ -4,8 +4,9 @@
     python scripts/audit_pairs.py pairs.parquet --json --seed 1
 
 Prints counts of the judge's findings on both sides, of answers, lengths and duplicates, and how
-often a classifier tells chosen from rejected without an image. It changes no file. `merge_json.py
---report FILE` does the same.
+often a classifier tells chosen from rejected without an image. It reads the forms of LLaMA-Factory,
+TRL and ms-swift, too, and changes no file. Exit status: 0 done, 1 no row of a file is a pair, 2
+cannot read. `merge_json.py --report FILE` does the same.
 """
 
 from cot_reward.errors import run_script

@@ -3,11 +3,12 @@
     python scripts/check_rows.py dataset/ImageGen-CoT-Reward-5K/train_data.json
     python scripts/check_rows.py runs/stage1_infer/correct.jsonl --exclude dataset/heldout.json
 
-Reads SFT rows (conversations, images, videos) and DPO rows (problem, chosen, rejected, images), as
-JSON, JSONL or Parquet: fields and their types, one placeholder per medium, and the media. Every
-image must lie below the media root and decode fully. Every video must lie below the media root and
-not be empty; videos are not decoded. With --exclude no row may be about a comparison of the
-held-out files. Exit status: 0 clean, 1 problems, 2 cannot check.
+Reads SFT rows (conversations, images, videos) and DPO rows (problem, chosen, rejected, images; or
+in the forms of LLaMA-Factory, TRL and ms-swift), as JSON, JSONL or Parquet: fields and their types,
+one placeholder per medium, and the media. Every image must lie below the media root and decode
+fully. Every video must lie below the media root and not be empty; videos are not decoded. With
+--exclude no row may be about a comparison of the held-out files. Exit status: 0 clean, 1 problems,
+2 cannot check.
 """
 
 import os

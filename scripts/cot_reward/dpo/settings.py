@@ -22,7 +22,10 @@ def _help(text: str, **default: Any) -> Any:
 class DpoSettings:
     """The settings that TRL's dataclasses do not have."""
 
-    data_path: str = _help("DPO rows to train on: a JSON, JSONL or Parquet file")
+    data_path: str = _help(
+        "DPO rows to train on, ours or in the form of LLaMA-Factory, TRL or ms-swift: a JSON, JSONL "
+        "or Parquet file"
+    )
     eval_data_path: str | None = _help(
         "DPO rows to evaluate on, by default after every epoch (--eval_strategy)", default=None
     )

@@ -13,6 +13,7 @@ from cot_reward.pairing.engine.lines import PairLines
 from cot_reward.pairing.listings import LISTS
 from cot_reward.pairing.plots import PLOTS
 from cot_reward.pairing.shortcut import Texts
+from cot_reward.rows.preference_forms import WrittenForm, in_form
 
 # Pairs that the classifiers see: above some thousands, accuracies hardly change.
 _SHORTCUT_PAIRS = 4000
@@ -24,11 +25,13 @@ OUTPUT_FILES = (
 )  # fmt: skip
 
 
-def write_pairs(engine: Engine, folder: Path, out: Path, splits: Sequence[str]) -> None:
+def write_pairs(
+    engine: Engine, folder: Path, out: Path, splits: Sequence[str], form: WrittenForm = "ours"
+) -> None:
     """Replace out/SPLIT.jsonl of each split; the summary of an earlier merge is removed.
 
     The files are complete and safe on the disk before an earlier file is touched. Raises UserError
-    when a name is a folder.
+    when a name is a folder, and for a pair that the form cannot hold.
     """
     with ExitStack() as stack:
         lines = stack.enter_context(PairLines(folder))
@@ -40,7 +43,8 @@ def write_pairs(engine: Engine, folder: Path, out: Path, splits: Sequence[str]) 
         )
         while rows := cursor.fetchmany(_ROWS_PER_FETCH):
             for split, batch, start, length in rows:
-                files[split].write(lines.read(batch, start, length))
+                line = lines.read(batch, start, length)
+                files[split].write(line if form == "ours" else _line_in(form, line))
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())
@@ -52,6 +56,17 @@ def write_pairs(engine: Engine, folder: Path, out: Path, splits: Sequence[str]) 
         (out / name).unlink(missing_ok=True)
     for split in splits:
         os.replace(folder / split, out / f"{split}.jsonl")
+
+
+def _line_in(form: WrittenForm, line: bytes) -> bytes:
+    pair = orjson.loads(line)
+    try:
+        return orjson.dumps(in_form(pair, form), option=orjson.OPT_APPEND_NEWLINE)
+    except ValueError as error:
+        raise UserError(
+            f"--form {form}: {error} (comparison {pair['id']:.12}); choose another form, or leave "
+            "its files out"
+        ) from None
 
 
 def sample_texts(engine: Engine, folder: Path, seed: int, kind: str = "") -> list[Texts]:

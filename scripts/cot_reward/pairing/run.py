@@ -135,7 +135,8 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
         }
 
         # Write the files, the summary last.
-        write_pairs(engine, folder, out, ["train", "eval"] if settings.eval_fraction else ["train"])
+        splits = ["train", "eval"] if settings.eval_fraction else ["train"]
+        write_pairs(engine, folder, out, splits, settings.form)
         summary = {
             "stage": "merge",
             **account,

@@ -7,6 +7,7 @@ from typing import Literal
 from cot_reward.errors import nearest
 from cot_reward.judge import FINDINGS, TRUSTED
 from cot_reward.rows.file_flags import check_exclude_roots
+from cot_reward.rows.preference_forms import WrittenForm
 
 # A rejected text may have a wrong answer, no readable answer, or a right answer that its own totals
 # contradict.
@@ -110,6 +111,13 @@ class MergeSettings:
     )
     eval_fraction: float = field(
         default=0.0, metadata={"help": "share of the comparisons that go to eval.jsonl"}
+    )
+    form: WrittenForm = field(
+        default="ours",
+        metadata={
+            "help": "of the rows of train.jsonl and eval.jsonl: this project's, or another "
+            "trainer's (dataset/README.md)"
+        },
     )
     plots: bool = field(default=False, metadata={"help": "draw OUT/plots/*.png"})
     max_bad_rows: float = field(

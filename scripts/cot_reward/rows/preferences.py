@@ -205,7 +205,9 @@ def _swift(row: Mapping[str, Any], inside: Inside) -> Read:
         other = f"rejected_{kind}"
         if _has(row, other) and _media(row, other, []) != _media(row, kind, inside[kind]):
             raise RowError(f"'{other}' are others than '{kind}'; a pair is about the same media")
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+    if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
+        if len(value) > 1:
+            raise RowError(f"'rejected_response' has {len(value)} answers; a pair has one")
         value = value[0]
     return prompt, {"chosen": chosen.text, "rejected": _answer(value, "rejected_response", inside)}
 
