@@ -1,6 +1,7 @@
 """Pairs in the forms of LLaMA-Factory, TRL and ms-swift: what is read, and what is refused."""
 
 import importlib
+import random
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from cot_reward.pairing.audit import audit
 from cot_reward.records import conversation
 from cot_reward.rows.checking import check_files
 from cot_reward.rows.preferences import PairReader, is_preference
-from cot_reward.rows.validation import check_pair_row
+from cot_reward.rows.validation import RowError, check_pair_row
 from helpers.merging import RIGHT, WRONG
 from helpers.pictures import picture
 from helpers.preferences import (
@@ -162,6 +163,8 @@ REFUSED = [
     (alpaca(system=["x"]), "'system' must be of type str, not ['x']"),
     (alpaca(instruction=7), "'instruction' must be of type str, not 7"),
     (alpaca(history=["x"]), "'history' must be pairs of texts, not 'x'"),
+    (PAIR | {"history": "x"}, "'history' must be of type list, not 'x'"),
+    (PAIR | {"system": 7}, "'system' must be of type str, not 7"),
 ]  # fmt: skip
 
 
@@ -177,6 +180,42 @@ def test_a_bad_row_is_refused_by_all_with_one_sentence(
     with pytest.raises(UserError) as refused:
         load(path, root)
     assert f"line 1: {problem.message}" in str(refused.value)
+
+
+# Values of the wrong kind, which another programme may have left anywhere in a row.
+WRONG_VALUES: list[Any] = [
+    None, "", [], {}, 0, 1.5, True, "<image>", [None], [[]], [{}], {"role": "user"}, {"path": 1},
+    [user([None, 3, [], {"type": []}])], [assistant([{"type": "image", "image": {"url": 3}}])],
+]  # fmt: skip
+
+
+def damaged(value: Any, rng: random.Random) -> Any:
+    """The value with another one in one place of it."""
+    if not value or not isinstance(value, dict | list) or rng.random() < 0.2:
+        return rng.choice(WRONG_VALUES)
+    places = list(value) if isinstance(value, dict) else range(len(value))
+    place = rng.choice(places)
+    changed: Any = dict(value) if isinstance(value, dict) else list(value)
+    changed[place] = damaged(value[place], rng)
+    return changed
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_damaged_rows_are_pairs_or_errors_of_the_row(form: str) -> None:
+    """A programme ends with a traceback at any other exception."""
+    rng = random.Random(form)
+    refused = 0
+    for _ in range(300):
+        row = damaged(FORMS[form], rng)
+        if not isinstance(row, dict):
+            continue
+        try:
+            pair = PairReader()(1, row)
+            check_pair_row(pair)
+            assert pair["problem"].count("<image>") == len(pair["images"])
+        except RowError:
+            refused += 1
+    assert refused
 
 
 EARLIER = [user("<image>First"), assistant("Yes."), user("<image>And now?")]

@@ -23,8 +23,8 @@ class DpoSettings:
     """The settings that TRL's dataclasses do not have."""
 
     data_path: str = _help(
-        "DPO rows to train on, ours or in the form of LLaMA-Factory, TRL or ms-swift: a JSON, JSONL "
-        "or Parquet file"
+        "DPO rows to train on, ours or in the form of LLaMA-Factory, TRL or ms-swift: a JSON, "
+        "JSONL or Parquet file"
     )
     eval_data_path: str | None = _help(
         "DPO rows to evaluate on, by default after every epoch (--eval_strategy)", default=None

@@ -205,6 +205,7 @@ def check_pair_row(row: Mapping[str, Any], for_training: bool = True) -> dict[st
     check_types(row, PAIR_FIELDS)
     media = _media(row)
     prompt, history = row["problem"], row.get("history") or []
+    check_type("history", history, list)
     if for_training and history:
         raise RowError(
             f"its prompt has {len(history)} turns before the last question; stage 3 trains on one "
