@@ -81,7 +81,12 @@ def test_trl_collates_its_form_to_the_batch_of_stage_3(
     made = [pair | {"system": "Be strict."} for pair in pairs()]
     ours = write_lines(tmp_path / "ours.jsonl", made)
     write_lines(tmp_path / "train.jsonl", [in_form(pair, "trl") for pair in made])
-    rows = datasets.load_dataset("json", data_files=str(tmp_path / "train.jsonl"), split="train")
+    rows = datasets.load_dataset(
+        "json",
+        data_files=str(tmp_path / "train.jsonl"),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )
     processor = AutoProcessor.from_pretrained(save_model(tmp_path / "model"))
     monkeypatch.chdir(media)
     theirs = DataCollatorForVisionPreference(processor)(list(rows))
