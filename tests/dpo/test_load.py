@@ -7,7 +7,8 @@ from cot_reward.dpo import trl_settings
 from cot_reward.dpo.load import load_train_and_eval
 from cot_reward.dpo.pairs import load_pairs
 from cot_reward.errors import UserError
-from helpers.dpo import collator_for, row, write
+from cot_reward.media import images
+from helpers.dpo import collator_for, row, save_pictures, write
 
 
 def test_a_row_that_max_length_would_cut_is_a_bad_one(
@@ -51,3 +52,43 @@ def test_folders_are_checked_before_rows_are_read(base: Path, tmp_path: Path) ->
         with pytest.raises(UserError) as caught:
             load_train_and_eval(*trl_settings.parse([*flags.split(), "--use_cpu", "--bf16=false"]))
         assert message in str(caught.value)
+
+
+def test_a_second_start_decodes_only_what_changed(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with a reference that runs live, and for the held-out rows."""
+    media = tmp_path / "media"
+    media.mkdir()
+    save_pictures(media)
+    train, held_out = (
+        write(tmp_path / f"{name}.jsonl", [row(list(images))])
+        for name, images in (("train", ("0.png", "1.png")), ("eval", ("1.png", "2.png")))
+    )
+    decoded: list[str] = []
+    decode = images.decode_checked
+
+    def counted(source: bytes, path: Path, max_pixels: int) -> object:
+        decoded.append(path.name)
+        return decode(source, path, max_pixels)
+
+    monkeypatch.setattr(images, "decode_checked", counted)
+
+    def start(run: str) -> list[str]:
+        decoded.clear()
+        flags = (
+            f"--model_name_or_path {base} --data_path {train} --eval_data_path {held_out} "
+            f"--image_folder {media} --output_dir {tmp_path}/{run} --reference_cache false "
+            "--use_cpu --bf16 false --report_to none"
+        )
+        load_train_and_eval(*trl_settings.parse(flags.split()))
+        return sorted(decoded)
+
+    assert start("one") == ["0.png", "1.png", "2.png"]
+    assert start("two") == []
+    (media / "1.png").write_bytes((media / "3.png").read_bytes())
+    assert start("two") == ["1.png"]
+    (media / "2.png").write_bytes((media / "2.png").read_bytes()[:900])
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"2\.png: broken or cut short"):
+            start("two")

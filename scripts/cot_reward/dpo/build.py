@@ -75,9 +75,8 @@ def build_trainer(
     collator = SharedPrefixCollator if settings.shared_prefix else PairCollator
     cache = None
     if settings.reference_cache:
-        sibling = Path(str(training.output_dir)).parent / "reference_cache"
         cache = ReferenceCache(
-            Path(settings.reference_cache_dir or sibling),
+            settings.cache_folder(Path(str(training.output_dir))),
             _reference_dependencies(
                 settings.image_max_pixels, training, model_config, model_digest
             ),

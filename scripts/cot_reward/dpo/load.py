@@ -18,6 +18,8 @@ from cot_reward.dpo.trl_settings import PairConfig
 from cot_reward.errors import UserError
 from cot_reward.model_folder import fault_of_model
 
+_SEEN_IMAGES = "images.sqlite"
+
 
 def load_train_and_eval(
     settings: DpoSettings, training: PairConfig, model_config: ModelConfig
@@ -28,6 +30,7 @@ def load_train_and_eval(
     for an output folder that cannot be written to.
     """
     count_tokens = token_counter(lambda: load_processor(training, model_config))
+    cache_folder = settings.cache_folder(Path(str(training.output_dir)))
 
     def read(path: str) -> Pairs:
         pairs = load_pairs(
@@ -37,6 +40,7 @@ def load_train_and_eval(
             max_length=training.max_length,
             count_tokens=count_tokens,
             skip_bad_rows=settings.skip_bad_rows,
+            seen_images=cache_folder / _SEEN_IMAGES,
         )
         if pairs.problems:
             print(f"{path}: {len(pairs.problems)} bad rows are skipped", file=sys.stderr)

@@ -5,7 +5,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +17,7 @@ from cot_reward.errors import UserError
 from cot_reward.judge import judge
 from cot_reward.media.images import MAX_PIXELS, inspect_image
 from cot_reward.media.paths import MediaError, resolve
+from cot_reward.media.seen import SeenFiles
 from cot_reward.rows.preference_forms import prompt_messages
 from cot_reward.rows.preferences import PairReader
 from cot_reward.rows.reading import read_rows, row_noun
@@ -56,12 +57,14 @@ def load_pairs(
     max_length: int | None = None,
     count_tokens: TokenCount | None = None,
     skip_bad_rows: bool = False,
+    seen_images: Path | None = None,
 ) -> Pairs:
     """The pairs of a JSON list, JSONL or Parquet file of any form, every one of them checked.
 
-    Every image is read and decoded once. With `max_length` a row whose longer text has more tokens
-    is a bad one: it would be cut, and with it the answer. Raises UserError with the number of bad
-    rows and the first ten, unless `skip_bad_rows`, and when none are left.
+    Every image is read once, and decoded unless the database `seen_images` has its content. With
+    `max_length` a row whose longer text has more tokens is a bad one: it would be cut, and with it
+    the answer. Raises UserError with the number of bad rows and the first ten, unless
+    `skip_bad_rows`, and when none are left.
     """
     folder = Path(image_folder)
     if not folder.is_dir():
@@ -81,9 +84,12 @@ def load_pairs(
     total = len(rows) + len(problems)
 
     images = sorted({image for _, row in rows for image in row["images"]})
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        seen = threads.map(lambda image: _inspect(image, folder, max_pixels), images)
-        found = dict(zip(images, seen, strict=True))
+    with (
+        SeenFiles(seen_images) if seen_images else nullcontext() as seen,
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+    ):
+        inspected = threads.map(lambda image: _inspect(image, folder, max_pixels, seen), images)
+        found = dict(zip(images, inspected, strict=True))
 
     good = []
     for number, row in rows:
@@ -141,10 +147,12 @@ def template_warning(*paths: str | None) -> str:
     return mixed_templates(hashes)
 
 
-def _inspect(image: str, folder: Path, max_pixels: int) -> tuple[str, tuple[int, int]] | str:
+def _inspect(
+    image: str, folder: Path, max_pixels: int, seen: SeenFiles | None
+) -> tuple[str, tuple[int, int]] | str:
     """An image's digest and size as shown, or what is wrong with it."""
     try:
-        return inspect_image(resolve(image, folder), max_pixels)
+        return inspect_image(resolve(image, folder), max_pixels, seen)
     except MediaError as error:
         return str(error)
 

@@ -4,6 +4,7 @@ Nothing here imports torch, transformers or TRL, so that `--help` takes a fracti
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from cot_reward.settings import parser_for
@@ -49,7 +50,8 @@ class DpoSettings:
         default=True,
     )
     reference_cache_dir: str | None = _help(
-        "folder of the kept log-probs (default: reference_cache, next to the output_dir)",
+        "folder of the kept log-probs and of the list of images that were found sound (default: "
+        "reference_cache, next to the output_dir)",
         default=None,
     )
     overwrite_output_dir: bool = _help(
@@ -72,6 +74,10 @@ class DpoSettings:
             raise ValueError(f"image_max_pixels is {self.image_max_pixels}; it must be positive")
         # Without shared prefixes stock TRL runs, and it cannot precompute for vision models.
         self.reference_cache = self.reference_cache and self.shared_prefix
+
+    def cache_folder(self, output: Path) -> Path:
+        """The folder of what later runs need not compute again; `output` is the output_dir."""
+        return Path(self.reference_cache_dir or output.parent / "reference_cache")
 
 
 def help_text(description: str = "") -> str:

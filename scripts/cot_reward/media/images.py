@@ -10,13 +10,16 @@ import hashlib
 import io
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TypeVar
 
+import PIL
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from cot_reward.media.paths import LFS_POINTER, MediaError, lfs_error
+from cot_reward.media.seen import SeenFiles
 
 T = TypeVar("T")
 
@@ -28,6 +31,10 @@ MIN_PIXELS = 32 * 32
 MAX_SOURCE_PIXELS = 178_956_970
 # The largest file that is read.
 MAX_BYTES = 2**28
+
+# What a check of an image is; another Pillow may refuse other files. Raise the number when the
+# limits above or the formats below change.
+_CHECK = f"1 pillow {PIL.__version__}".encode()
 
 # Formats that are read. The list keeps Pillow from trying rare decoders on unknown bytes; its EPS
 # decoder, for example, starts Ghostscript.
@@ -231,16 +238,27 @@ def decode_checked(
     return _decode(io.BytesIO(source), path, prepare), size, smaller
 
 
-def inspect_image(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[str, tuple[int, int]]:
+def inspect_image(
+    path: Path, max_pixels: int = MAX_PIXELS, seen: SeenFiles | None = None
+) -> tuple[str, tuple[int, int]]:
     """The sha256 of a file's bytes (hexadecimal), and the image's (width, height) after `bound`.
 
-    Raises MediaError for a file that `load_image` or `bound` refuses.
+    A content that is sound is noted in `seen`, and not decoded again. Raises MediaError for a file
+    that `load_image` or `bound` refuses.
     """
     source = read_file(path, lambda stream: stream.read())
-    _, size, _ = decode_checked(source, path, max_pixels)
+    digest = hashlib.sha256(source)
+    key = digest.digest() + _CHECK
+    noted = re.fullmatch(r"([1-9]\d{0,8})x([1-9]\d{0,8})", seen.get(key)) if seen else None
+    if noted:
+        size = int(noted[1]), int(noted[2])
+    else:
+        _, size, _ = decode_checked(source, path, max_pixels)
+        if seen:
+            seen.add(key, "{}x{}".format(*size))
     try:
         size = [size, *_area_sizes(*size, max_pixels)][-1]
         size = [size, *_side_sizes(*size)][-1]
     except MediaError as error:
         raise MediaError(f"{path}: {error}", error.reason) from None
-    return hashlib.sha256(source).hexdigest(), size
+    return digest.hexdigest(), size

@@ -4,9 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
-import sqlite3
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -14,9 +12,8 @@ import pybase64
 
 from cot_reward.media.images import WEB_FORMATS, bound, decode_checked, needs_bound, read_file
 from cot_reward.media.paths import ImageRoots, MediaError
+from cot_reward.media.seen import SeenFiles
 from cot_reward.store import write_cache_file
-
-_ENTRIES_PER_TRANSACTION = 256
 
 
 class MediaReader:
@@ -30,7 +27,8 @@ class MediaReader:
 
     def __init__(self, max_pixels: int, cache_dir: Path | None) -> None:
         self.max_pixels, self.cache_dir = max_pixels, cache_dir
-        self._unchanged = _UnchangedFiles(cache_dir) if cache_dir is not None else None
+        # The files that are sent unchanged, with their MIME types.
+        self._unchanged = SeenFiles(cache_dir / "seen.sqlite") if cache_dir is not None else None
 
     def read(self, path: Path) -> tuple[Path | None, bytes, str]:
         """The file with the sent bytes (None for a PNG without a cache), the bytes, the MIME type.
@@ -42,7 +40,7 @@ class MediaReader:
         if self.cache_dir is not None and self._unchanged is not None:
             digest = hashlib.sha256(source)
             key = digest.digest() + self.max_pixels.to_bytes(8, "big")
-            if mime := self._unchanged.get(key):
+            if (mime := self._unchanged.get(key)) in WEB_FORMATS.values():
                 return path, source, mime
             cached = self.cache_dir / f"{digest.hexdigest()}-{self.max_pixels}.png"
             with contextlib.suppress(FileNotFoundError):
@@ -103,69 +101,3 @@ def url_reader(
         return file_url(file)
 
     return read_url
-
-
-class _UnchangedFiles:
-    """The files that are sent unchanged: sha256 and bound -> MIME type, in a database on disk.
-
-    It only saves time: any fault of it is ignored, and entries that a kill loses are made again.
-    Safe to use from several threads and processes.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._lock = threading.Lock()
-        self._new: dict[bytes, str] = {}
-        self._database: sqlite3.Connection | None = None
-        with contextlib.suppress(OSError), self._use():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(
-                folder / "seen.sqlite", timeout=1, check_same_thread=False, isolation_level=None
-            )
-            self._database.executescript(
-                "PRAGMA synchronous = OFF; PRAGMA cache_size = -4000; CREATE TABLE IF NOT EXISTS "
-                "seen (key BLOB PRIMARY KEY, mime TEXT) WITHOUT ROWID"
-            )
-
-    @contextlib.contextmanager
-    def _use(self) -> Iterator[None]:
-        """One thread at a time. After an error the database is closed and not used again."""
-        with self._lock:
-            try:
-                yield
-            except sqlite3.Error:
-                with contextlib.suppress(sqlite3.Error):
-                    if self._database is not None:
-                        self._database.close()
-                self._database = None
-
-    def get(self, key: bytes) -> str:
-        """The MIME type; "" for an unknown content."""
-        mime = ""
-        with self._use():
-            if key in self._new:
-                mime = self._new[key]
-            elif self._database is not None:
-                found = self._database.execute("SELECT mime FROM seen WHERE key = ?", (key,))
-                (mime,) = found.fetchone() or ("",)
-        return mime if mime in WEB_FORMATS.values() else ""
-
-    def add(self, key: bytes, mime: str) -> None:
-        with self._use():
-            self._new[key] = mime
-            if len(self._new) >= _ENTRIES_PER_TRANSACTION:
-                self._write()
-
-    def _write(self) -> None:
-        new, self._new = self._new, {}
-        if self._database is not None:
-            # Many in one transaction: one transaction for each would cost more than decoding.
-            self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?)", new.items())
-            self._database.execute("COMMIT")
-
-    def close(self) -> None:
-        with self._use():
-            self._write()
-            if self._database is not None:
-                self._database.close()
-                self._database = None
