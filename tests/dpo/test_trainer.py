@@ -310,3 +310,32 @@ def test_the_sft_term_is_the_mean_over_the_chosen_tokens(
         logits[learned], batch["input_ids"][:3, 1:][learned]
     )
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("adapter", [(), ("--use_peft",)])
+def test_prompts_count_as_tokens_and_as_work(
+    base: Path, folder: Path, tmp_path: Path, adapter: tuple[str, ...]
+) -> None:
+    """As many tokens are seen as by stock TRL; a shared prompt is worked on once."""
+    # Two rows of one length.
+    path = write(tmp_path / "rows.jsonl", varied(1, images=(2,), form=FORM) * 2)
+    flags = ("--include_num_input_tokens_seen", "true", *adapter)
+    done = {}
+    for shared in ("true", "false"):
+        out = tmp_path / shared
+        trainer, parsed = trainer_for(base, folder, path, out, "--shared_prefix", shared, *flags)
+        rows = [trainer.train_dataset[index] for index in (0, 1)]
+        batch = trainer.data_collator(rows)
+        run.train(trainer, *parsed)
+        done[shared] = trainer, batch
+    ours, shared_batch = done["true"]
+    stock, stock_batch = done["false"]
+    tokens = stock_batch["input_ids"].numel()
+    assert ours.state.num_input_tokens_seen == stock.state.num_input_tokens_seen == tokens
+    chosen, rejected = (int(part.sum()) for part in stock_batch["completion_mask"].chunk(2))
+    prompts = (int(stock_batch["attention_mask"].sum()) - chosen - rejected) // 2
+    # The copies of a prompt's last token at the head of the responses are run, too.
+    work = prompts + chosen + rejected + 2
+    assert shared_batch["input_ids"].numel() < work < tokens
+    weights = ours.model.num_parameters(exclude_embeddings=True)
+    assert ours.state.total_flos == 6 * work * weights

@@ -255,6 +255,21 @@ class PairTrainer(DPOTrainer):
             for kind, weight in zip(self.loss_types, self.loss_weights, strict=True)
         ]
 
+    # --- tokens and FLOPs: `input_ids` of a shared row hold no prompt -----------------------------
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        """Counts as stock TRL does, by the rows of its shape: a prompt for each response."""
+        if "prompt_ids" in inputs:
+            inputs = inputs | {"input_ids": inputs["attention_mask"]}
+        super()._track_num_input_tokens(inputs)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Of the tokens that are run: a shared prompt once."""
+        if "prompt_ids" in inputs:
+            prompts = inputs["prompt_ids"]
+            run = prompts.numel() + len(prompts) * sum(inputs["widths"])
+            inputs = inputs | {"input_ids": torch.empty(run, device="meta")}
+        return int(super().floating_point_ops(inputs))
+
     # --- checkpoints ------------------------------------------------------------------------------
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save a checkpoint, mark it as complete, and only then remove older ones."""
