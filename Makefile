@@ -51,6 +51,10 @@ $(ENVS)/%/pins: requirements/%.txt | $(UV)
 .PHONY: envs
 envs: $(ENVS)/main/pins $(ENVS)/sft/pins $(ENVS)/$(SERVE)/pins ## the three environments
 
+.PHONY: qlora
+qlora: $(ENVS)/main/pins ## bitsandbytes in the main environment, for --load_in_4bit of stage 3
+	$(UV) pip sync -q --python $(ENVS)/main/bin/python requirements/qlora.txt
+
 COMPILE := $(UV) pip compile -q --no-header --no-annotate --python-version 3.11 --upgrade
 .PHONY: lock
 lock: | $(UV) ## write all pins anew from the short inputs
@@ -59,6 +63,7 @@ lock: | $(UV) ## write all pins anew from the short inputs
 	$(COMPILE) requirements/serve.in -o requirements/serve.txt
 	$(COMPILE) --override requirements/serve-cpu.overrides requirements/serve-cpu.in -o requirements/serve-cpu.txt
 	$(COMPILE) -c requirements.txt requirements/dev.in -o requirements/dev.txt
+	$(COMPILE) -c requirements.txt requirements/qlora.in -o requirements/qlora.txt
 
 # --- work -----------------------------------------------------------------------------------------
 SEEDS ?= 0

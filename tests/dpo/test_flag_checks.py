@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cot_reward.dpo import trl_settings
+from cot_reward.dpo import flag_checks, trl_settings
 from cot_reward.dpo.flag_checks import LOSSES
 from cot_reward.errors import UserError
 from helpers.dpo import trainer_for
@@ -64,6 +64,9 @@ REQUIRED = "--data_path x.jsonl --model_name_or_path x --use_cpu --bf16 false --
         ("--merge_adapter", "--merge_adapter needs --use_peft"),
         ('--model_init_kwargs {"token":"hf_x"}', "as HF_TOKEN"),
         ("--load_in_4bit", "--load_in_4bit needs --use_peft"),
+        ("--load_in_4bit --use_peft", "package bitsandbytes: make qlora installs it"),
+        ("--load_in_8bit --use_peft", "package bitsandbytes: make qlora installs it"),
+        ('--model_init_kwargs {"quantization_config":{"load_in_4bit":true}}', "use --load_in_4bit"),
         ("--attn_implementation spda", "--attn_implementation spda: not one of eager"),
         ("--attn_implementation flash_attention_2", "needs the package flash-attn"),
         ('--model_init_kwargs {"attn_implementation":"flash_attention_2"}', "flash-attn"),
@@ -78,6 +81,16 @@ def test_wrong_flags_are_one_sentence(flags: str, message: str) -> None:
         trl_settings.parse((REQUIRED + flags).split())
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flag", ["--load_in_4bit", "--load_in_8bit"])
+@pytest.mark.parametrize("cpu", ["--use_cpu true", "--use_cpu false"])
+def test_a_quantized_base_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, flag: str, cpu: str) -> None:
+    monkeypatch.setattr(flag_checks, "find_spec", lambda name: name)
+    # A machine with a GPU, asked to train on the CPU; and one without.
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: cpu.endswith("true"))
+    with pytest.raises(UserError, match=f"{flag} needs a GPU, and this process has none"):
+        trl_settings.parse([*(REQUIRED + f"--use_peft {flag}").split(), *cpu.split()])
 
 
 @pytest.mark.parametrize(

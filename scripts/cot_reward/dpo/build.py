@@ -8,9 +8,9 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import AutoConfig, PretrainedConfig
-from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config
 
-from cot_reward.dpo import identity, selfcheck, shared_prefix
+from cot_reward.dpo import identity, lora, selfcheck, shared_prefix
 from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
 from cot_reward.dpo.distributed import broadcast_from_main, print_once, unsharded_models
 from cot_reward.dpo.load import load_processor
@@ -61,6 +61,7 @@ def build_trainer(
         revision=model_config.model_revision,
         trust_remote_code=training.trust_remote_code,
     )
+    lora.check_quantized_model(name, config, model_config.use_peft, settings.merge_adapter)
     if settings.shared_prefix:
         attention = training.model_init_kwargs["attn_implementation"]
         settings.shared_prefix = _can_share_prefix(config, attention)
@@ -96,10 +97,13 @@ def build_trainer(
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=processor,
-        quantization_config=get_quantization_config(model_config),
+        quantization_config=lora.quantization(model_config),
         peft_config=_peft_config(model_config, frozen),
     )
     freeze(trainer.model, frozen)
+    if getattr(trainer.model, "is_quantized", False) and training.deepspeed_plugin is None:
+        # DeepSpeed keeps fp32 copies of its own.
+        lora.keep_fp32(trainer.model)
     return trainer
 
 
@@ -221,6 +225,7 @@ def _reference_dependencies(
             model_config.load_in_8bit,
             model_config.bnb_4bit_quant_type,
             model_config.use_bnb_nested_quant,
+            *lora.UNQUANTIZED * (model_config.load_in_4bit or model_config.load_in_8bit),
         ],
         "versions": {name: version(name) for name in ("torch", "transformers", "trl")},
     }

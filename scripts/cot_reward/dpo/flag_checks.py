@@ -9,6 +9,7 @@ from dataclasses import fields
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from transformers.integrations.integration_utils import (
     INTEGRATION_TO_CALLBACK,
     get_available_reporting_integrations,
@@ -183,11 +184,21 @@ def _of_model(settings: DpoSettings, training: Any, model_config: ModelConfig) -
             "model_init_kwargs: summary.json would show the token; give it by the environment, as "
             "HF_TOKEN"
         )
+    if "quantization_config" in (training.model_init_kwargs or {}):
+        yield "model_init_kwargs: quantization_config is not read here; use --load_in_4bit true"
     for name in ("load_in_4bit", "load_in_8bit"):
-        if getattr(model_config, name) and not model_config.use_peft:
+        if not getattr(model_config, name):
+            continue
+        if not model_config.use_peft:
             yield f"--{name} needs --use_peft: quantized weights cannot be trained themselves"
-        if getattr(model_config, name) and find_spec("bitsandbytes") is None:
-            yield f"--{name} needs the package bitsandbytes, which is not installed"
+        if find_spec("bitsandbytes") is None:
+            yield f"--{name} needs the package bitsandbytes: make qlora installs it"
+        if training.use_cpu or not torch.accelerator.is_available():
+            # bitsandbytes runs quantized models on the CPU, but cannot train behind such a run.
+            yield (
+                f"--{name} needs a GPU, and this process has none (nvidia-smi and "
+                "CUDA_VISIBLE_DEVICES tell which it may see)"
+            )
 
 
 def _of_attention(name: str | None) -> Iterator[str]:
