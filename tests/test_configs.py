@@ -177,6 +177,7 @@ LOADERS: dict[str, LlamaFactory | Callable[[str], None]] = {
     "configs/merge.yaml": read_merging,
     "configs/demo/**/merge.yaml": read_merging,
     "configs/dpo.yaml": read_dpo,
+    "configs/dpo_lora.yaml": read_dpo,
     "configs/*_gpu/dpo.yaml": read_dpo,
     "configs/**/chain.yaml": read_profile,
     "configs/demo/**/dpo*.yaml": read_dpo,
@@ -305,7 +306,10 @@ def test_stages_are_chained() -> None:
             assert train["model_name_or_path"] == export["model_name_or_path"] == base
             assert export["adapter_name_or_path"] == train["output_dir"]
             base = export["export_dir"]
-        assert values(f"{folder}/dpo.yaml")["model_name_or_path"] == base
+        if folder.endswith("small_gpu"):
+            assert values(f"{folder}/dpo.yaml")["model_name_or_path"] == base
+    # The chain of one_gpu gives it the merged model of its own stage 2.
+    assert values("configs/dpo_lora.yaml")["model_name_or_path"] == stage_2["output_dir"]
 
 
 def test_data_paths_meet() -> None:

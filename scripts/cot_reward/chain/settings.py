@@ -61,7 +61,7 @@ class Profile:
         "YAML of a control: the same rows as stage 3 without the rejected texts", default=None
     )
     accelerate: Path = _setting(
-        "accelerate's launch file for stage 3", default=Path("configs/accelerate/zero3.yaml")
+        "accelerate's launch file for stage 3", default=Path("configs/accelerate/zero2.yaml")
     )
 
     # sampling
