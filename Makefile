@@ -3,21 +3,15 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The first that runs; a shim of pyenv is there without its Python.
+PYTHON ?= $(shell for name in python3.11 python3; do $$name -c '' 2>/dev/null && command -v $$name && break; done)
 ENVS := .envs
-UV := $(ENVS)/uv/bin/uv
+UV_FILE := $(ENVS)/uv/bin/uv
+UV := $(ENVS)/uv/bin/python requirements/uv_like_pip.py
 # A fixed release, so that all machines resolve and install alike.
 UV_VERSION := 0.13.9
 # uv must not download an interpreter; the machine's Python 3.11 is used.
 export UV_PYTHON_DOWNLOADS := never
-
-# uv does not read pip's configuration: the mirror that pip is set to serves uv, too.
-ifeq ($(UV_DEFAULT_INDEX),)
-PIP_INDEX := $(or $(PIP_INDEX_URL),$(shell $(PYTHON) -m pip config get global.index-url 2>/dev/null))
-ifneq ($(PIP_INDEX),)
-export UV_DEFAULT_INDEX := $(PIP_INDEX)
-endif
-endif
 
 # By default, waiting threads spin; on a small machine they take the cores from all other processes.
 export OMP_WAIT_POLICY := passive
@@ -30,9 +24,14 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 # --- environments ---------------------------------------------------------------------------------
-$(UV):
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
-	  || { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+# What would fail after a long download is told first; again when the pins change.
+MACHINE := $(ENVS)/machine-$(SERVE)
+$(MACHINE): requirements/check_machine.py requirements.txt
+	@$(PYTHON) -c '' || { echo "error: PYTHON=$(PYTHON) does not run; Python 3.11 is needed"; exit 1; }
+	@$(PYTHON) $< $(SERVE) $(DRIVER_CHECK)
+	@mkdir -p $(ENVS) && touch $@
+
+$(UV_FILE): | $(MACHINE)
 	$(PYTHON) -m venv $(ENVS)/uv
 	$(ENVS)/uv/bin/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
 
@@ -43,9 +42,9 @@ define build
 	@cp $(2) $@
 endef
 
-$(ENVS)/main/pins: requirements.txt | $(UV)
+$(ENVS)/main/pins: requirements.txt | $(MACHINE) $(UV_FILE)
 	$(call build,main,$<)
-$(ENVS)/%/pins: requirements/%.txt | $(UV)
+$(ENVS)/%/pins: requirements/%.txt | $(MACHINE) $(UV_FILE)
 	$(call build,$*,$<)
 
 .PHONY: envs

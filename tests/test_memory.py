@@ -1,8 +1,8 @@
 """The memory table of scripts/README.md, by arithmetic: no GPU and no weights are needed.
 
-Bytes a parameter: trained 16 (DeepSpeed: bf16 weight 2, bf16 gradient 2, fp32 weight 4, Adam's state
-8; an adapter: fp32 weight 4, gradient 4, Adam's state 8), frozen 2 (bf16), frozen and 4-bit 0.5 and
-an fp32 scale for 64 of them. The models are made on the meta device from their configurations.
+Bytes a parameter: trained 16 (DeepSpeed: bf16 weight 2, bf16 gradient 2, fp32 weight 4, Adam's
+state 8; an adapter: fp32 weight 4, gradient 4, Adam's state 8), frozen 2 (bf16), frozen and 4-bit
+0.5 and an fp32 scale for 64. The models are made on the meta device from their configurations.
 """
 
 import re
