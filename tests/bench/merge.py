@@ -1,11 +1,13 @@
 """The merger next to a plain dictionary join, in turns, over ever more rows.
 
     .envs/main/bin/python tests/bench/merge.py [--sizes 100000 1000000 4000000] [--rounds 3]
-        [--work DIR] [--keep] [--ours FLAG ...]
+        [--row-bytes 1000 2500 8000] [--no-dictionary] [--work DIR] [--keep] [--ours FLAG ...]
 
-A size is the number of rows in each of the two files: correct and incorrect judged responses of 1.2
-KB, all texts distinct, shuffled, 1% of them noise (see `NOISE`). The default sizes need 30 GB of
-disk below --work. Every run is a process of its own, the two ways take turns. Prints Markdown:
+A size is the number of rows in each of the two files: correct and incorrect judged responses, all
+texts distinct, shuffled, 1% of them noise (see `NOISE`). Each size is measured with rows of each
+length. Rows of 2,200 bytes and more have the project's own prompt. A size with rows of more than
+`MAX_BYTES_PER_SIDE` in a file is left out. The default sizes need 40 GB of disk below --work. Every
+run is a process of its own, the two ways take turns. Prints Markdown:
 
 - seconds: from start to end, start-up and writing included; CPU s: of the process tree.
 - peak memory: the largest sum over the process tree, looked at every 0.2 s (less often where a look
@@ -32,7 +34,7 @@ import threading
 import time
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from hashlib import blake2b, sha256
 from itertools import product
@@ -54,10 +56,12 @@ SIDES = ("correct", "incorrect")
 TASK = TASKS["image_generation"]
 MEMORY_MIB = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20  # MiB
 MAX_MEMORY_SHARE = 0.7  # of the memory that the dictionaries may fill
-# What they need, in MiB a row and side, where no smaller size was measured.
-DICTIONARY_MIB_PER_ROW = 0.009
-# Disk in bytes for each row and side: both files, pairs of two runs, and room to sort.
-DISK_BYTES_PER_ROW = 7000
+# What they need for each byte of a file, where no smaller size was measured.
+DICTIONARY_BYTES_PER_BYTE = 7.5
+# Disk for each byte of a file: both files, pairs of two runs, and room to sort.
+DISK_BYTES_PER_BYTE = 6
+# A million rows of 2.5 KB, or four million of 1 KB, are measured; of 8 KB a million are not.
+MAX_BYTES_PER_SIDE = 5e9
 
 # --- the data -------------------------------------------------------------------------------------
 
@@ -79,7 +83,11 @@ FIRST_UNPARTNERED = 30_000_000
 SOURCES = ("EvalMuse/train_data", "HPD/train_data")
 MODELS = ("think-stage1", "think-stage2")
 # A short one, so that 1.2 KB are mostly text that differs from row to row.
-TEMPLATE = "Which of two images made from this caption is better? Text Caption: [{caption}]"
+SHORT_TEMPLATE = "Which of two images made from this caption is better? Text Caption: [{caption}]"
+# Rows of this many bytes have room for whole reasons, and for the project's own prompt.
+BYTES_FOR_WHOLE_REASONS, BYTES_FOR_OWN_PROMPT = 1150, 2200
+# Further reasons that one digest gives.
+REASONS_PER_DIGEST = 21
 
 
 def inner(text: str) -> str:
@@ -165,15 +173,47 @@ def label_of(comparison: int, swapped: bool) -> int:
     return 3 - preferred(comparison)[1] if swapped else preferred(comparison)[1]
 
 
-def reason(chance: bytes, at: int) -> str:
-    return f"{WHAT[chance[at]]} {HOW[chance[at + 1]]} {WHERE[chance[at + 2]]}"
+def reason(chance: bytes, at: int, brief: bool = False) -> str:
+    how = HOW[chance[at + 1]]
+    return how if brief else f"{WHAT[chance[at]]} {how} {WHERE[chance[at + 2]]}"
 
 
-_PROMPT = inner("<image><image>" + fill(TEMPLATE, {"caption": "%s"}))
-_HASH = template_hash(TEMPLATE)
+@dataclass(frozen=True)
+class Form:
+    """What makes rows as long as they are: a prompt with a gap for the caption, further reasons."""
+
+    prompt: str
+    template_hash: str
+    brief: bool
+    reasons: int = 0
+
+    @classmethod
+    def of(cls, row_bytes: int) -> "Form":
+        template = TASK.template if row_bytes >= BYTES_FOR_OWN_PROMPT else SHORT_TEMPLATE
+        prompt = inner("<image><image>" + fill(template, {"caption": "\0"}))
+        # A percent sign of the prompt is none of a format.
+        prompt = prompt.replace("%", "%%").replace(inner("\0"), "%s")
+        form = cls(prompt, template_hash(template), row_bytes < BYTES_FOR_WHOLE_REASONS)
+        shortest, longer = form.mean_bytes, replace(form, reasons=50).mean_bytes
+        reasons = round(50 * (row_bytes - shortest) / (longer - shortest))
+        return replace(form, reasons=max(0, reasons))
+
+    @property
+    def mean_bytes(self) -> float:
+        """Of some rows."""
+        return sum(len(row(self, 0, number).encode()) for number in range(100)) / 100
 
 
-def row(side: int, number: int, sample: int = 0, contradicts: bool = False) -> str:
+def more_reasons(count: int, *drawn: int) -> str:
+    """A paragraph of so many reasons; "" for none."""
+    found: list[str] = []
+    for block in range(-(-count // REASONS_PER_DIGEST)):
+        chance = blake2b(b"more %d %d %d %d" % (block, *drawn), key=SEED).digest()
+        found += (reason(chance, 3 * at) for at in range(REASONS_PER_DIGEST))
+    return f"Details: {'; '.join(found[:count])}.\\n" if count else ""
+
+
+def row(form: Form, side: int, number: int, sample: int = 0, contradicts: bool = False) -> str:
     """A row of a file as JSON. By hand: json.dumps would take longer than all the rest."""
     comparison, swapped = presented(number)
     of, label = preferred(comparison)
@@ -193,46 +233,47 @@ def row(side: int, number: int, sample: int = 0, contradicts: bool = False) -> s
         (chance[1] << 4) + (chance[2] & 15)
     ]
     return (
-        f'{{"conversations": [{{"from": "human", "value": "{_PROMPT % caption}"}}, '
+        f'{{"conversations": [{{"from": "human", "value": "{form.prompt % caption}"}}, '
         f'{{"from": "gpt", "value": "<think>\\n'
-        f"1. Semantic consistency: Image 1 ({a1}/10) - {reason(chance, 3)}; "
-        f"Image 2 ({b1}/10) - {reason(chance, 6)}\\n"
-        f"2. Aesthetics: Image 1 ({a2}/10) - {reason(chance, 9)}; "
-        f"Image 2 ({b2}/10) - {reason(chance, 12)}\\n"
-        f"3. Authenticity: Image 1 ({a3}/10) - {reason(chance, 15)}; "
-        f"Image 2 ({b3}/10) - {reason(chance, 18)}\\n"
+        f"1. Semantic consistency: Image 1 ({a1}/10) - {reason(chance, 3, form.brief)}; "
+        f"Image 2 ({b1}/10) - {reason(chance, 6, form.brief)}\\n"
+        f"2. Aesthetics: Image 1 ({a2}/10) - {reason(chance, 9, form.brief)}; "
+        f"Image 2 ({b2}/10) - {reason(chance, 12, form.brief)}\\n"
+        f"3. Authenticity: Image 1 ({a3}/10) - {reason(chance, 15, form.brief)}; "
+        f"Image 2 ({b3}/10) - {reason(chance, 18, form.brief)}\\n"
+        f"{more_reasons(form.reasons, side, number, sample)}"
         f"Total score:\\nImage 1: {first}\\nImage 2: {second}\\n</think>\\n"
         f'<answer>Image {answer} is better</answer>"}}], "images": ["{one}", "{two}"], '
         f'"videos": [], "id": "{key}", "task": "{TASK.name}", "source": "{source}", '
         f'"order": "{"swapped" if swapped else "given"}", "sample": {sample}, "label": {label}, '
         f'"answer": {answer}, "verdict": "{SIDES[side]}", '
         f'"coherence": "{"contradicts" if contradicts else "coherent"}", "finish_reason": "stop", '
-        f'"model": "{model}", "template_hash": "{_HASH}"}}\n'
+        f'"model": "{model}", "template_hash": "{form.template_hash}"}}\n'
     )
 
 
-def line(side: int, number: int) -> str:
+def line(form: Form, side: int, number: int) -> str:
     """Line `number` of a file, before the lines are shuffled."""
     kind = number % ROWS_PER_BLOCK
     if kind >= NOISY_ROWS_PER_BLOCK:
-        return row(side, number)
+        return row(form, side, number)
     if kind in NOISE["of the next presentation, in other words"]:
-        return row(side, number + 1, sample=1)
+        return row(form, side, number + 1, sample=1)
     if kind in NOISE["twice in both files"]:
-        return row(side, number + 3)
+        return row(form, side, number + 3)
     if kind in NOISE["chosen, but its totals contradict its answer"]:
-        return row(side, number, contradicts=not side)
+        return row(form, side, number, contradicts=not side)
     if kind in NOISE["without a partner"]:
-        return row(side, number + FIRST_UNPARTNERED * side)
+        return row(form, side, number + FIRST_UNPARTNERED * side)
     if kind in NOISE[f"malformed in {SIDES[side]}"]:
-        whole = row(side, number)
+        whole = row(form, side, number)
         cut, lost, other = (
             whole[:700] + "\n",
             whole.replace('"conversations"', '"messages"'),
             '"a text"\n',
         )
         return (cut, lost, other)[number // ROWS_PER_BLOCK % 3]
-    return row(side, number)
+    return row(form, side, number)
 
 
 def planned(size: int) -> tuple[int, int]:
@@ -256,17 +297,18 @@ def shuffled(side: int, size: int) -> Iterator[int]:
         yield from numbers[start : start + 10_000].tolist()
 
 
-def write_data(folder: Path, size: int) -> list[Path]:
+def write_data(folder: Path, size: int, row_bytes: int) -> list[Path]:
     """Both files of this size, checked."""
+    form = Form.of(row_bytes)
     paths, started = [folder / f"{side}.jsonl" for side in SIDES], time.perf_counter()
     for side, path in enumerate(paths):
         with path.open("w", encoding="utf-8", buffering=2**20) as file:
-            file.writelines(line(side, number) for number in shuffled(side, size))
+            file.writelines(line(form, side, number) for number in shuffled(side, size))
             file.flush()
             # Else the first run would share the disk with what is still to be written.
             os.fsync(file.fileno())
         mean = path.stat().st_size / size
-        assert 1150 <= mean <= 1250, f"{path.name}: {mean:.0f} bytes a row"
+        assert 0.95 <= mean / row_bytes <= 1.05, f"{path.name}: {mean:.0f} bytes a row"
         check_data(path, side)
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -495,18 +537,19 @@ def spread(values: Iterable[float], digits: int) -> str:
 
 
 class Ways:
-    """Runs of both ways, by way and size."""
+    """Runs of both ways with rows of one length, by way and size."""
 
-    def __init__(self, more: list[str]) -> None:
-        self._more = more
+    def __init__(self, row_bytes: int, more: list[str], dictionary: bool) -> None:
+        self.row_bytes, self._more, self._dictionary = row_bytes, more, dictionary
         self.seen: dict[str, dict[int, list[Run]]] = {"ours": {}, "dictionary": {}}
         self._skipped: list[str] = []
+        print(f"Rows of {row_bytes:,} bytes:\n")
         print("| rows per side | way | seconds | CPU s | peak memory MiB (PSS) | rows/s | pairs |")
         print("|" + "---|" * 7, flush=True)
 
     def measure(self, folder: Path, size: int, rounds: int) -> None:
-        files = write_data(folder, size)
-        ways = ["ours", *["dictionary"] * self._fits(size)]
+        files = write_data(folder, size, self.row_bytes)
+        ways = ["ours", *["dictionary"] * (self._dictionary and self._fits(size))]
         for number in range(rounds):
             for way in ways:
                 run = self._run(way, files, folder / "out", size)
@@ -525,7 +568,9 @@ class Ways:
         command: list[Any]
         if way == "ours":
             command = ["scripts/merge_json.py", "--correct", correct, "--incorrect", incorrect]
-            command += ["--out", out, "--media-root", out.parent, *self._more]
+            # Right texts are of two models, and every row is to be used.
+            command += ["--pair-from", "prefer-same-model", "--out", out]
+            command += ["--media-root", out.parent, *self._more]
         else:
             command = [__file__, "--dictionary-join", correct, incorrect, out]
         run = watched([sys.executable, *map(str, command)], out.with_suffix(".log"))
@@ -536,7 +581,8 @@ class Ways:
     def _fits(self, size: int) -> bool:
         """Whether the dictionaries fit, judged by the largest size that was measured."""
         known = {of: max(run.pss for run in runs) for of, runs in self.seen["dictionary"].items()}
-        needed = size * (known[max(known)] / max(known) if known else DICTIONARY_MIB_PER_ROW)
+        at_first = DICTIONARY_BYTES_PER_BYTE * self.row_bytes / 2**20
+        needed = size * (known[max(known)] / max(known) if known else at_first)
         fits = needed <= MAX_MEMORY_SHARE * MEMORY_MIB
         if not fits:
             self._skipped.append(
@@ -565,6 +611,7 @@ class Ways:
             )
             rss = [f"{max(run.rss for run in runs):.0f} at {size}" for size, runs in seen.items()]
             print(f"- {way}: {grown}largest sum of RSS in MiB: {', '.join(rss)}")
+        print(flush=True)
 
 
 def cells(size: int, runs: list[Run]) -> list[str]:
@@ -594,6 +641,8 @@ def main() -> None:
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=[100_000, 1_000_000, 4_000_000], help="rows a side"
     )
+    parser.add_argument("--row-bytes", type=int, nargs="+", default=[1000, 2500, 8000])
+    parser.add_argument("--no-dictionary", action="store_true", help="measure ours alone")
     parser.add_argument("--rounds", type=int, help="3; above a million rows 1")
     parser.add_argument("--work", type=Path, help="for a folder of its own (the system's)")
     parser.add_argument("--keep", action="store_true", help="the data, in that folder")
@@ -610,20 +659,23 @@ def main() -> None:
     if options.work:
         options.work.mkdir(parents=True, exist_ok=True)
     print(environment(), flush=True)
-    ways = Ways(options.ours)
     folder = Path(tempfile.mkdtemp(prefix="merge-", dir=options.work)).resolve()
     try:
-        for size in sorted(set(options.sizes)):
-            free = shutil.disk_usage(folder).free
-            if free < DISK_BYTES_PER_ROW * size:
-                needed = DISK_BYTES_PER_ROW * size / 1e9
-                sys.exit(f"{folder}: {size} rows need {needed:.0f} GB free; see --work")
-            of_size = folder / str(size)
-            of_size.mkdir()
-            ways.measure(of_size, size, options.rounds or (3 if size <= 1_000_000 else 1))
-            if not options.keep:
-                shutil.rmtree(of_size)
-        ways.remarks()
+        for row_bytes in options.row_bytes:
+            ways = Ways(row_bytes, options.ours, not options.no_dictionary)
+            for size in sorted(set(options.sizes)):
+                if size * row_bytes > MAX_BYTES_PER_SIDE:
+                    progress(f"{size} rows of {row_bytes} bytes are more than is measured")
+                    continue
+                needed = DISK_BYTES_PER_BYTE * row_bytes * size
+                if shutil.disk_usage(folder).free < needed:
+                    sys.exit(f"{folder}: {size} rows need {needed / 1e9:.0f} GB free; see --work")
+                of_size = folder / f"{size}-{row_bytes}"
+                of_size.mkdir()
+                ways.measure(of_size, size, options.rounds or (3 if size <= 1_000_000 else 1))
+                if not options.keep:
+                    shutil.rmtree(of_size)
+            ways.remarks()
     finally:
         if options.keep:
             progress(f"kept: {folder}")
