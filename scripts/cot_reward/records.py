@@ -136,7 +136,7 @@ Restored = Literal["", "reasoning_field", "template_opening"]
 
 @dataclass(frozen=True)
 class Response:
-    """One sampled completion. `finish_reason` is the server's ("stop", "length", ...)."""
+    """One sampled completion. `finish_reason` is the server's word (see finish_reasons)."""
 
     text: str
     finish_reason: str

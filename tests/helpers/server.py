@@ -64,8 +64,8 @@ class MockServer:
         """Empty the log, and answer so from now on.
 
         A fault: "kind" (status, cut, close, wrong_n, first_only, split, same_index, body,
-        text, abort, hang, exit), "times" (without it: always), "caption" (without it: all), and the
-        content of the answer.
+        text, abort, hang, exit), "times" (without it: always), "caption" (without it: all), the
+        content of the answer, and the "reason" why it ended.
         The server works on `slots` requests at a time (0: all), and other requests wait. It
         rejects requests beyond `max_requests` (0: none) with status 503. It lists `models`, with
         the status `models_status`, and with `root` as their folder. `probe` changes the answer to a
@@ -210,7 +210,7 @@ def _serve(port: int, models: list[str]) -> None:
             text, reason = completion(body["seed"] + index)
             choices.append({
                 "index": 0 if kind == "same_index" else index,
-                "finish_reason": "abort" if kind == "abort" else reason,
+                "finish_reason": "abort" if kind == "abort" else fault.get("reason", reason),
                 "message": {
                     "role": "assistant", "content": fault.get("content", fault.get("text", text)),
                     **({"reasoning": fault["reasoning"]} if kind == "split" else {}),

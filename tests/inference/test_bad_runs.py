@@ -24,6 +24,25 @@ def test_most_answers_unread_is_an_error_with_their_ends(world, server, capfd):
     assert world.call("--num-samples", 2, "--min-parsed", 0) == 0
 
 
+@pytest.mark.parametrize("reason", ["eos", "end_turn", "stop_sequence", "STOP"])
+def test_words_of_other_servers_for_a_finished_text(world, server, reason):
+    text = "<think>Total: Image 1: 9, Image 2: 6</think><answer>Image 1 is better</answer>"
+    server.configure(faults=[{"kind": "text", "text": text, "reason": reason}])
+    assert world.call("--num-samples", 2) == 0
+    assert world.summary["well_formed"]["share"] == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "end"), [("max_tokens", "</answer>'"), ("unheard_of", "</answer> [unheard_of]'")]
+)
+def test_texts_that_did_not_end_by_themselves_are_not_used(world, server, capfd, reason, end):
+    text = "<think>Total: Image 1: 9, Image 2: 6</think><answer>Image 1 is better</answer>"
+    server.configure(faults=[{"kind": "text", "text": text, "reason": reason}])
+    assert world.call("--num-samples", 2) == 3
+    assert world.summary["files"]["unusable"] == 12
+    assert end in capfd.readouterr().err
+
+
 def test_a_run_without_answers_ends_early(world, server, capfd):
     world.rows = [raw_row(f"caption {n}", ["0a.png", "1b.png"]) for n in range(400)]
     server.configure(faults=[{"kind": "text", "text": "I cannot see images."}])

@@ -117,6 +117,9 @@ def test_generation_must_have_ended_by_itself():
     assert judge("<think>cut o", IMAGES, 1, "length") == Verdict("truncated", "", 0)
     for reason in ("content_filter", "abort", "tool_calls", "error"):
         assert judge(cot(), IMAGES, 1, reason) == Verdict("unparsed", "", 0)
+    # Other servers' words.
+    assert verdict(cot(), finish_reason="eos") == "correct"
+    assert verdict(cot(), finish_reason="max_tokens") == "truncated"
 
 
 def test_published_rows_have_no_finish_reason_and_are_judged_all_the_same():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from cot_reward.finish_reasons import ending
 from cot_reward.inference.ledger import Ledger, Listed, Unit
 from cot_reward.judge import destination
 from cot_reward.records import Order, Verdict, conversation, token_fault
@@ -27,7 +28,8 @@ _MOST_ENDS = 10_000
 class Results:
     """What the files hold: rows by file, failed units, the same by reason, and the metrics.
 
-    unparsed_ends: the last words of texts without an answer
+    unparsed_ends: the last words of texts without an answer; in brackets the finish reason, where
+        its meaning is not known
     restored: how many texts were put back together, by how (see `records.Response`)
     """
 
@@ -150,7 +152,9 @@ def derive(
                     if restored:
                         results.restored[restored] += 1
                     if not verdict.answer:
-                        results.add_end(text[-_END_CHARACTERS:].strip())
+                        end, reason = text[-_END_CHARACTERS:].strip(), row["finish_reason"]
+                        # Under an unknown word a whole text is unparsed, too, so it is shown.
+                        results.add_end(f"{end} [{reason}]" if ending(reason) == "other" else end)
                 further += max(0, len(texts) - 1)
                 repeats += len(texts) - len(set(texts))
                 for row in failed_rows(listed, order, units, entries):

@@ -5,20 +5,19 @@ Two findings are independent of each other: the verdict (is the answer right?) a
 `StatedTotal.adds_up`, and the order in which findings count stands in `_coherence`.
 """
 
+from cot_reward.finish_reasons import ending
 from cot_reward.judge.announced import scores_in
 from cot_reward.judge.stated import StatedTotal
 from cot_reward.judge.totals import totals_in
 from cot_reward.records import Task, Verdict
 
 # Raise this when a finding changes for any text: stored findings are then judged again.
-VERSION = 3
+VERSION = 4
 # The coherence of a well-formed text is one of these.
 FINDINGS = ("coherent", "no_totals", "tie", "contradicts", "wrong_sum")
 # A right answer is used for training only when its own reasoning does not speak against it.
 TRUSTED = FINDINGS[:2]
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-# Finish reasons of a generation that ended by itself; published rows have no reason ("").
-_ENDED_BY_ITSELF = ("stop", "")
 
 
 def judge(
@@ -33,9 +32,10 @@ def judge(
     `mismatches=False` does not look for mismatches (the finding is False) and takes 6/10 of the
     time.
     """
-    if finish_reason == "length":
+    ended = ending(finish_reason)
+    if ended == "truncated":
         return Verdict("truncated", "", 0)
-    blocks = _blocks(text) if finish_reason in _ENDED_BY_ITSELF else None
+    blocks = _blocks(text) if ended == "finished" else None
     if blocks is None or blocks[1] not in task.answers:
         return Verdict("unparsed", "", 0)
     reasoning, answer_text = blocks
