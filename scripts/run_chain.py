@@ -8,6 +8,7 @@ A step is skipped when it is done and its inputs are the ones that it was made f
 goes on where it was. Every key of a profile is also a flag, which wins.
 """
 
+import os
 from pathlib import Path
 
 from cot_reward.chain.settings import Profile, Request
@@ -16,6 +17,8 @@ from cot_reward.settings import parse_several
 
 
 def main() -> int:
+    # A profile names configurations and commands from here, as scripts/chain.sh starts them.
+    os.chdir(Path(__file__).parents[1])
     profile, request = parse_several(
         (Profile, Request), __doc__ or "", config=Path("configs/chain.yaml"),
         config_flag="--profile", config_name="chain.yaml",

@@ -1,6 +1,8 @@
 """Settings: YAML, then flags; mistakes are named with the nearest right name."""
 
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -8,6 +10,8 @@ from typing import Literal
 import pytest
 from cot_reward import settings
 from cot_reward.errors import UserError
+
+REPO = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -291,3 +295,37 @@ def test_help_shows_each_flag_once_in_one_spelling(capsys):
     ]  # fmt: skip
     assert "usage: " in text
     assert "DATA ... [FLAG ...]" in text
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "told"),
+    [
+        ("merge_json.py", [], "runs/stage2_infer/correct.jsonl: no such file"),
+        ("image_stream_gpt.py", ["--dry-run"], "dataset/EvalMuse"),
+        ("make_demo.py", ["--noise", "-1"], "noise is -1"),
+        ("run_chain.py", ["--dry-run", "--samples", "0"], "samples is 0"),
+    ],
+)
+def test_scripts_find_their_configuration_from_any_folder(tmp_path, script, flags, told):
+    command = [sys.executable, REPO / "scripts" / script, *flags]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    # What is wrong is found after the configuration was read.
+    assert told in run.stderr
+    assert "configs/" not in run.stderr
+
+
+def test_a_configuration_in_the_working_directory_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = Path("configs/merge.yaml")
+    assert settings.shipped(name) == REPO / name
+    assert settings.shipped(Path("configs/none.yaml")) == Path("configs/none.yaml")
+    name.parent.mkdir()
+    name.write_text("data: mine.json")
+    assert settings.parse(Example, "x", config=name, argv=[]).data == [Path("mine.json")]
+
+
+def test_a_configuration_that_is_named_is_no_other_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^configs/merge\.yaml: no such file"):
+        settings.parse(Example, "x", config=None, argv=["--config", "configs/merge.yaml"])

@@ -66,6 +66,15 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}\nAll flags: {self.prog} --help")
 
 
+def shipped(path: Path) -> Path:
+    """A file of the project by its path there.
+
+    The working directory comes first: it may have a file of its own by this name.
+    """
+    own = Path(__file__).parents[2] / path
+    return own if own.exists() and not path.exists() else path
+
+
 def read_yaml(path: Path, valid: Iterable[str] | None = None) -> dict[str, Any]:
     """The mapping in a YAML file. Raises UserError for bad YAML or keys outside `valid`.
 
@@ -156,6 +165,8 @@ def parser_for(
 ) -> Parser:
     """A parser with `config_flag`, and a flag for each field of the dataclasses.
 
+    `config` is named in --help as the default of `config_flag`.
+
     The flag of a field is `--field-name`; `--field_name` works, too. A boolean takes `--x` and
     `--no-x`; a list takes several values.
     """
@@ -166,9 +177,7 @@ def parser_for(
         formatter_class=_HelpFormatter,
     )
     text = "YAML file of these settings" + (f" (default: {config})" if config else "")
-    parser.add_argument(
-        config_flag, dest="config", type=Path, default=config, metavar="PATH", help=text
-    )
+    parser.add_argument(config_flag, dest="config", type=Path, metavar="PATH", help=text)
     for cls in classes:
         hints = typing.get_type_hints(cls)
         for field in fields(cls):
@@ -230,7 +239,7 @@ def parse_several(
     `config_flag` names the YAML file; where it names a folder, the file in it is `config_name`.
     """
     given = vars(parser_for(classes, description, config, config_flag).parse_args(argv))
-    path: Path | None = given.pop("config")
+    path: Path | None = given.pop("config") or (config and shipped(config))
     if path and config_name and path.is_dir():
         path /= config_name
     every_field = [field for cls in classes for field in fields(cls)]

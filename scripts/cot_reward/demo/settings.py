@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_reward.errors import UserError
+from cot_reward.settings import shipped
 from cot_reward.tasks import TASKS, prompts
 
 POOLS = ("cold_start", "rejection", "dpo", "validation", "heldout")
@@ -68,7 +69,7 @@ class WorldSettings:
     def read_template(self) -> str:
         """The prompt template's text. Raises UserError when it is missing or has no {caption}."""
         try:
-            text = self.template.read_text(encoding="utf-8")
+            text = shipped(self.template).read_text(encoding="utf-8")
             prompts.check_template(text, TASKS["image_generation"])
         except OSError as error:
             raise UserError(f"{self.template}: cannot be read: {error.strerror}") from None
