@@ -107,6 +107,40 @@ def test_texts_of_two_templates_are_warned_of_by_merger_and_trainer(tmp_path, ca
     assert template_warning(str(tmp_path / "train.jsonl"), None) == ""
 
 
+def test_a_wrong_text_to_another_prompt_is_not_paired(tmp_path, capsys):
+    def asked(prompt, *texts):
+        return [
+            judged_row(text, conversations=conversation(prompt, text), sample=n)
+            for n, text in enumerate(texts)
+        ]
+
+    one, two = "<image><image>Judge: [a cat]", "<image><image>Which one is better? [a cat]"
+    wrong, other = (cot((6, 7), (8, n), 2) for n in (8, 9))
+    pairs, summary = run(tmp_path, asked(one, RIGHT), asked(two, WRONG, wrong) + asked(one, other))
+    assert [(pair["problem"], pair["rejected"]) for pair in pairs] == [(one, other)]
+    assert summary["incorrect_side"] == {"rows": 3, "other_prompt": 2, "used": 1}
+    assert "0 correct and 2 incorrect texts are in no pair, because" in capsys.readouterr().err
+    # One text under two prompts is two, and finds its partner.
+    pairs, _ = run(tmp_path, asked(one, RIGHT), asked(two, WRONG) + asked(one, WRONG))
+    assert [(pair["problem"], pair["rejected"]) for pair in pairs] == [(one, WRONG)]
+    with pytest.raises(UserError, match="'other_prompt': 1"):
+        run(tmp_path, asked(one, RIGHT), asked(two, WRONG))
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "<image>\n<image>\nJudge:  [a cat]",
+        "Judge: [a cat] <image><image>",
+        "<image><image>Judge: [a cat]\n",
+    ],
+)
+def test_white_space_and_the_place_of_the_media_are_no_other_prompt(tmp_path, prompt):
+    wrong = judged_row(WRONG, conversations=conversation(prompt, WRONG))
+    pairs, _ = run(tmp_path, [judged_row(RIGHT)], [wrong])
+    assert [pair["problem"] for pair in pairs] == ["<image><image>Judge: [a cat]"]
+
+
 def test_contradictory_labels_drop_the_comparison_and_list_it(tmp_path):
     # One file says that a.png is preferred, the other that b.png is.
     right = [judged_row(RIGHT, 1), judged_row(RIGHT, 1, caption="a dog")]

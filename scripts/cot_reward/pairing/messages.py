@@ -28,6 +28,18 @@ def no_pair_message(engine: Engine, account: Mapping[str, Mapping[str, int]]) ->
     )
 
 
+def prompt_warning(account: Mapping[str, Mapping[str, int]]) -> str:
+    """What to know when texts are in no pair because of their prompts; "" otherwise."""
+    right, wrong = (side.get("other_prompt", 0) for side in account.values())
+    if not right + wrong:
+        return ""
+    return (
+        f"warning: {right:,} correct and {wrong:,} incorrect texts are in no pair, because the "
+        "texts on the other side answer a prompt of another wording; sample both passes with one "
+        "--template"
+    )
+
+
 def leak_warning(leaks: Mapping[str, int], trained_on: int, eval_fraction: float) -> str:
     """What to know when eval.jsonl cannot be split off by pictures and captions; "" otherwise."""
     if not leaks:

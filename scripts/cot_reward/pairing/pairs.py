@@ -30,7 +30,10 @@ _ADMITTED_KINDS = {
 
 
 class Text(NamedTuple):
-    """A usable response about a presentation; `row` is the number of its row."""
+    """A usable response about a presentation; `row` is the number of its row.
+
+    `asked` stands for the wording of the prompt (see `responses.Judged`).
+    """
 
     text: str
     model: str
@@ -39,6 +42,7 @@ class Text(NamedTuple):
     prompt: str
     answer: int
     row: int
+    asked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +130,15 @@ def _unique(texts: Sequence[Text], rules: Rules) -> tuple[list[tuple[Text, str]]
 
     Also why the other texts are left out, by row.
     """
-    first: dict[tuple[str, str], Text] = {}
+    first: dict[tuple[str, str, int], Text] = {}
     fates: dict[int, str] = {}
     for text in sorted(texts):
-        key = _WORDS.encode(text.text), text.model
+        key = _WORDS.encode(text.text), text.model, text.asked
         if key in first:
             fates[text.row] = "identical"
         else:
             first[key] = text
-    coded = [(text, code) for (code, _), text in first.items()]
+    coded = [(text, code) for (code, *_), text in first.items()]
     if len(coded) > _MAX_TEXTS_PER_SIDE:
         coded.sort(key=lambda entry: (_random_fraction(rules.seed, entry[0].text), entry[0]))
         fates |= {text.row: "unselected" for text, _ in coded[_MAX_TEXTS_PER_SIDE:]}
@@ -142,7 +146,8 @@ def _unique(texts: Sequence[Text], rules: Rules) -> tuple[list[tuple[Text, str]]
     kept: list[tuple[Text, str]] = []
     for text, code in coded:
         if any(
-            kept_text.model == text.model and similarity(code, kept_code) > rules.max_similarity
+            (kept_text.model, kept_text.asked) == (text.model, text.asked)
+            and similarity(code, kept_code) > rules.max_similarity
             for kept_text, kept_code in kept
         ):
             fates[text.row] = "near_identical"
@@ -175,8 +180,9 @@ def pairs_of(
     """At most `rules.count` pairs of one presentation (of each length), the lowest cost first.
 
     Also why each row that is in no pair is left out: "identical" or "near_identical" (to another
-    text of its side and model, or to every text that it could be paired with), "no_partner" (the
-    rules pair it with no text of the other side) or "unselected". `place` stands for the
+    text of its side, model and prompt, or to every text that it could be paired with),
+    "other_prompt" (the texts of the other side answer a prompt of another wording), "no_partner"
+    (the rules pair it with no text of the other side) or "unselected". `place` stands for the
     presentation in random choices; its first word stands for the comparison.
 
     pair_from: "prefer-same-model" pairs texts of two models only
@@ -192,9 +198,14 @@ def pairs_of(
         margins = {text.row: margin(text.text, text.answer, task) for text, _ in right + wrong}
     pairs = []
     near_identical: set[int] = set()
+    other_prompt: set[int] = set()
     for a, a_code in right:
         for b, b_code in wrong:
             if a.answer == b.answer and not rules.same_answer:
+                continue
+            if a.asked != b.asked:
+                # The row of a pair has one prompt, and the other text would stand under it.
+                other_prompt.update((a.row, b.row))
                 continue
             distance = Levenshtein.distance(a_code, b_code)
             if not distance or similarity(a_code, b_code, distance) > rules.max_similarity:
@@ -224,8 +235,10 @@ def pairs_of(
     for text, _ in right + wrong:
         if text.row in partnered - used:
             fates[text.row] = "unselected"
+        elif text.row in near_identical - used:
+            fates[text.row] = "near_identical"
         elif text.row not in used:
-            fates[text.row] = "near_identical" if text.row in near_identical else "no_partner"
+            fates[text.row] = "other_prompt" if text.row in other_prompt else "no_partner"
     return pairs, fates
 
 

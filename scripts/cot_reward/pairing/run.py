@@ -23,7 +23,12 @@ from cot_reward.pairing.excluded_rows import find_pairable_rows, read_pairable_r
 from cot_reward.pairing.inputs import Inputs, find_inputs
 from cot_reward.pairing.listings import check_bad_rows, list_bad_rows, list_contradictory_labels
 from cot_reward.pairing.meeting import count_shared, trained_model, unmet
-from cot_reward.pairing.messages import leak_warning, no_pair_message, print_summary
+from cot_reward.pairing.messages import (
+    leak_warning,
+    no_pair_message,
+    print_summary,
+    prompt_warning,
+)
 from cot_reward.pairing.output import sample_texts, write_pairs
 from cot_reward.pairing.pairs import Rules
 from cot_reward.pairing.plots import PLOTS, draw
@@ -121,6 +126,7 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
 
         balancing = _choose_pairs(engine, settings)
         account = account_for_rows(engine, scanned)
+        _warn([prompt_warning(account)])
         train = summarise_file(engine, "train", trained)
         if not train["pairs"]:
             raise UserError(no_pair_message(engine, account))

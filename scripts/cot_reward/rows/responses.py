@@ -49,7 +49,8 @@ class Judged(NamedTuple):
     `preferred` stands for the candidate that the row's label prefers, where candidates are media;
     where they are texts, it is the place where it was shown; 0 when the row does not tell.
     `comparison` stands for `id`: joins over short numbers take a fifth of the memory. `media` is
-    JSON, images and videos. `response` is equal for two records of one sample.
+    JSON, images and videos. `response` is equal for two records of one sample. `asked` stands for
+    the wording of the prompt, whatever its white space and the place of its media.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Judged(NamedTuple):
     answer: int
     verdict: str
     coherence: str
+    asked: int
 
 
 def digest(*parts: object) -> int:
@@ -228,6 +230,7 @@ def read(
         template_hash=values["template_hash"], prompt=prompt, text=text,
         media=orjson.dumps([images, videos]).decode(),
         answer=found.answer, verdict=verdict, coherence=found.coherence,
+        asked=digest("asked", *prompt.replace(TASKS[task].placeholder, " ").split()),
     )  # fmt: skip
 
 

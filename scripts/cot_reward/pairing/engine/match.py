@@ -21,7 +21,7 @@ from cot_reward.tasks.generation import caption_in
 
 # The columns of a batch, which is sorted by the first two.
 BATCH_COLUMNS = ("id", "presentation", "comparison", "right_side", "row", "text", "model", "source",
-           "order", "prompt", "answer", "task", "media")  # fmt: skip
+           "order", "prompt", "answer", "asked", "task", "media")  # fmt: skip
 
 # A pair that could be taken. Its DPO row is `length` bytes from `start` of its batch's lines.
 # `rank_in_presentation` counts from 0, the best pair first. `longer` is 1 when the chosen text has
@@ -100,10 +100,10 @@ def match(batch: Batch) -> tuple[int, bytes, bytes]:
             sides: tuple[list[Text], list[Text]] = ([], [])
             task = media = ""
             for entry in group:
-                right_side, row, text, model, source, order, prompt, answer, *shared = entry[3:]
-                sides[not right_side].append(Text(text, model, source, order, prompt, answer, row))
+                right_side, row, *fields, asked, task_of_row, media_of_row = entry[3:]
+                sides[not right_side].append(Text(*fields, row, asked))
                 if right_side:
-                    task, media = shared
+                    task, media = task_of_row, media_of_row
             made, unpaired = pairs_of(*sides, batch.rules, f"{key} {presentation}", task)
             fates |= unpaired
             shown = _shown(sides[0], task, media)
