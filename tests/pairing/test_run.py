@@ -614,3 +614,41 @@ def test_a_mistake_is_one_message():
     assert done.returncode == 2
     assert "unknown flag '--corect'. Did you mean '--correct'?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("early", ["images", "videos"])
+def test_a_file_loads_whose_other_kind_of_media_would_come_late(tmp_path, early):
+    from datasets import load_dataset
+
+    # Pairs are sorted by key, and `datasets` reads chunks of 10 MB.
+    late = {"images": "videos", "videos": "images"}[early]
+    sides: tuple[list, list] = ([], [])
+    filler = "word " * 200_000
+    for n in range(16):
+        name = late if n in (14, 15) else early
+        task = f"{name.removesuffix('s')}_generation"
+        media = [f"{n}a.x", f"{n}b.x"]
+        for side, answer in zip(sides, (1, 2), strict=True):
+            noun = name.capitalize().removesuffix("s")
+            text = f"<think>I looked.</think><answer>{noun} {answer} is better</answer>"
+            prompt = TASKS[task].placeholder * 2 + f"{filler}Judge: [cat {n}]"
+            other = {"images": [], "videos": [], name: media}
+            side.append(judged_row(
+                text, id=f"{n:x}" * 64, task=task, conversations=conversation(prompt, text), **other
+            ))  # fmt: skip
+    pairs, _ = run(tmp_path, *sides, "--no-balance-positions", "--max-similarity", 1)
+    assert [pair["id"][0] for pair in pairs] == ["0", "e", *"123456789abcdf"]
+    path = tmp_path / "out/train.jsonl"
+    assert path.stat().st_size > 15 * 10**6
+    loaded = load_dataset(
+        "json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert loaded["id"] == [pair["id"] for pair in pairs]
+    assert loaded[1][late] == ["14a.x", "14b.x"]
+
+
+def test_all_pairs_are_said_to_be_unlimited(tmp_path, capsys):
+    run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)], "--select", "all")
+    assert "--pairs-per-comparison, --chosen-uses and --rejected-uses do not" in (
+        capsys.readouterr().err
+    )

@@ -25,6 +25,16 @@ OUTPUT_FILES = (
 )  # fmt: skip
 
 
+# The first comparison of each kind of media of a split that has several kinds. These come first in
+# the file: `datasets` takes a column for one without a type when it is an empty list in all rows of
+# the first chunk, and fails at the first row that has something there.
+_LEADING = """
+    SELECT first FROM (
+        SELECT split, min(id) AS first, count(*) OVER (PARTITION BY split) AS kinds
+        FROM pairs WHERE state = 'used' GROUP BY split, filled)
+    WHERE kinds > 1"""
+
+
 def write_pairs(
     engine: Engine, folder: Path, out: Path, splits: Sequence[str], form: WrittenForm = "ours"
 ) -> None:
@@ -38,8 +48,8 @@ def write_pairs(
         files = {split: stack.enter_context((folder / split).open("wb")) for split in splits}
         # Pairs of one presentation are neighbours, so that a trainer can share their prompt.
         cursor = engine.database.cursor().execute(
-            "SELECT split, batch, start, length FROM pairs WHERE state = 'used' "
-            "ORDER BY id, presentation, rank_in_presentation"
+            f"SELECT split, batch, start, length FROM pairs WHERE state = 'used' "
+            f"ORDER BY id IN ({_LEADING}) DESC, id, presentation, rank_in_presentation"
         )
         while rows := cursor.fetchmany(_ROWS_PER_FETCH):
             for split, batch, start, length in rows:

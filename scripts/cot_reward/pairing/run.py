@@ -117,7 +117,7 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
         hashes = template_hashes(engine)
         shared = count_shared(engine, scanned)
         messages = [*exclude_warnings(met, doubts, "the responses"), mixed_templates(hashes)]
-        _warn([*messages, *unmet(shared)])
+        _warn([_ignored(settings), *messages, *unmet(shared)])
         trained = trained_model(engine, settings.trained_model, settings.pairs)
 
         # Second pass: pair the texts of each presentation.
@@ -175,6 +175,16 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
         _draw_plots(engine, out / "plots", settings.plots)
         write_json(out / "summary.json", summary)
     return summary
+
+
+def _ignored(settings: MergeSettings) -> str:
+    """Which settings a merge does not look at; "" for none."""
+    if settings.select != "all":
+        return ""
+    return (
+        "note: --select all takes every pair; --pairs-per-comparison, --chosen-uses and "
+        "--rejected-uses do not limit it"
+    )
 
 
 def _choose_pairs(engine: Engine, settings: MergeSettings) -> dict[str, dict[str, int]]:

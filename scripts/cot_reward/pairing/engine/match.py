@@ -27,7 +27,8 @@ BATCH_COLUMNS = ("id", "presentation", "comparison", "right_side", "row", "text"
 # `rank_in_presentation` counts from 0, the best pair first. `longer` is 1 when the chosen text has
 # more characters, -1 when the rejected text has, else 0. `length_difference` is the characters of
 # the chosen text minus those of the rejected text. `kind` is one of pairs.PAIR_KINDS. `shown` has
-# a number for each medium and for the caption, which other comparisons may show, too.
+# a number for each medium and for the caption, which other comparisons may show, too. `filled`
+# names the lists of media that are not empty.
 POSSIBLE_PAIRS = pa.schema([
     ("batch", pa.int64()), ("start", pa.int64()), ("length", pa.int64()), ("id", pa.string()),
     ("presentation", pa.int64()), ("comparison", pa.int64()), ("rank_in_presentation", pa.int64()),
@@ -35,6 +36,7 @@ POSSIBLE_PAIRS = pa.schema([
     ("chosen_answer", pa.int64()), ("rejected_answer", pa.int64()), ("longer", pa.int64()),
     ("length_difference", pa.int64()), ("kind", pa.string()), ("chosen_row", pa.int64()),
     ("rejected_row", pa.int64()), ("shown", pa.list_(pa.int64())),
+    ("filled", pa.list_(pa.string())),
 ])  # fmt: skip
 # A row that is in no possible pair, and why.
 UNPAIRED_ROWS = pa.schema([("row", pa.int64()), ("fate", pa.string())])
@@ -107,6 +109,8 @@ def match(batch: Batch) -> tuple[int, bytes, bytes]:
             made, unpaired = pairs_of(*sides, batch.rules, f"{key} {presentation}", task)
             fates |= unpaired
             shown = _shown(sides[0], task, media)
+            lists = zip(("images", "videos"), orjson.loads(media), strict=True)
+            filled = [name for name, paths in lists if paths]
             for rank, pair in enumerate(made):
                 line = orjson.dumps(_to_record(key, task, media, pair).to_row()) + b"\n"
                 lines.write(line)
@@ -115,7 +119,7 @@ def match(batch: Batch) -> tuple[int, bytes, bytes]:
                     task, pair.chosen.source or pair.rejected.source, pair.chosen.answer,
                     pair.rejected.answer, pair.longer, pair.length_difference,
                     pair.kind(batch.rules.trained_model),
-                    pair.chosen.row, pair.rejected.row, shown,
+                    pair.chosen.row, pair.rejected.row, shown, filled,
                 ))  # fmt: skip
                 start += len(line)
     return table.num_rows, _stream(pairs, POSSIBLE_PAIRS), _stream(fates.items(), UNPAIRED_ROWS)
