@@ -4,9 +4,10 @@
 
 Made responses of one model, as in published pairs: of a random right and a random wrong text the
 right one is the longer in 72%. `--samples` texts an order, both orders, 70% of them right. "choose"
-is `--balance-lengths` as it is, "drop" is the same without choosing among a comparison's pairs, and
-"off" is no balance of lengths. Prints Markdown: pairs kept, their comparisons, and how often the
-length alone tells chosen from rejected (0.5 is chance).
+is `--balance-lengths` as it is, "first" the same among the pairs that a first choice leaves, as it
+is done where very many pairs are possible, "drop" is the same without choosing among a comparison's
+pairs, and "off" is no balance of lengths. Prints Markdown: pairs kept, their comparisons, and how
+often the length alone tells chosen from rejected (0.5 is chance).
 """
 
 import argparse
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cot_reward import settings
-from cot_reward.pairing import balance, run
+from cot_reward.pairing import all_pairs, balance, run
 from cot_reward.pairing.settings import MergeSettings
 from helpers.rows import judged_row, write_lines
 from helpers.texts import cot
@@ -83,11 +84,23 @@ def merge(folder: Path, *flags: object) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
+def of_first_choice() -> Any:
+    """Within, no choice is made among all pairs."""
+    most, all_pairs.MAX_PAIRS = all_pairs.MAX_PAIRS, -1
+    try:
+        yield
+    finally:
+        all_pairs.MAX_PAIRS = most
+
+
+@contextlib.contextmanager
 def without_choosing() -> Any:
     """Within, lengths are balanced by dropping pairs alone."""
     choose, rules = balance._choose_for_lengths, run.Rules
     balance._choose_for_lengths = lambda *_, **__: Counter()
-    run.Rules = lambda **fields: dataclasses.replace(rules(**fields), of_each_length=False)
+    run.Rules = lambda **fields: dataclasses.replace(
+        rules(**fields), of_each_length=False, keep_spare=False
+    )
     try:
         yield
     finally:
@@ -108,8 +121,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     print("Pairs / comparisons / accuracy of the length alone.\n")
-    print("| select | pairs per comparison | off | choose | drop | kept by drop of choose |")
-    print("|---|---|---|---|---|---|")
+    print("| select | pairs per comparison | off | choose | first | drop | kept by first, drop |")
+    print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_responses(folder, options.comparisons, options.samples, options.seed)
@@ -118,12 +131,14 @@ def main() -> None:
                 flags = ["--select", select, "--pairs-per-comparison", count]
                 off = merge(folder, *flags)
                 chosen = merge(folder, *flags, "--balance-lengths")
+                with of_first_choice():
+                    first = merge(folder, *flags, "--balance-lengths")
                 with without_choosing():
                     dropped = merge(folder, *flags, "--balance-lengths")
-                share = dropped["pairs"] / chosen["pairs"]
+                shares = [f"{way['pairs'] / chosen['pairs']:.0%}" for way in (first, dropped)]
                 print(
-                    f"| {select} | {count} | {cell(off)} | {cell(chosen)} | {cell(dropped)} "
-                    f"| {share:.0%} |",
+                    f"| {select} | {count} | {cell(off)} | {cell(chosen)} | {cell(first)} "
+                    f"| {cell(dropped)} | {', '.join(shares)} |",
                     flush=True,
                 )
 

@@ -28,7 +28,8 @@ def possible_pair(
         "cost": float(cost), "task": "image_generation", "source": source, "chosen_answer": answer,
         "rejected_answer": 3 - answer, "longer": longer, "length_difference": longer,
         "kind": "same_model", "chosen_row": 2 * number, "rejected_row": 2 * number + 1,
-        "shown": [crc32(f"caption of {id_}".encode())],
+        "shown": [crc32(f"caption of {id_}".encode())], "filled": ["images"], "spare": False,
+        "chosen_text": 2 * number, "rejected_text": 2 * number + 1,
     }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from functools import partial
 
+from cot_reward.pairing import all_pairs
 from cot_reward.pairing.engine.database import Engine
 from cot_reward.pairing.limits import Stratum, limits_by_share, limits_by_weight
 from cot_reward.pairing.quotas import Cell, plan, quotas
@@ -28,6 +29,7 @@ def balance(
     weights: Mapping[str, float],
     seed: int,
     published_share: float | None = None,
+    limits: all_pairs.Limits | None = None,
 ) -> dict[str, dict[str, int]]:
     """Change the choice until each split, source and task is balanced; then mix the sources.
 
@@ -35,7 +37,8 @@ def balance(
     by exchanges in comparisons that have both kinds, at last by dropping pairs of the kind in
     excess. A split without pairs of one kind stays as it is.
     Balanced: the two numbers differ by at most max(1, 1%), in each of these and in each split (and
-    kind of pairs) as a whole. A comparison that has pairs of the other
+    kind of pairs) as a whole. With `limits`, lengths are balanced by a new choice among all pairs,
+    the spare ones too. A comparison that has pairs of the other
     kind exchanges (it keeps at most `pairs_per_comparison`; None: all); for positions, the cheapest
     exchanges come first. Then pairs are dropped, as few as possible: first further pairs of a
     comparison, then the only pairs of comparisons, by chance from the seed. Last, sources keep
@@ -52,7 +55,7 @@ def balance(
     before = _count_cells(engine, positions, lengths)
     if lengths and pairs_per_comparison is not None:
         changes["exchanged_for_lengths"] = _choose_for_lengths(
-            engine, pairs_per_comparison, positions, seed
+            engine, pairs_per_comparison, positions, seed, limits
         )
     if before:
         changes |= _drop_surplus(engine, before, positions, lengths, seed)
@@ -223,16 +226,54 @@ def _exchange_for_share(engine: Engine, share: float, seed: int) -> Counter[str]
 
 
 def _choose_for_lengths(
-    engine: Engine, pairs_per_comparison: int, positions: bool, seed: int
+    engine: Engine,
+    pairs_per_comparison: int,
+    positions: bool,
+    seed: int,
+    limits: all_pairs.Limits | None,
 ) -> Counter[str]:
     """Choose among each comparison's possible pairs so that as many as possible are kept, evenly.
 
-    Possible pairs are those that `pairs_of` offers. With one pair a comparison these are enough for
-    the best choice of all. With several, texts that are used up may stand in the way of a better
-    choice.
+    With `limits` the choice is the best of all. Without them the possible pairs are those that
+    `pairs_of` takes within its limits. With one pair a comparison these are enough for the best
+    choice of all. With several, texts that are used up may stand in the way of a better choice.
+    Returns how many pairs are new.
+    """
+    if limits is None:
+        _choose_by_kinds(engine, pairs_per_comparison, positions, seed)
+    else:
+        pairs = all_pairs.choose(engine, limits, positions)
+        engine.run(
+            "CREATE OR REPLACE TABLE chosen AS SELECT pair, id, state FROM pairs "
+            "WHERE pair IN (SELECT unnest($pairs::BIGINT[]))",
+            {"pairs": pairs},
+        )
+    new = _count_by_source_and_task(
+        engine, "chosen JOIN pairs USING (pair) WHERE pairs.state <> 'used'"
+    )
+    # A used pair that another pair replaces becomes unselected; a pair without a replacement is
+    # dropped.
+    engine.run(f"""
+        CREATE OR REPLACE TABLE going AS
+        SELECT pair, row_number() OVER (PARTITION BY id ORDER BY {BEST_FIRST})
+                > coalesce(coming.number, 0) AS dropped
+        FROM pairs LEFT JOIN (
+            SELECT id, count(*) AS number FROM chosen WHERE state <> 'used' GROUP BY id
+        ) AS coming USING (id)
+        WHERE state = 'used' AND pair NOT IN (SELECT pair FROM chosen)""")
+    engine.run(
+        "UPDATE pairs SET state = 'used' WHERE pair IN (SELECT pair FROM chosen);"
+        "UPDATE pairs SET state = if(dropped, 'dropped_by_balance', 'unselected')::pair_state "
+        "FROM going WHERE going.pair = pairs.pair"
+    )
+    return new
 
-    Comparisons that offer the same numbers of pairs in each cell are of one kind. `plan` says how
-    many pairs of each cell all comparisons of a kind give. Returns how many pairs are new.
+
+def _choose_by_kinds(engine: Engine, pairs_per_comparison: int, positions: bool, seed: int) -> None:
+    """Make the table `chosen` from the pairs that are no spare ones.
+
+    Comparisons that offer the same numbers of pairs in each cell are of one kind. `plan` says
+    how many pairs of each cell all comparisons of a kind give.
     """
     # What a comparison offers in each cell, and how many pairs of it are used so far.
     engine.run(f"""
@@ -256,25 +297,6 @@ def _choose_for_lengths(
     )
     _plan_kinds(engine, pairs_per_comparison, positions)
     _deal_out(engine, positions)
-    new = _count_by_source_and_task(
-        engine, "chosen JOIN pairs USING (pair) WHERE pairs.state <> 'used'"
-    )
-    # A used pair that another pair replaces becomes unselected; a pair without a replacement is
-    # dropped.
-    engine.run(f"""
-        CREATE OR REPLACE TABLE going AS
-        SELECT pair, row_number() OVER (PARTITION BY id ORDER BY {BEST_FIRST})
-                > coalesce(coming.number, 0) AS dropped
-        FROM pairs LEFT JOIN (
-            SELECT id, count(*) AS number FROM chosen WHERE state <> 'used' GROUP BY id
-        ) AS coming USING (id)
-        WHERE state = 'used' AND pair NOT IN (SELECT pair FROM chosen)""")
-    engine.run(
-        "UPDATE pairs SET state = 'used' WHERE pair IN (SELECT pair FROM chosen);"
-        "UPDATE pairs SET state = if(dropped, 'dropped_by_balance', 'unselected')::pair_state "
-        "FROM going WHERE going.pair = pairs.pair"
-    )
-    return new
 
 
 def _plan_kinds(engine: Engine, pairs_per_comparison: int, positions: bool) -> None:
@@ -344,7 +366,8 @@ def _drop_surplus(
     # What positions alone would have cost; the rest of the loss is for lengths.
     for_positions_alone = quotas(before, positions, False) if lengths else kept
     for stratum, cells in before.items():
-        loss = sum(cells.values()) - sum(kept.get(stratum, {}).values())
+        # A new choice among all pairs may be larger than the first one.
+        loss = max(0, sum(cells.values()) - sum(kept.get(stratum, {}).values()))
         # The programmes may share a loss out among the strata in different ways.
         position_loss = min(loss, sum(cells.values()) - sum(for_positions_alone[stratum].values()))
         for_positions[_source_and_task(stratum)] += position_loss

@@ -40,6 +40,13 @@ def prompt_warning(account: Mapping[str, Mapping[str, int]]) -> str:
     )
 
 
+def too_many_pairs_note(most: int) -> str:
+    return (
+        f"note: more than {most:,} pairs are possible, so that --balance-lengths chooses among "
+        "those that a first choice leaves; the best choice of all could keep more"
+    )
+
+
 def leak_warning(leaks: Mapping[str, int], trained_on: int, eval_fraction: float) -> str:
     """What to know when eval.jsonl cannot be split off by pictures and captions; "" otherwise."""
     if not leaks:

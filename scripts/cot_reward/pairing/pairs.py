@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import chain
 from typing import NamedTuple
@@ -47,11 +47,15 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """`cost` says how far the pair is from what the selection asks for: low costs are taken."""
+    """`cost` says how far the pair is from what the selection asks for: low costs are taken.
+
+    `spare`: other pairs of the presentation use its texts up.
+    """
 
     chosen: Text
     rejected: Text
     cost: float
+    spare: bool = False
 
     @property
     def same_model(self) -> bool:
@@ -95,6 +99,8 @@ class Rules:
     rejected_uses: int = 1
     # Up to `count` pairs each: the chosen text is longer, the rejected text is, neither is.
     of_each_length: bool = False
+    # Pairs beyond these limits are kept as spare ones, so that balancing can choose among all.
+    keep_spare: bool = False
 
 
 class _Words(dict[str, str]):
@@ -177,7 +183,8 @@ def _random_fraction(*parts: object) -> float:
 def pairs_of(
     chosen: Sequence[Text], rejected: Sequence[Text], rules: Rules, place: str, task: str
 ) -> tuple[list[Pair], dict[int, str]]:
-    """At most `rules.count` pairs of one presentation (of each length), the lowest cost first.
+    """At most `rules.count` pairs of one presentation (of each length), the lowest cost first; then
+    the spare ones.
 
     Also why each row that is in no pair is left out: "identical" or "near_identical" (to another
     text of its side, model and prompt, or to every text that it could be paired with),
@@ -229,7 +236,9 @@ def pairs_of(
     # A stable sort: pairs of equal cost stay in the order of their texts.
     pairs.sort(key=lambda pair: pair.cost)
     if rules.select != "all":
-        pairs = _limit_uses(pairs, rules, place)
+        first = _limit_uses(pairs, rules, place)
+        spare = [replace(pair, spare=True) for pair in pairs if pair not in first]
+        pairs = first + spare if rules.keep_spare else first
     partnered = {row for pair in possible for row in (pair.chosen.row, pair.rejected.row)}
     used = {row for pair in pairs for row in (pair.chosen.row, pair.rejected.row)}
     for text, _ in right + wrong:

@@ -12,7 +12,7 @@ import duckdb
 
 from cot_reward import judge
 from cot_reward.errors import UserError
-from cot_reward.pairing import held_out, shortcut
+from cot_reward.pairing import all_pairs, held_out, shortcut
 from cot_reward.pairing.allowed_texts import Admission
 from cot_reward.pairing.balance import balance
 from cot_reward.pairing.engine.database import Engine, workspace
@@ -28,6 +28,7 @@ from cot_reward.pairing.messages import (
     no_pair_message,
     print_summary,
     prompt_warning,
+    too_many_pairs_note,
 )
 from cot_reward.pairing.output import sample_texts, write_pairs
 from cot_reward.pairing.pairs import Rules
@@ -122,9 +123,14 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
 
         # Second pass: pair the texts of each presentation.
         pairable = read_pairable_rows(engine, buckets)
-        pair_rows(engine, *pairable, folder, _rules(settings, trained), workers)
+        limits = _limits(settings)
+        if limits and not all_pairs.are_few(engine):
+            limits = None
+            _warn([too_many_pairs_note(all_pairs.MAX_PAIRS)])
+        rules = _rules(settings, trained, limits is not None)
+        pair_rows(engine, *pairable, folder, rules, workers)
 
-        balancing = _choose_pairs(engine, settings)
+        balancing = _choose_pairs(engine, settings, limits)
         account = account_for_rows(engine, scanned)
         _warn([prompt_warning(account)])
         train = summarise_file(engine, "train", trained)
@@ -187,7 +193,17 @@ def _ignored(settings: MergeSettings) -> str:
     )
 
 
-def _choose_pairs(engine: Engine, settings: MergeSettings) -> dict[str, dict[str, int]]:
+def _limits(settings: MergeSettings) -> all_pairs.Limits | None:
+    """The limits of a choice among all pairs; None where the first choice is enough."""
+    count = settings.pairs_per_comparison
+    if not settings.balance_lengths or settings.select == "all" or count == 1:
+        return None
+    return all_pairs.Limits(count, settings.chosen_uses, settings.rejected_uses)
+
+
+def _choose_pairs(
+    engine: Engine, settings: MergeSettings, limits: all_pairs.Limits | None
+) -> dict[str, dict[str, int]]:
     """Decide which pairs are used; how many were exchanged and dropped for what."""
     per_comparison = None if settings.select == "all" else settings.pairs_per_comparison
     select_pairs(
@@ -206,6 +222,7 @@ def _choose_pairs(engine: Engine, settings: MergeSettings) -> dict[str, dict[str
         weights=settings.weights(),
         seed=settings.seed,
         published_share=settings.published_share,
+        limits=limits,
     )
 
 
@@ -218,7 +235,7 @@ def _admission(settings: MergeSettings) -> Admission:
     )
 
 
-def _rules(settings: MergeSettings, trained: str | None) -> Rules:
+def _rules(settings: MergeSettings, trained: str | None, keep_spare: bool) -> Rules:
     return Rules(
         count=settings.pairs_per_comparison,
         select=settings.select,
@@ -230,6 +247,7 @@ def _rules(settings: MergeSettings, trained: str | None) -> Rules:
         chosen_uses=settings.chosen_uses,
         rejected_uses=settings.rejected_uses,
         of_each_length=settings.balance_lengths,
+        keep_spare=keep_spare,
     )
 
 

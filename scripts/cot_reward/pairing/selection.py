@@ -2,7 +2,8 @@
 
 `state` says what became of a pair. Its values are in order of precedence: a response that is in
 several pairs counts once, by the first of their states (`summary.account_for_rows`). `fit` is false
-for a pair that may not be taken in place of another one.
+for a pair that may not be taken in place of another one. A spare pair (`pairs.Pair`) is not fit; it
+is `admissible` where a new choice among all pairs may take it.
 """
 
 import pyarrow as pa
@@ -46,7 +47,8 @@ def select_pairs(
                 min(task) OVER (PARTITION BY id) AS task,
                 if({separate_kinds}, kind, '') AS own_kind,
                 NOT {prefer_one_model} OR kind = 'same_model'
-                    OR NOT bool_or(kind = 'same_model') OVER (PARTITION BY id) AS fit
+                    OR NOT bool_or(kind = 'same_model') OVER (PARTITION BY id) AS admissible,
+                admissible AND NOT spare AS fit
             FROM possible_pairs)""")
     if eval_fraction:
         _hold_out(engine, eval_fraction, seed)

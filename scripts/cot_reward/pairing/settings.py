@@ -101,8 +101,8 @@ class MergeSettings:
     balance_lengths: bool = field(
         default=False,
         metadata={
-            "help": "chosen as often longer as rejected; with several pairs a comparison, not "
-            "every pair that --chosen-uses and --rejected-uses would admit is tried"
+            "help": "chosen as often longer as rejected; with several pairs a comparison the best "
+            "choice of all where 10,000 pairs are possible at most"
         },
     )
     source_weights: list[str] = field(

@@ -28,7 +28,8 @@ BATCH_COLUMNS = ("id", "presentation", "comparison", "right_side", "row", "text"
 # more characters, -1 when the rejected text has, else 0. `length_difference` is the characters of
 # the chosen text minus those of the rejected text. `kind` is one of pairs.PAIR_KINDS. `shown` has
 # a number for each medium and for the caption, which other comparisons may show, too. `filled`
-# names the lists of media that are not empty.
+# names the lists of media that are not empty. `spare`: see `pairs.Pair`. `chosen_text` and
+# `rejected_text` stand for the texts.
 POSSIBLE_PAIRS = pa.schema([
     ("batch", pa.int64()), ("start", pa.int64()), ("length", pa.int64()), ("id", pa.string()),
     ("presentation", pa.int64()), ("comparison", pa.int64()), ("rank_in_presentation", pa.int64()),
@@ -36,7 +37,8 @@ POSSIBLE_PAIRS = pa.schema([
     ("chosen_answer", pa.int64()), ("rejected_answer", pa.int64()), ("longer", pa.int64()),
     ("length_difference", pa.int64()), ("kind", pa.string()), ("chosen_row", pa.int64()),
     ("rejected_row", pa.int64()), ("shown", pa.list_(pa.int64())),
-    ("filled", pa.list_(pa.string())),
+    ("filled", pa.list_(pa.string())), ("spare", pa.bool_()), ("chosen_text", pa.int64()),
+    ("rejected_text", pa.int64()),
 ])  # fmt: skip
 # A row that is in no possible pair, and why.
 UNPAIRED_ROWS = pa.schema([("row", pa.int64()), ("fate", pa.string())])
@@ -120,6 +122,7 @@ def match(batch: Batch) -> tuple[int, bytes, bytes]:
                     pair.rejected.answer, pair.longer, pair.length_difference,
                     pair.kind(batch.rules.trained_model),
                     pair.chosen.row, pair.rejected.row, shown, filled,
+                    pair.spare, digest(pair.chosen.text), digest(pair.rejected.text),
                 ))  # fmt: skip
                 start += len(line)
     return table.num_rows, _stream(pairs, POSSIBLE_PAIRS), _stream(fates.items(), UNPAIRED_ROWS)
