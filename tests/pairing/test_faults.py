@@ -141,11 +141,14 @@ def test_a_number_of_pairs_does_not_go_with_all_of_them(tmp_path):
     assert len(run(tmp_path, *rows, "--select", "all")[0]) == 1
 
 
-@pytest.mark.parametrize("address", ["https://host/a.png", "s3://bucket/a.png"])
+@pytest.mark.parametrize(
+    "address", ["https://host/{}.png", "s3://bucket/{}.png", "data:image/png;base64,iVBOR{}"]
+)
 def test_a_medium_that_is_an_address_is_a_bad_row(tmp_path, address):
-    rows = [judged_row(RIGHT, images=(address, "b.png"))] * 3, [judged_row(WRONG)]
+    # Each row has an address of its own, and all are one line of the error.
+    rows = [judged_row(RIGHT, images=(address.format(n), "b.png")) for n in range(3)]
     with pytest.raises(
-        UserError, match=r"correct.jsonl:1: 'images' holds .*and 2 more rows"
+        UserError, match=r"correct.jsonl:1: a path in 'images' is an address .*and 2 more rows"
     ) as told:
-        run(tmp_path, *rows)
-    assert str(told.value).count("holds the address") == 1
+        run(tmp_path, rows, [judged_row(WRONG)])
+    assert str(told.value).count("an address") == 1

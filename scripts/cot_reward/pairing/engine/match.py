@@ -104,10 +104,12 @@ def match(batch: Batch) -> tuple[int, bytes, bytes]:
             sides: tuple[list[Text], list[Text]] = ([], [])
             task = media = ""
             for entry in group:
-                right_side, row, *fields, asked, task_of_row, media_of_row = entry[3:]
-                sides[not right_side].append(Text(*fields, row, asked))
+                right_side, row, text, model, source, order, prompt, answer, asked = entry[3:-2]
+                sides[not right_side].append(
+                    Text(text, model, source, order, prompt, answer, row, asked)
+                )
                 if right_side:
-                    task, media = task_of_row, media_of_row
+                    task, media = entry[-2:]
             made, unpaired = pairs_of(*sides, batch.rules, f"{key} {presentation}", task)
             fates |= unpaired
             shown = _shown(sides[0], task, media)

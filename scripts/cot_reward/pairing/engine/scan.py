@@ -16,6 +16,7 @@ import pyarrow as pa
 from pyarrow.parquet import ParquetWriter
 
 from cot_reward.errors import UserError
+from cot_reward.media.paths import path_fault
 from cot_reward.pairing.allowed_texts import Admission
 from cot_reward.rows import reading
 from cot_reward.rows.captions import FileCaptions
@@ -215,11 +216,8 @@ def _check_no_addresses(row: reading.Row) -> None:
     for name in ("images", "videos"):
         media = row.get(name) if isinstance(row, dict) else None
         for path in media if isinstance(media, list) else ():
-            if isinstance(path, str) and "://" in path:
-                raise ValueError(
-                    f"'{name}' holds the address {path!r:.80}; download it below the media root "
-                    "and give its path"
-                )
+            if isinstance(path, str) and (fault := path_fault(path)):
+                raise ValueError(f"a path in '{name}' is {fault}")
 
 
 def _entry(part: Part, line: int, judged: Judged) -> tuple[Any, ...]:
