@@ -5,6 +5,8 @@ import os
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from enum import Enum
+from typing import Final
 
 from cot_reward.client import wire
 from cot_reward.client.capacity import Capacity
@@ -18,6 +20,15 @@ from cot_reward.records import valid_unicode
 # (path below the media root) -> its URL as a JSON string in pieces; blocking, run in a thread.
 ReadUrl = Callable[[str], Iterable[bytes]]
 
+
+class Later(Enum):
+    """Stands among requests where the next one depends on outcomes that have not come yet."""
+
+    LATER = 0
+
+
+LATER: Final = Later.LATER
+
 # Decoding releases the interpreter's lock; more threads than cores, for some wait for slow disks.
 MEDIA_THREADS = min(32, 2 * (os.cpu_count() or 1))
 # Requests that are prepared while others are in flight.
@@ -25,7 +36,7 @@ PREPARED_REQUESTS = 2 * MEDIA_THREADS
 
 
 async def send_requests(
-    requests: Iterable[Request | None],
+    requests: Iterable[Request | Later | None],
     server: Server,
     sampling: Sampling,
     read_url: ReadUrl,
@@ -35,8 +46,9 @@ async def send_requests(
 ) -> AsyncGenerator[list[Outcome], None]:
     """Outcomes as they come, in batches: a batch holds all that came since the last was yielded.
 
-    `requests` may give None while it looks for the next request. Media are read shortly before
-    their request is sent, so memory is bounded by the concurrency.
+    `requests` may give None while it looks for the next request, and LATER when only the outcomes
+    of requests in flight can tell what comes next: it is asked again after each batch. Media are
+    read shortly before their request is sent, so memory is bounded by the concurrency.
     After `stop` is set nothing new is sent, and the requests in flight are still handed out. When
     the server is gone for good, nothing more comes. The remaining requests then have no outcome.
     Raises ServerError when the server cannot be used, and OSError when the media cache cannot be
@@ -97,6 +109,8 @@ async def send_requests(
                         request = next(remaining)
                     except StopIteration:
                         exhausted = True
+                        break
+                    if request is LATER:
                         break
                     if request is None:
                         await asyncio.sleep(0)

@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from cot_reward.records import Comparison, Order, Verdict, valid_unicode
 
@@ -29,10 +29,14 @@ CREATE TABLE bad (id TEXT, place TEXT, reason TEXT, detail TEXT);
 CREATE TABLE duplicates (id BLOB, place TEXT, first TEXT);
 CREATE TABLE units (
     key BLOB, ascending INTEGER, sample INTEGER, offset INTEGER, failed INTEGER,
-    verdict TEXT, coherence TEXT, answer INTEGER, mismatch INTEGER,
+    verdict TEXT, coherence TEXT, answer INTEGER, mismatch INTEGER, side TEXT,
     PRIMARY KEY (key, ascending, sample)
 ) WITHOUT ROWID;
 """
+
+
+# The side of a pair that a text can be on; "": of none, or nobody asked.
+Side = Literal["", "right", "wrong"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Unit(NamedTuple):
     offset: int
     failed: bool
     verdict: Verdict | None
+    side: Side = ""
 
 
 class Ledger:
@@ -165,7 +170,9 @@ class Ledger:
 
     # --- the units --------------------------------------------------------------------------------
 
-    def enter(self, entry: dict[str, Any], offset: int, verdict: Verdict | None) -> None:
+    def enter(
+        self, entry: dict[str, Any], offset: int, verdict: Verdict | None, side: Side = ""
+    ) -> None:
         """Take in a journal entry that begins at this byte of the journal, with its verdict.
 
         A response stays for good; a failure gives way to a response, and to a later failure. The
@@ -182,11 +189,12 @@ class Ledger:
         )
         for sample in samples:
             self._execute(
-                "INSERT INTO units VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
+                "INSERT INTO units VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
                 "SET offset = excluded.offset, failed = excluded.failed, "
                 "verdict = excluded.verdict, coherence = excluded.coherence, "
-                "answer = excluded.answer, mismatch = excluded.mismatch WHERE failed",
-                (key, entry["ascending"], sample, offset, failed, *finding),
+                "answer = excluded.answer, mismatch = excluded.mismatch, side = excluded.side "
+                "WHERE failed",
+                (key, entry["ascending"], sample, offset, failed, *finding, side),
             )
 
     def presentation(self, key: str, ascending: bool) -> Presentation | None:
@@ -204,7 +212,7 @@ class Ledger:
     def units(self, listed: Listed, order: Order, samples: int) -> list[Unit]:
         """What the journal holds of the first `samples` units of a comparison in one order."""
         rows = self._execute(
-            "SELECT sample, offset, failed, verdict, coherence, answer, mismatch FROM units "
+            "SELECT sample, offset, failed, verdict, coherence, answer, mismatch, side FROM units "
             "WHERE key = ? AND ascending = ? AND sample < ? ORDER BY sample",
             (_blob(listed.key), is_ascending(listed.comparison, order), samples),
         )
@@ -212,8 +220,9 @@ class Ledger:
             Unit(
                 sample, offset, bool(failed),
                 Verdict(verdict, coherence, answer, bool(mismatch)) if verdict else None,
+                side,
             )
-            for sample, offset, failed, verdict, coherence, answer, mismatch in rows
+            for sample, offset, failed, verdict, coherence, answer, mismatch, side in rows
         ]  # fmt: skip
 
     def progress(self, orders: Sequence[Order], samples: int) -> tuple[int, int]:

@@ -22,12 +22,15 @@ RESTORED_IN_WORDS = {
 def print_summary(summary: dict[str, Any], out: Path) -> None:
     accuracy, files, account = summary["accuracy"], summary["files"], summary["account"]
     held_out = f"{account['excluded']} held out, " if "excluded" in account else ""
+    settled = f"{account['settled']} not needed, " if "settled" in account else ""
+    of_first = f"of {summary['metrics_of']}:\n" if "metrics_of" in summary else ""
     print(
         f"{out}: responses: {account['judged']} judged of {account['expected']}, "
-        f"{account['failed']} failed, {held_out}{account['not_asked']} not asked; "
+        f"{account['failed']} failed, {held_out}{settled}{account['not_asked']} not asked; "
         f"correct.jsonl {files['correct']}, "
         f"incorrect.jsonl {files['incorrect']}, unusable.jsonl {files['unusable']}\n"
-        f"accuracy {accuracy['share']:.1%} [{accuracy['low']:.1%}, {accuracy['high']:.1%}], "
+        f"{of_first}accuracy {accuracy['share']:.1%} "
+        f"[{accuracy['low']:.1%}, {accuracy['high']:.1%}], "
         f"well-formed {summary['well_formed']['share']:.1%}, "
         f"coherent {summary['coherent']['share']:.1%}, "
         f"answers 1: {summary['answers_1']['share']:.1%}, "
@@ -36,6 +39,8 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
     )
     for name, count in summary.get("excluded_comparisons", {}).items():
         print(f"{count} comparisons of {name} were left out")
+    if "settled" in account:
+        _print_pairs(summary["usable_pairs"])
     if summary["ties"]:
         print(f"records with a tie (a label that prefers neither; not asked): {summary['ties']}")
     if summary["duplicates"]["count"]:
@@ -63,6 +68,14 @@ def tell_bad_records(records: Iterable[Mapping[str, str]]) -> Counter[str]:
     if reasons.total() > MOST_BAD_RECORDS:
         print(f"... and {reasons.total() - MOST_BAD_RECORDS:,} more bad records", file=sys.stderr)
     return reasons
+
+
+def _print_pairs(pairs: dict[str, Any]) -> None:
+    orders, tokens = pairs["orders"], pairs["completion_tokens_per_pair"]
+    print(
+        f"a right and a wrong usable text: in {orders['count']} of {orders['of']} orders, of "
+        f"{pairs['comparisons']} comparisons" + (f"; {tokens} tokens for each" if tokens else "")
+    )
 
 
 def problems(summary: dict[str, Any], settings: InferenceSettings) -> list[str]:

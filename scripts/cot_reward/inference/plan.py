@@ -9,12 +9,13 @@ from typing import Any
 from cot_reward.client.wire import Request
 from cot_reward.errors import UserError
 from cot_reward.inference.inputs import read_comparisons
-from cot_reward.inference.ledger import Ledger
+from cot_reward.inference.ledger import Ledger, Listed, Side
 from cot_reward.inference.results import FILES
 from cot_reward.inference.settings import InferenceSettings
+from cot_reward.inference.until import Rule
 from cot_reward.judge import judge
 from cot_reward.media.paths import ImageRoots
-from cot_reward.records import Comparison, Verdict
+from cot_reward.records import Comparison, Order, Verdict, token_fault
 from cot_reward.rows.file_flags import DataFile, data_files, held_out_files
 from cot_reward.rows.held_out import HeldOut
 from cot_reward.rows.labels import parse_meanings
@@ -39,15 +40,20 @@ class Run:
     """One run: its listed comparisons, the units that are done, and the requests still needed.
 
     `templates` and `template_hashes` are by task, for the tasks of the listed comparisons.
-    `counts` sums the tokens and retries of all journal entries. `held_out` has the comparisons of
-    --exclude (None: the flag is not given), and `held_out_entries` counts the journal's responses
-    to them, of starts that did not hold them out. Raises UserError for data, templates or tasks
-    that cannot be used, and for a held-out row that cannot be read.
+    `counts` sums the tokens and retries of all journal entries; `passed_over` counts the samples
+    that turned out not to be asked (see `until`). `held_out` has the comparisons of --exclude
+    (None: the flag is not given), and `held_out_entries` counts the journal's responses to them, of
+    starts that did not hold them out. Raises UserError for data, templates or tasks that cannot be
+    used, and for a held-out row that cannot be read.
     """
 
     def __init__(self, settings: InferenceSettings, ledger: Ledger) -> None:
         self.settings, self.ledger = settings, ledger
+        self.rule = Rule.of(settings)
         self.counts: Counter[str] = Counter()
+        self.passed_over = 0
+        # Failures before this byte of the journal are asked again.
+        self._retry_before = 0
         templates = _read_templates(settings.template)
         files = data_files(settings.data, settings.image_root)
         roots = list(dict.fromkeys(file.image_root for file in files if file.image_root))
@@ -87,7 +93,10 @@ class Run:
         for offset, entry in journal_entries(journal):
             if entry.get("run") != run_hash or entry.get("template") not in template_hashes:
                 raise UserError(f"{journal}: holds responses of other settings; use another --out")
-            self._enter(entry, offset, self._judge(entry) if judging else None)
+            # Whether a sample is needed depends on the texts before it.
+            needed = judging or self.rule.sides
+            self._enter(entry, offset, self._judge(entry) if needed else None)
+            self._retry_before = offset + 1 if self.settings.retry_failed else 0
             if self.held_out and "text" in entry and self.held_out.files_with([entry["key"]]):
                 self.held_out_entries += 1
 
@@ -101,7 +110,7 @@ class Run:
         return verdict
 
     def _enter(self, entry: dict[str, Any], offset: int, verdict: Verdict | None) -> None:
-        self.ledger.enter(entry, offset, verdict)
+        self.ledger.enter(entry, offset, verdict, self._side(entry, verdict))
         for name in ("prompt_tokens", "completion_tokens", "retries"):
             self.counts[name] += entry.get(name, 0)
 
@@ -114,6 +123,11 @@ class Run:
             return None
         task = TASKS[presentation.task]
         return judge(entry["text"], task, presentation.label, entry["finish_reason"])
+
+    def _side(self, entry: dict[str, Any], verdict: Verdict | None) -> Side:
+        if verdict is None or not self.rule.sides or token_fault(entry["text"]):
+            return ""
+        return self.rule.side(verdict)
 
     def progress(self) -> tuple[int, int]:
         """Units with a response, and units that failed."""
@@ -135,32 +149,45 @@ class Run:
         """Units of the listed comparisons and of the bad records."""
         return len(self.ledger) * self.settings.units_per_record + self.bad_units
 
+    def most_units(self, judged: int, failed: int) -> int:
+        """How many units may still be asked, once `requests` has been gone through."""
+        stays = judged + (0 if self.settings.retry_failed else failed) + self.passed_over
+        return self.expected_units - self.bad_units - stays
+
     def requests(self) -> Iterator[Request | None]:
-        """Every request that is still needed; the requests of a comparison follow each other.
+        """The requests of `rounds`, one by one."""
+        for requests in self.rounds():
+            yield from [None] if requests is None else requests
+
+    def rounds(self) -> Iterator[list[Request] | None]:
+        """Of each comparison and order the requests that it needs now, in the order of the input.
 
         None now and then while nothing is missing, so that other tasks get a turn.
         """
-        settings = self.settings
         for position, listed in enumerate(self.ledger, 1):
             if position % COMPARISONS_PER_TURN == 0:
                 yield None
-            comparison = listed.comparison
-            template = self.templates[comparison.task]
-            for order in settings.asked_orders:
-                units = self.ledger.units(listed, order, settings.num_samples)
-                settled = {
-                    unit.sample for unit in units if not (unit.failed and settings.retry_failed)
-                }
-                missing = [n for n in range(settings.num_samples) if n not in settled]
-                # Consecutive samples share one request: the server gives sample i the seed + i.
-                for first, count in _consecutive(missing):
-                    yield Request(
-                        comparison, listed.key, order, first, count,
-                        seed=request_seed(settings.seed, listed.key, order) + first,
-                        prompt=prompts.render(comparison, order, template),
-                        placeholder=TASKS[comparison.task].placeholder,
-                        media=prompts.shown_media(comparison, order),
-                    )  # fmt: skip
+            for order in self.settings.asked_orders:
+                if requests := self.next_round(listed, order):
+                    yield requests
+
+    def next_round(self, listed: Listed, order: Order) -> list[Request]:
+        """The requests that a comparison in one order needs now, by what the ledger has of it."""
+        comparison, seed = listed.comparison, self.settings.seed
+        units = self.ledger.units(listed, order, self.rule.samples)
+        state = self.rule.state(units, self._retry_before)
+        self.passed_over += state.passed_over
+        # Consecutive samples share one request: the server gives sample i the seed + i.
+        return [
+            Request(
+                comparison, listed.key, order, first, count,
+                seed=request_seed(seed, listed.key, order) + first,
+                prompt=prompts.render(comparison, order, self.templates[comparison.task]),
+                placeholder=TASKS[comparison.task].placeholder,
+                media=prompts.shown_media(comparison, order),
+            )
+            for first, count in _consecutive(state.missing)
+        ]  # fmt: skip
 
 
 def _held_out(settings: InferenceSettings, files: Sequence[DataFile]) -> HeldOut | None:

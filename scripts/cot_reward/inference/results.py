@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from cot_reward.finish_reasons import ending
-from cot_reward.inference.ledger import Ledger, Listed, Unit
+from cot_reward.inference.ledger import Ledger, Listed, Side, Unit
+from cot_reward.inference.until import Rule
 from cot_reward.judge import destination
 from cot_reward.records import Order, Verdict, conversation, token_fault
 from cot_reward.stats import Tally, share
@@ -31,6 +32,9 @@ class Results:
     unparsed_ends: the last words of texts without an answer; in brackets the finish reason, where
         its meaning is not known
     restored: how many texts were put back together, by how (see `records.Response`)
+    settled: units that were not needed (see `until`)
+    orders, comparisons: how many comparisons in one order were asked; in how many of them, and of
+    how many comparisons, a right and a wrong text can make a pair
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -39,10 +43,26 @@ class Results:
     metrics: dict[str, Any] = field(default_factory=dict)
     unparsed_ends: Counter[str] = field(default_factory=Counter)
     restored: Counter[str] = field(default_factory=Counter)
+    settled: int = 0
+    orders: int = 0
+    orders_with_pair: int = 0
+    comparisons_with_pair: int = 0
+    completion_tokens: int = 0
 
     def add_end(self, end: str) -> None:
         if end in self.unparsed_ends or len(self.unparsed_ends) < _MOST_ENDS:
             self.unparsed_ends[end] += 1
+
+    def usable_pairs(self) -> dict[str, Any]:
+        """For the summary. `completion_tokens` are of the responses in the files."""
+        tokens, pairs = self.completion_tokens, self.orders_with_pair
+        return {
+            "orders": share(pairs, self.orders),
+            "comparisons": self.comparisons_with_pair,
+            "completion_tokens": tokens,
+            # Some servers do not count tokens.
+            "completion_tokens_per_pair": round(tokens / pairs, 1) if tokens and pairs else None,
+        }
 
     @property
     def judged(self) -> int:
@@ -51,8 +71,8 @@ class Results:
 
 def judged_rows(
     listed: Listed, order: Order, units: list[Unit], template: str, journal: IO[bytes]
-) -> Iterator[tuple[dict[str, Any], Verdict, str]]:
-    """Of each judged response of a comparison in one order: row, verdict, how it was restored."""
+) -> Iterator[tuple[dict[str, Any], Verdict, dict[str, Any]]]:
+    """Of each judged response of a comparison in one order: row, verdict, journal entry."""
     judged = [(unit.offset, unit.verdict) for unit in units if unit.verdict]
     if not judged:
         return
@@ -80,14 +100,13 @@ def judged_rows(
             "model": entry["model"],
             "template_hash": hashed_template,
         }
-        yield row, verdict, entry.get("restored", "")
+        yield row, verdict, entry
 
 
 def failed_rows(
-    listed: Listed, order: Order, units: list[Unit], journal: IO[bytes]
+    listed: Listed, order: Order, failures: list[Unit], journal: IO[bytes]
 ) -> Iterator[dict[str, Any]]:
-    """A row for each failed request, with the samples that it asked for and that are missing."""
-    failures = [unit for unit in units if unit.failed]
+    """A row for each failed request, with the missing samples that it stands for."""
     for offset in dict.fromkeys(unit.offset for unit in failures):
         samples = [unit.sample for unit in failures if unit.offset == offset]
         entry = entry_at(journal, offset)
@@ -102,9 +121,12 @@ def failed_rows(
         }
 
 
-def _file_of(text: str, verdict: Verdict, allow_incoherent: bool) -> str:
-    # A trainer would take a special token for what it stands for, and refuse the whole file.
-    return "unusable" if token_fault(text) else destination(verdict, allow_incoherent)
+def _place(text: str, verdict: Verdict, allow_incoherent: bool, rule: Rule) -> tuple[str, Side]:
+    """The file of a response, and the side of a pair that it can be on."""
+    if token_fault(text):
+        # A trainer would take a special token for what it stands for, and refuse the whole file.
+        return "unusable", ""
+    return destination(verdict, allow_incoherent), rule.side(verdict)
 
 
 def derive(
@@ -113,13 +135,14 @@ def derive(
     journal: Path,
     templates: Mapping[str, str],
     orders: tuple[Order, ...],
-    samples: int,
+    rule: Rule,
     allow_incoherent: bool,
 ) -> Results:
     """Write correct, incorrect, unusable and failed.jsonl anew, in the order of the input.
 
-    The ledger holds the verdicts: nothing is judged here. Raises UserError when a file cannot be
-    written; then none of the four is replaced.
+    The ledger holds the verdicts: nothing is judged here. Samples after the first `rule.first`
+    count for no metric: whether they were asked depends on the texts before them. Raises
+    UserError when a file cannot be written; then none of the four is replaced.
     """
     results, tally, further, repeats = Results(), Tally(), 0, 0
     with ExitStack() as stack:
@@ -136,20 +159,24 @@ def derive(
             results.reasons[row["reason"]] += row["units"]
 
         for bad in ledger.bad():
-            write_failed(bad | {"order": "", "samples": [], "units": len(orders) * samples})
+            write_failed(bad | {"order": "", "samples": [], "units": len(orders) * rule.samples})
         for listed in ledger:
-            rows, mismatches = [], 0
+            rows, mismatches, has_pair = [], 0, False
             template = templates[listed.comparison.task]
             for order in orders:
-                units = ledger.units(listed, order, samples)
-                texts = []
-                for row, verdict, restored in judged_rows(listed, order, units, template, entries):
+                units = ledger.units(listed, order, rule.samples)
+                texts, sides = [], set[Side]()
+                for row, verdict, entry in judged_rows(listed, order, units, template, entries):
                     text = row["conversations"][1]["value"]
-                    write(_file_of(text, verdict, allow_incoherent), row)
-                    rows.append(row)
+                    file, side = _place(text, verdict, allow_incoherent, rule)
+                    write(file, row)
                     texts.append(text)
-                    mismatches += verdict.mismatch
-                    if restored:
+                    sides.add(side)
+                    results.completion_tokens += entry.get("completion_tokens", 0)
+                    if row["sample"] < rule.first:
+                        rows.append(row)
+                        mismatches += verdict.mismatch
+                    if restored := entry.get("restored"):
                         results.restored[restored] += 1
                     if not verdict.answer:
                         end, reason = text[-_END_CHARACTERS:].strip(), row["finish_reason"]
@@ -157,8 +184,15 @@ def derive(
                         results.add_end(f"{end} [{reason}]" if ending(reason) == "other" else end)
                 further += max(0, len(texts) - 1)
                 repeats += len(texts) - len(set(texts))
-                for row in failed_rows(listed, order, units, entries):
+                state = rule.state(units)
+                results.settled += state.settled
+                for row in failed_rows(listed, order, state.failed, entries):
                     write_failed(row)
+                is_pair = {"right", "wrong"} <= sides
+                results.orders += 1
+                results.orders_with_pair += is_pair
+                has_pair |= is_pair
+            results.comparisons_with_pair += has_pair
             tally.add(rows, mismatches)
     results.metrics = tally.metrics() | {"repeated": share(repeats, further)}
     if ledger.duplicate_count:

@@ -27,6 +27,7 @@ from cot_reward.inference.ledger import Ledger
 from cot_reward.inference.media_check import records_with_bad_media
 from cot_reward.inference.plan import Run
 from cot_reward.inference.results import Results
+from cot_reward.inference.rounds import Rounds
 from cot_reward.inference.served_model import (
     check_same_model,
     check_template_of_model,
@@ -43,6 +44,8 @@ from cot_reward.store import Journal, write_json
 # A run ends early when its first responses have hardly any answer. The first to come are the
 # shortest, which may be worse than the others: so a fifth of --min-parsed is enough.
 FIRST_RESPONSES, FIRST_RESPONSES_LENIENCE = 200, 0.2
+# In summaries of --until.
+METRICS_OF = "the first {} samples of each order; later ones were asked because of these"
 
 
 async def _probe_files(media_root: Path, server: Server, sampling: Sampling) -> None:
@@ -97,14 +100,15 @@ class _Progress:
             and self._parsed < min_parsed * self._judged * FIRST_RESPONSES_LENIENCE
         )
 
-    def show(self, outcomes: list[Outcome], verdicts: list[Verdict]) -> None:
+    def show(self, outcomes: list[Outcome], verdicts: list[Verdict], passed_over: int) -> None:
+        """`passed_over`: units that turned out not to be asked."""
         self._judged += len(verdicts)
         self._parsed += sum(bool(verdict.answer) for verdict in verdicts)
         self._correct += sum(verdict.verdict == "correct" for verdict in verdicts)
         self._failed += sum(outcome.request.count for outcome in outcomes if outcome.reason)
         accuracy = f"{self._correct / max(1, self._judged):.3f}"
         self._bar.set_postfix(accuracy=accuracy, failed=self._failed, refresh=False)
-        self._bar.update(sum(outcome.request.count for outcome in outcomes))
+        self._bar.update(sum(outcome.request.count for outcome in outcomes) + passed_over)
 
     def close(self) -> None:
         self._bar.close()
@@ -138,14 +142,13 @@ async def _ask(
     )
     capacity = Capacity(settings.fixed_concurrency, progress.say)
     outage = Outage(server, sampling, settings.max_pause, stop, progress.say)
+    rounds, passed_over = Rounds(run), 0
     began, unreadable = time.monotonic(), False
     try:
         cache = settings.media_root / ".cache" / "media"
         with MediaReader(settings.image_max_pixels, cache) as reader:
             read_url = url_reader(reader, run.roots, settings.media)
-            batches = send_requests(
-                run.requests(), server, sampling, read_url, capacity, outage, stop
-            )
+            batches = send_requests(rounds, server, sampling, read_url, capacity, outage, stop)
             async with aclosing(batches):
                 async for batch in batches:
                     lines = [
@@ -155,11 +158,20 @@ async def _ask(
                     ]
                     # One write for the batch, in a thread: a disk takes its time.
                     offsets = await asyncio.to_thread(journal.append, lines)
-                    verdicts = [
-                        run.enter(line, offset) for line, offset in zip(lines, offsets, strict=True)
+                    entered = [
+                        (run.enter(line, offset), line)
+                        for line, offset in zip(lines, offsets, strict=True)
                     ]
+                    rounds.answered(batch)
                     answered += sum(bool(outcome.responses) for outcome in batch)
-                    progress.show(batch, [verdict for verdict in verdicts if verdict])
+                    # Later samples were asked because the first ones were not enough.
+                    verdicts = [
+                        verdict
+                        for verdict, line in entered
+                        if verdict and line["sample"] < run.rule.first
+                    ]
+                    progress.show(batch, verdicts, run.passed_over - passed_over)
+                    passed_over = run.passed_over
                     if progress.unreadable(settings.min_parsed) and not stop.is_set():
                         unreadable = True
                         stop.set()
@@ -313,7 +325,7 @@ def _derive(run: Run, journal: Path) -> Results:
     settings = run.settings
     return results.derive(
         settings.out, run.ledger, journal, run.templates, settings.asked_orders,
-        settings.num_samples, settings.allow_incoherent,
+        run.rule, settings.allow_incoherent,
     )  # fmt: skip
 
 
@@ -371,14 +383,17 @@ def _summary(
             "judged": found.judged,
             "failed": found.failed_units,
             **({"excluded": run.excluded_units} if run.held_out else {}),
-            "not_asked": run.expected_units - found.judged - found.failed_units,
+            "not_asked": run.expected_units - found.judged - found.failed_units - found.settled,
+            **({"settled": found.settled} if run.rule.sides else {}),
         },
         **_held_out_counts(run),
+        **({"metrics_of": METRICS_OF.format(run.rule.first)} if run.rule.sides else {}),
         "files": {name: found.rows[name] for name in results.JUDGED_FILES},
         "failed_reasons": dict(found.reasons),
         "ties": run.ledger.tie_count,
         "duplicates": {"count": run.ledger.duplicate_count, "first": first_duplicates},
         **found.metrics,
+        "usable_pairs": found.usable_pairs(),
         "unparsed_ends": dict(found.unparsed_ends.most_common(3)),
         "restored": dict(found.restored),
         **{name: run.counts[name] for name in ("prompt_tokens", "completion_tokens", "retries")},
@@ -430,7 +445,9 @@ def _dry_run(settings: InferenceSettings) -> int:
             "unit": "expected to will_fail are responses: samples of a comparison in an order",
             "expected": run.expected_units + run.excluded_units, "judged": judged,
             "failed": failed, **({"excluded": run.excluded_units} if run.held_out else {}),
-            "to_ask": units, "will_fail": will_fail,
+            "to_ask": units,
+            **({"to_ask_at_most": run.most_units(judged, failed)} if run.rule.sides else {}),
+            "will_fail": will_fail,
             "requests": requests, "template_hashes": run.template_hashes,
         }, indent=2))  # fmt: skip
         if first is not None:

@@ -5,12 +5,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cot_reward.errors import nearest
+from cot_reward.inference.ledger import Side
+from cot_reward.judge import FINDINGS, TRUSTED
 from cot_reward.records import ORDERS, Order
 from cot_reward.rows.file_flags import check_exclude_roots
 from cot_reward.rows.labels import parse_meanings
 
 # The SDK holds at most 1,000 connections, and a probe must find a free one.
 MAX_FIXED_CONCURRENCY = 900
+
+
+# What --until may wait for.
+Until = Literal["off", "right,wrong", "right", "wrong"]
+_SIDES: dict[str, frozenset[Side]] = {
+    "off": frozenset(), "right": frozenset({"right"}), "wrong": frozenset({"wrong"}),
+    "right,wrong": frozenset({"right", "wrong"}),
+}  # fmt: skip
 
 
 def _setting(text: str, *aliases: str, **default: Any) -> Any:
@@ -54,7 +65,9 @@ class InferenceSettings:
     api_key_env: str = _setting(
         "environment variable that holds the API key", default="OPENAI_API_KEY"
     )
-    num_samples: int = _setting("chains of thought per comparison and order", default=4)
+    num_samples: int = _setting(
+        "chains of thought per comparison and order, at most", "max_samples", default=4
+    )
     temperature: float = _setting("sampling temperature; 0: greedy", default=1.0)
     top_p: float = _setting("nucleus sampling", default=1.0)
     max_tokens: int = _setting("maximum tokens of a chain of thought", default=2048)
@@ -67,6 +80,14 @@ class InferenceSettings:
         "arguments of the chat template, such as '{\"enable_thinking\": false}'", default=None
     )
     orders: Literal["given", "swapped", "both"] = _setting("presentation orders", default="both")
+    until: Until = _setting(
+        "ask about a comparison and order until it has such usable texts", default="off"
+    )
+    first: int = _setting("with --until: samples of each round", default=2)
+    until_coherence: list[str] = _setting(
+        "with --until: findings of a usable text, as the merger takes them",
+        default_factory=lambda: list(TRUSTED),
+    )
     concurrency: str = _setting(
         "requests in flight; auto: raised while tokens/s rise", default="auto"
     )
@@ -108,7 +129,8 @@ class InferenceSettings:
         check_exclude_roots(self.exclude, self.exclude_image_root)
         minima = {
             "num_samples": 1, "max_tokens": 1, "max_attempts": 1, "image_max_pixels": 1,
-            "temperature": 0, "timeout": 0.001, "deadline": 0.001, "max_pause": 0, "top_p": 1e-9,
+            "first": 1, "temperature": 0, "timeout": 0.001, "deadline": 0.001, "max_pause": 0,
+            "top_p": 1e-9,
         }  # fmt: skip
         for name, minimum in minima.items():
             if getattr(self, name) < minimum:
@@ -116,6 +138,7 @@ class InferenceSettings:
         for name in ("max_bad_rows", "max_failed", "min_parsed"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be between 0 and 1")
+        self._check_until()
         try:
             _ = self.template_kwargs
         except ValueError as error:
@@ -135,6 +158,25 @@ class InferenceSettings:
                 "--base-url must not hold a name, password or query; put the key into the "
                 "environment variable that --api-key-env names"
             )
+
+    def _check_until(self) -> None:
+        """Raises ValueError."""
+        if self.until != "off" and self.first >= self.num_samples:
+            raise ValueError(
+                f"--until {self.until}: a first round of --first {self.first} is already all of "
+                f"--num-samples {self.num_samples}; give a smaller --first, a larger "
+                "--num-samples, or --until off"
+            )
+        for finding in self.until_coherence:
+            if finding not in FINDINGS:
+                raise ValueError(
+                    f"--until-coherence {finding}: no finding.{nearest(finding, FINDINGS)}"
+                )
+
+    @property
+    def wanted_sides(self) -> frozenset[Side]:
+        """What --until waits for; empty: every sample is asked."""
+        return _SIDES[self.until]
 
     @property
     def template_kwargs(self) -> dict[str, Any]:
