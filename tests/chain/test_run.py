@@ -90,6 +90,28 @@ def test_both_passes_ask_the_same_comparisons() -> None:
     assert value_of(wrong, "--image-root") == ["dataset", "dataset/demo/images"]
 
 
+def test_until_is_for_passes_of_more_samples_than_a_round_and_for_no_evaluation() -> None:
+    def until(*flags: str) -> dict[str, list[str]]:
+        found = steps("configs/chain.yaml", 8, "--hot-samples", "2", *flags).values()
+        return {step.name: value_of(step, "--until") for step in found if "--until" in step.command}
+
+    evaluations = {
+        f"eval_{stage}/{mode}": ["off"]
+        for stage in ("base", "stage1", "stage2", "stage3")
+        for mode in ("greedy", "sampled")
+    }
+    assert until() == evaluations
+    passes = {name: ["right,wrong"] for name in ("stage1_infer", "stage2_infer")}
+    assert until("--until", "right,wrong") == evaluations | passes
+    hot = steps("configs/chain.yaml", 8, "--hot-samples", "2", "--until", "wrong", "--first", "1")
+    assert value_of(hot["stage2_infer_hot"], "--first") == ["1"]
+    # A pass that is done asks for more, or for what was not needed, and does not start anew.
+    assert hot["stage1_infer"].added_flags == {"samples": "4", "until": "wrong", "first": "1"}
+    assert steps()["stage1_infer"].added_flags == {"samples": "4"}
+    with pytest.raises(UserError, match="first 4, which is already every text of passes of 4"):
+        profile("configs/chain.yaml", "--until", "right", "--first", "4")
+
+
 def test_pairs_take_wrong_texts_of_both_passes_and_leave_held_out_data_out() -> None:
     pairs = steps()["pairs"]
     assert value_of(pairs, "--correct") == ["runs/stage2_infer/correct.jsonl"]

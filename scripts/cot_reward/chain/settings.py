@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cot_reward.inference.settings import Until
+
 
 def _setting(text: str, **default: Any) -> Any:
     return field(metadata={"help": text}, **default)
@@ -86,6 +88,11 @@ class Profile:
         "share of readable answers below which a pass of sampling ends the chain", default=0.5
     )
     eval_samples: int = _setting("texts for each held-out comparison and order at T=1", default=4)
+    until: Until = _setting(
+        "both passes: ask about a comparison and order until it has such usable texts",
+        default="off",
+    )
+    first: int = _setting("with until: texts of each round", default=2)
 
     # machines
     gpus: int | None = _setting("GPUs to use (default: all that are found)", default=None)
@@ -103,12 +110,18 @@ class Profile:
     )
 
     def __post_init__(self) -> None:
-        for name in ("samples", "second_samples", "eval_samples", "tensor_parallel"):
+        for name in ("samples", "second_samples", "eval_samples", "tensor_parallel", "first"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         for name in ("hot_samples", "gpus", "data_parallel"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        most = max(self.samples, self.second_samples, self.hot_samples)
+        if self.until != "off" and self.first >= most:
+            raise ValueError(
+                f"until is {self.until} and first {self.first}, which is already every text of "
+                f"passes of {most}; give a smaller first, or more samples"
+            )
         if self.second_pass == "none" and not self.fresh:
             raise ValueError(
                 "second_pass is none and fresh is empty: stage 2's model would answer nothing; "

@@ -325,9 +325,10 @@ class Chain:
         samples: int,
         temperature: float,
         min_parsed: float,
-        for_training: bool = False,
+        *,
+        for_training: bool,
     ) -> Step:
-        """`for_training`: the held-out comparisons are left out."""
+        """`for_training`: held-out comparisons are left out, and `until` of the profile holds."""
         out, media_root = run / name, self.profile.media_root
         inference = self.profile.inference
         own_roots = dict.fromkeys(root for root in image_roots if root != media_root)
@@ -342,9 +343,17 @@ class Chain:
             "--min-parsed", f"{min_parsed:g}",
         ]  # fmt: skip
         flags = {"temperature": temperature_text}
-        # With other held-out data the client derives its files anew, and asks nothing twice.
         added_inputs, added_flags = tuple(data), {"samples": str(samples)}
-        if for_training:
+        until, first = self.profile.until, self.profile.first
+        if not for_training:
+            # Also where the YAML says otherwise: texts that are asked for because of other texts
+            # would make the table wrong.
+            command += ["--until", "off"]
+        else:
+            if until != "off" and first < samples:
+                command += ["--until", until, "--first", str(first)]
+                added_flags |= {"until": until, "first": str(first)}
+            # With other held-out data the client derives its files anew, and asks nothing twice.
             command += self._exclude_flags
             added_inputs += tuple(self._kept_out)
             added_flags["exclude_image_root"] = " ".join(self._kept_out_roots)
@@ -366,6 +375,7 @@ class Chain:
             yield self._infer(
                 f"eval_{stage}/{mode}", f"the held-out comparisons, {title}", model,
                 seed, run, profile.heldout, roots, samples, temperature, 0.0,
+                for_training=False,
             )  # fmt: skip
 
     def _validate(self, model: Path, stage: str, seed: int | None, run: Path) -> Iterator[Step]:
@@ -375,7 +385,7 @@ class Chain:
             yield self._infer(
                 f"validate_{stage}", "the validation comparisons, T=1", model, seed, run,
                 profile.validation, [self.validation_root],
-                profile.eval_samples, 1.0, 0.0,
+                profile.eval_samples, 1.0, 0.0, for_training=False,
             )  # fmt: skip
 
     def _watch(self, run: Path) -> Step:

@@ -13,6 +13,7 @@ from typing import Any
 from cot_reward.errors import UserError
 from cot_reward.rows.reading import read_rows
 from cot_reward.stats import bootstrap_mean, paired_difference, tally
+from cot_reward.store import read_json
 
 # Name -> title, in the order of the chain. The control is plain SFT on stage 3's chosen texts.
 STAGES = {
@@ -47,9 +48,18 @@ Accuracies = dict[tuple[str, str], dict[str, float]]
 
 
 def judged_rows(folder: Path) -> list[dict[str, Any]]:
-    """Every judged row of a finished inference run. Raises UserError when it has not finished."""
+    """Every judged row of a finished inference run.
+
+    Raises UserError when it has not finished, and when outcomes decided what was asked.
+    """
     if not (folder / "summary.json").exists():
         raise UserError(f"{folder}: no summary.json; this inference has not finished")
+    until = read_json(folder / "summary.json").get("settings", {}).get("until", "off")
+    if until != "off":
+        raise UserError(
+            f"{folder}: sampled with --until {until}, so that the texts are no fair sample of the "
+            "model's; run this inference again with --until off"
+        )
     rows: list[dict[str, Any]] = []
     for name in ("correct", "incorrect", "unusable"):
         path = folder / f"{name}.jsonl"
