@@ -34,6 +34,16 @@ def test_a_run_without_a_summary_is_an_error_that_names_it(tmp_path):
         judged_rows(folder)
 
 
+def test_a_run_in_which_outcomes_decided_what_was_asked_is_no_evaluation(tmp_path):
+    folder = judged_run(tmp_path / "run", [RIGHT])
+    summary = folder / "summary.json"
+    summary.write_text('{"settings": {"until": "right,wrong"}}')
+    with pytest.raises(UserError, match=r"run: sampled with --until right,wrong, .* --until off"):
+        judged_rows(folder)
+    summary.write_text('{"settings": {"until": "off"}}')
+    assert len(judged_rows(folder)) == 2
+
+
 def test_a_stage_that_has_not_finished_is_named(tmp_path):
     runs = finished_demo(tmp_path)
     (runs / "seed0/eval_stage2/sampled/summary.json").unlink()

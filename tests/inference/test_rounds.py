@@ -6,8 +6,6 @@ from collections import Counter, defaultdict
 
 import pytest
 from cot_reward.client.flow import LATER
-from cot_reward.errors import UserError
-from cot_reward.evaluation.collect import judged_rows
 from cot_reward.inference.ledger import Ledger
 from cot_reward.inference.plan import Run, request_seed
 from cot_reward.inference.rounds import Rounds
@@ -351,14 +349,6 @@ def test_a_dry_run_tells_the_first_round_and_the_most_that_may_be_asked(many, se
     assert (counts["expected"], counts["judged"], counts["to_ask"]) == (192, judged, 24)
     assert counts["to_ask_at_most"] == 96 == 192 - judged - settled
     assert server.log() == []
-
-
-def test_an_evaluation_does_not_take_rows_of_such_a_run(world):
-    assert call(world, "--num-samples", 4, *UNTIL) == 0
-    with pytest.raises(UserError, match="sampled with --until right,wrong, so that"):
-        judged_rows(world.out)
-    assert call(world, "--num-samples", 4) == 0
-    assert len(judged_rows(world.out)) == 24
 
 
 def test_when_only_outcomes_can_tell_what_comes_next_the_iterator_says_so_at_once(world):
