@@ -19,6 +19,12 @@ RESTORED_IN_WORDS = {
 }
 
 
+def metrics_of(first: int) -> str:
+    """Of which texts the rates are, when outcomes decided whether there are more."""
+    samples = f"{first} samples" if first > 1 else "sample"
+    return f"the first {samples} of each order; later ones were asked because of these"
+
+
 def print_summary(summary: dict[str, Any], out: Path) -> None:
     accuracy, files, account = summary["accuracy"], summary["files"], summary["account"]
     held_out = f"{account['excluded']} held out, " if "excluded" in account else ""

@@ -44,8 +44,6 @@ from cot_reward.store import Journal, write_json
 # A run ends early when its first responses have hardly any answer. The first to come are the
 # shortest, which may be worse than the others: so a fifth of --min-parsed is enough.
 FIRST_RESPONSES, FIRST_RESPONSES_LENIENCE = 200, 0.2
-# In summaries of --until.
-METRICS_OF = "the first {} samples of each order; later ones were asked because of these"
 
 
 async def _probe_files(media_root: Path, server: Server, sampling: Sampling) -> None:
@@ -387,7 +385,7 @@ def _summary(
             **({"settled": found.settled} if run.rule.sides else {}),
         },
         **_held_out_counts(run),
-        **({"metrics_of": METRICS_OF.format(run.rule.first)} if run.rule.sides else {}),
+        **({"metrics_of": messages.metrics_of(run.rule.first)} if run.rule.sides else {}),
         "files": {name: found.rows[name] for name in results.JUDGED_FILES},
         "failed_reasons": dict(found.reasons),
         "ties": run.ledger.tie_count,
