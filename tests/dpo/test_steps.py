@@ -79,7 +79,7 @@ def test_the_warning_tells_only_what_is_so(tmp_path: Path) -> None:
     assert "learning rate" not in plateau
 
 
-@pytest.mark.parametrize("name", ["dpo.yaml", "one_gpu/dpo.yaml", "small_gpu/dpo.yaml"])
+@pytest.mark.parametrize("name", ["dpo.yaml", "dpo_lora.yaml", "small_gpu/dpo.yaml"])
 @pytest.mark.parametrize(("total", "saved"), [(24, [5, 10, 15, 20]), (200, [40, 80, 120, 160])])
 def test_the_shipped_settings_fit_short_and_long_runs(
     tmp_path: Path, name: str, total: int, saved: list[int]
