@@ -56,7 +56,7 @@ qlora: $(ENVS)/main/pins ## bitsandbytes in the main environment, for --load_in_
 
 COMPILE := $(UV) pip compile -q --no-header --no-annotate --python-version 3.11 --upgrade
 .PHONY: lock
-lock: | $(UV) ## write all pins anew from the short inputs
+lock: | $(UV_FILE) ## write all pins anew from the short inputs
 	$(COMPILE) requirements/main.in -o requirements.txt
 	$(COMPILE) requirements/sft.in -o requirements/sft.txt
 	$(COMPILE) requirements/serve.in -o requirements/serve.txt
@@ -95,4 +95,4 @@ quick: envs check ## while working: lint, types and the tests that are not slow 
 	$(QUICK_TESTS) -q
 test: envs check ## every check and test, the whole chain among them
 	$(QUICK_TESTS)
-	$(ENVS)/dev/bin/pytest -m slow
+	$(ENVS)/dev/bin/pytest -m slow --durations=25
