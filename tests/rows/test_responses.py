@@ -12,6 +12,13 @@ from helpers.pictures import picture
 from helpers.rows import judged_row, raw_row, read_lines, write_lines, write_rows
 from helpers.texts import cot
 
+
+def partner(text, **other):
+    """A judged row to the prompt of `published`: texts to other prompts make no pair."""
+    row = judged_row(text, **other)
+    return row | {"conversations": published(text, "conversations")["conversations"]}
+
+
 # --- forms of rows --------------------------------------------------------------------------------
 
 
@@ -32,7 +39,7 @@ def test_published_rows_are_read_and_get_their_key(tmp_path, form, suffix):
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
         write_rows(path, rows)
-    wrong = judged_row(WRONG, images=("images/a.png", "images/b.png"))
+    wrong = partner(WRONG, images=("images/a.png", "images/b.png"))
     flags = ["--correct", path, "--image-root", data]
     pairs, summary = run(tmp_path, [], [wrong], *flags)
     (pair,) = pairs
@@ -57,7 +64,7 @@ def test_published_rows_are_read_and_get_their_key(tmp_path, form, suffix):
 )
 def test_what_published_rows_have_beside_is_no_matter(tmp_path, odd):
     rows = [published(RIGHT, "problem") | {"conversations": None} | odd]
-    pairs, _ = run(tmp_path, rows, [judged_row(WRONG)])
+    pairs, _ = run(tmp_path, rows, [partner(WRONG)])
     assert (pairs[0]["id"], pairs[0]["images"]) == (judged_row(WRONG)["id"], ["a.png", "b.png"])
     assert pairs[0]["problem"] == "<image><image>Judge them. Text Caption: [a cat]"
 
@@ -65,13 +72,13 @@ def test_what_published_rows_have_beside_is_no_matter(tmp_path, odd):
 def test_fields_of_anothers_that_have_our_names_count_as_absent(tmp_path):
     odd = {"source": ["x"], "sample": "3", "order": 0, "model": {"a": 1}, "task": "text-to-image"}
     rows = [published(RIGHT, "problem") | odd | {"label": 1.0}]
-    (pair,), _ = run(tmp_path, rows, [judged_row(WRONG, order="swapped")])
+    (pair,), _ = run(tmp_path, rows, [partner(WRONG, order="swapped")])
     # What it does not say of itself, its partner may know.
     assert pair["order"] == "swapped"
-    assert run(tmp_path, rows, [judged_row(WRONG)])[1]["by_source"] == {"made": 1}
-    assert len(run(tmp_path, [rows[0] | {"label": float("nan")}], [judged_row(WRONG)])[0]) == 1
+    assert run(tmp_path, rows, [partner(WRONG)])[1]["by_source"] == {"made": 1}
+    assert len(run(tmp_path, [rows[0] | {"label": float("nan")}], [partner(WRONG)])[0]) == 1
     with pytest.raises(UserError, match="'label' must be of type int"):
-        run(tmp_path, [rows[0] | {"label": "one"}], [judged_row(WRONG)])
+        run(tmp_path, [rows[0] | {"label": "one"}], [partner(WRONG)])
 
 
 def test_a_row_of_ours_that_lacks_fields_keeps_its_key(tmp_path):
