@@ -230,6 +230,21 @@ def test_fewer_comparisons_and_orders_are_kept_to(many, server):
     assert {unit(row): row for row in many.judged} == whole
 
 
+def test_held_out_comparisons_are_neither_asked_nor_settled(many, server):
+    flags = ["--num-samples", 8, *UNTIL]
+    whole = rows_of(many, "whole", *flags)
+    held_out = many.data.with_name("held_out.json")
+    held_out.write_text(json.dumps(many.rows[:5]))
+    server.configure()
+    part = rows_of(many, "part", *flags, "--exclude", held_out)
+    keys = {many.key(n) for n in range(5)}
+    assert part == {place: row for place, row in whole.items() if place[0] not in keys}
+    account = many.summary["account"]
+    assert (account["excluded"], account["not_asked"]) == (5 * 16, 0)
+    assert account["judged"] + account["settled"] == 7 * 16
+    assert account["expected"] == 12 * 16
+
+
 # --- failures -------------------------------------------------------------------------------------
 
 
