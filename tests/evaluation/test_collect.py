@@ -153,3 +153,14 @@ def test_the_seconds_of_every_step_are_kept(tmp_path):
     assert collect(runs, [0])["step_seconds"] == []
     (runs / "steps.jsonl").write_text('{"step": "pairs", "seconds": 3}\n')
     assert collect(runs, [0])["step_seconds"] == [{"step": "pairs", "seconds": 3}]
+
+
+def test_a_comparison_that_failed_for_one_stage_is_left_out(tmp_path):
+    runs = finished_demo(tmp_path, verdicts=dict.fromkeys(STAGES, [RIGHT] * 40))
+    judged_run(runs / "seed0/eval_stage3/greedy", [RIGHT] * 39)
+    found = [
+        entry
+        for entry in collect(runs, [0])["differences"]
+        if (entry["after"], entry["before"]) == ("stage3", "stage2")
+    ]
+    assert [entry["units"] for entry in found] == [39, 40]

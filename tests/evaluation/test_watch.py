@@ -87,7 +87,7 @@ def test_incoherent_texts_count_though_the_answers_stay_right(tmp_path):
 @pytest.mark.parametrize(
     ("verdicts", "settings", "message"),
     [
-        ([RIGHT] * 5, {}, "have other texts about 1 comparisons"),
+        ([RIGHT] * 5, {}, "have other texts about 1 of 5 comparisons"),
         ([RIGHT] * 4, {"temperature": 0.0}, "temperature is 1.0 and 0.0"),
         ([RIGHT] * 4, {"templates": {"image_generation": "def"}}, "templates is"),
         ([RIGHT] * 4, {"served_model": {"weights": "a"}}, "answers of the same model"),
@@ -107,8 +107,18 @@ def test_another_number_of_samples_is_refused(tmp_path):
     after = answers(tmp_path / "b", [RIGHT] * 4)
     rows = read_lines(after / "correct.jsonl")
     write_lines(after / "correct.jsonl", rows + [row | {"sample": 1} for row in rows])
-    with pytest.raises(UserError, match="have other texts about 4 comparisons"):
+    with pytest.raises(UserError, match="have other texts about 4 of 4 comparisons"):
         compare(before, after)
+
+
+def test_a_comparison_that_failed_for_one_model_counts_for_none(tmp_path):
+    before = answers(tmp_path / "a", [RIGHT] * 40)
+    after = answers(tmp_path / "b", [RIGHT] * 40)
+    rows = read_lines(after / "correct.jsonl")
+    write_lines(after / "correct.jsonl", [row for row in rows if row["id"] != "comparison 7"])
+    result = compare(before, after)
+    assert (result["comparisons"], result["texts"], result["left_out"]) == (39, 78, 1)
+    assert result["fell"] == []
 
 
 def test_an_unfinished_inference_is_refused(tmp_path):

@@ -40,6 +40,8 @@ PAIR_METRICS = (
     "shortcut", "shortcut_by_kind",
 )  # fmt: skip
 
+# Share of comparisons that may have failed for one of two models that are compared.
+MAX_UNSHARED = 0.05
 # In the folder of a run: stage 3 compared with stage 2.
 WATCH_FILE = "check_stage3.json"
 
@@ -173,7 +175,10 @@ def _stage_record(
 
 
 def _differences(accuracies: Accuracies) -> list[dict[str, Any]]:
-    """Mean differences in accuracy over the comparisons, for each of DIFFERENCES and each mode."""
+    """Mean differences in accuracy over the comparisons, for each of DIFFERENCES and each mode.
+
+    A comparison that has no response of one of the two models is left out.
+    """
     differences = []
     evaluated = {stage for stage, _ in accuracies}
     for after, before in DIFFERENCES:
@@ -181,9 +186,13 @@ def _differences(accuracies: Accuracies) -> list[dict[str, Any]]:
             continue
         for mode in MODES:
             first, second = accuracies[after, mode], accuracies[before, mode]
-            if first.keys() != second.keys():
-                raise UserError(f"{after} and {before} were not evaluated on the same comparisons")
-            keys = sorted(first)
+            keys = sorted(first.keys() & second.keys())
+            asked = len(first.keys() | second.keys())
+            if len(keys) < (1 - MAX_UNSHARED) * asked or not keys:
+                raise UserError(
+                    f"{after} and {before} were not evaluated on the same comparisons: they share "
+                    f"{len(keys):,} of {asked:,}"
+                )
             difference = paired_difference(
                 [first[key] for key in keys], [second[key] for key in keys]
             )

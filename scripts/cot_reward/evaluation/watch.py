@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_reward.errors import UserError
-from cot_reward.evaluation.collect import judged_rows
+from cot_reward.evaluation.collect import MAX_UNSHARED, judged_rows
 from cot_reward.stats import bootstrap_mean, paired_difference
 from cot_reward.store import write_json
 
@@ -37,22 +37,24 @@ def compare(before: Path, after: Path) -> dict[str, Any]:
     """Compare two inferences over the same comparisons: figures, differences, and what fell.
 
     Both are folders of the client. A difference is after - before, the mean over comparisons, with
-    its 95% interval (bootstrap). Raises UserError when the two cannot be compared: other
-    comparisons, orders, numbers of texts or sampling settings, or the same weights.
+    its 95% interval (bootstrap). `left_out` counts comparisons that one of the two has not whole.
+    Raises UserError when the two cannot be compared: other comparisons, orders, numbers of texts or
+    sampling settings, or the same weights.
     """
     _check_settings(before, after)
-    values = {folder: _values(judged_rows(folder)) for folder in (before, after)}
-    first, second = values[before], values[after]
-    asked = {folder: values[folder].pop("texts") for folder in values}
-    if asked[before] != asked[after]:
-        differ = sum(
-            asked[before].get(key) != asked[after].get(key)
-            for key in asked[before].keys() | asked[after].keys()
-        )
+    first, second = (_values(judged_rows(folder)) for folder in (before, after))
+    asked = first["texts"].keys() | second["texts"].keys()
+    # A request that failed in one of the two takes its comparison out of both.
+    shared = {key for key in asked if first["texts"].get(key) == second["texts"].get(key)}
+    if len(shared) < (1 - MAX_UNSHARED) * len(asked) or not shared:
         raise UserError(
-            f"{before} and {after} have other texts about {differ:,} comparisons (comparison, "
-            "orders, number); let both models answer the same data with the same --num-samples"
+            f"{before} and {after} have other texts about {len(asked) - len(shared):,} of "
+            f"{len(asked):,} comparisons (another comparison, order or number); let both models "
+            "answer the same data with the same --num-samples"
         )
+    for values in (first, second):
+        for name, of_comparison in values.items():
+            values[name] = {key: of_comparison[key] for key in of_comparison if key in shared}
     figures = {name: _difference(first[name], second[name]) for name in FIGURES}
     figures["answers_1"] = _difference(first["answers_1"], second["answers_1"])
     fell = [
@@ -65,8 +67,9 @@ def compare(before: Path, after: Path) -> dict[str, Any]:
     return {
         "before": str(before),
         "after": str(after),
-        "comparisons": len(asked[before]),
-        "texts": sum(asked[before].values()),
+        "comparisons": len(shared),
+        "texts": sum(first["texts"].values()),
+        "left_out": len(asked) - len(shared),
         "figures": figures,
         "fell": fell,
     }
