@@ -18,14 +18,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from cot_reward import errors
-from cot_reward.dpo.settings import help_text
+from cot_reward.dpo.settings import DpoSettings
+from cot_reward.training.help_text import help_text
 
 
 def main() -> int:
     about = __doc__ or ""
     if {"-h", "--help"} & set(sys.argv[1:]):
         # Before the imports below, which take seconds.
-        print(help_text(about), end="")
+        print(help_text(DpoSettings, "DPOConfig", about), end="")
         return 0
     from cot_reward.dpo import build, run, trl_settings
     from cot_reward.dpo.load import load_train_and_eval

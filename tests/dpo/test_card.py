@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 from cot_reward.dpo import run, trl_settings
-from cot_reward.dpo.card import FinishedRun, block, code, masked_command, model_card
+from cot_reward.dpo.card import FinishedRun, model_card
+from cot_reward.training.card_parts import block, code, masked_command
 from helpers.dpo import trainer_for
 
 HISTORY = [

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from cot_reward.dpo import flag_checks, trl_settings
+from cot_reward.dpo import trl_settings
 from cot_reward.dpo.flag_checks import LOSSES
 from cot_reward.errors import UserError
+from cot_reward.training import flag_checks
 from helpers.dpo import trainer_for
 
 REQUIRED = "--data_path x.jsonl --model_name_or_path x --use_cpu --bf16 false --report_to none "

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from cot_reward.dpo import lora
 from cot_reward.errors import UserError
+from cot_reward.training import lora
 from helpers.dpo import trainer_for
 from transformers import AutoModelForImageTextToText
 from transformers.quantizers.quantizers_utils import should_convert_module

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from cot_reward.dpo import trl_settings
-from cot_reward.dpo.settings import DpoSettings, help_text
+from cot_reward.dpo.settings import DpoSettings
 from cot_reward.errors import UserError
+from cot_reward.training.help_text import help_text
 from helpers.environments import REPO
 
 REQUIRED = ["--data_path", "x.jsonl", "--model_name_or_path", "x", "--use_cpu", "--bf16", "false"]
@@ -87,6 +88,9 @@ def test_help_shows_our_flags_and_imports_no_model_library(flag: str) -> None:
     assert "--learning_rate" not in done.stdout
 
 
+HELP = help_text(DpoSettings, "DPOConfig", "About.")
+
+
 def printed(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
     """What parsing the flags prints before it exits with 0."""
     with pytest.raises(SystemExit, match=r"^0$"):
@@ -96,8 +100,8 @@ def printed(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
 
 def test_help_all_shows_our_flags_then_trls(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "--help-all")
-    assert text.startswith(help_text("About."))
-    theirs = text.removeprefix(help_text("About."))
+    assert text.startswith(HELP)
+    theirs = text.removeprefix(HELP)
     for flag in ("--learning_rate ", "--beta ", "--model_name_or_path ", "--use_peft "):
         assert f"  {flag}" in theirs
     assert "--skip_bad_rows" not in theirs
@@ -105,7 +109,7 @@ def test_help_all_shows_our_flags_then_trls(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_parsing_help_prints_what_the_script_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(capsys, "--beta", "1", "--help") == help_text("About.")
+    assert printed(capsys, "--beta", "1", "--help") == HELP
 
 
 def test_every_boolean_of_the_help_is_a_flag() -> None:

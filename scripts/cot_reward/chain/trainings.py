@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 
 from cot_reward.chain.steps import Step, Training
-from cot_reward.dpo.checkpoint import checkpoint_to_resume
 from cot_reward.errors import UserError
 from cot_reward.settings import read_yaml
 from cot_reward.sft.config import can_resume
 from cot_reward.store import write_json
+from cot_reward.training.checkpoint import checkpoint_to_resume
 
 
 def write_dataset_info(run: Path, *trainings: Training) -> None:

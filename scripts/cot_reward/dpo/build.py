@@ -1,30 +1,35 @@
 """Build stage 3's trainer: the model, its trained and frozen parts, its reference log-probs."""
 
 import os
-import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from transformers import AutoConfig, PretrainedConfig
-from trl import ModelConfig, get_peft_config
+from trl import ModelConfig
 
-from cot_reward.dpo import identity, lora, selfcheck, shared_prefix
+from cot_reward.dpo import selfcheck, shared_prefix
 from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
-from cot_reward.dpo.distributed import broadcast_from_main, print_once, unsharded_models
-from cot_reward.dpo.load import load_processor
-from cot_reward.dpo.reference import ReferenceCache, model_files
+from cot_reward.dpo.reference import ReferenceCache
 from cot_reward.dpo.settings import DpoSettings
 from cot_reward.dpo.steps import count_steps
 from cot_reward.dpo.trainer import PairTrainer
 from cot_reward.dpo.trl_settings import PairConfig
-from cot_reward.errors import UserError
+from cot_reward.training import identity, lora
+from cot_reward.training.distributed import broadcast_from_main, print_once, unsharded_models
+from cot_reward.training.model import (
+    check_saves_weights,
+    engine,
+    freeze,
+    frozen_parts,
+    is_fsdp,
+    load_processor,
+    loading_arguments,
+    peft_config,
+    pin_model,
+)
 
-# Parameter names in Qwen2-VL, Qwen2.5-VL and Qwen3-VL, then in LLaVA; the same parts as
-# LLaMA-Factory freezes.
-_PROJECTOR_NAMES = r"(.*\.)?(visual\.(deepstack_)?merger\w*|multi_modal_projector)(\..*)?"
-_TOWER_NAMES = r"(.*\.)?(visual\.(?!merger|deepstack_merger)|vision_tower\.).*"
 # Raise it when reference log-probs begin to depend on something that their key does not hold.
 _REFERENCE_FORMAT = 1
 
@@ -44,17 +49,17 @@ def build_trainer(
     of another run.
     """
     name = str(model_config.model_name_or_path)
-    model_digest = _pin_model(training, model_config)
+    model_digest = pin_model(training, model_config)
     record = identity.describe(
         settings,
         training,
         model_config,
         row_digests=train_rows["digest"],
         model=model_digest,
-        engine=_engine(training),
+        engine=engine(training),
     )
     _check_output(settings, training, record, len(train_rows))
-    training.model_init_kwargs = _model_init_kwargs(training, model_config)
+    training.model_init_kwargs = loading_arguments(training, model_config)
     processor = load_processor(training, model_config)
     config = AutoConfig.from_pretrained(
         name,
@@ -66,13 +71,12 @@ def build_trainer(
         attention = training.model_init_kwargs["attn_implementation"]
         settings.shared_prefix = _can_share_prefix(config, attention)
         settings.reference_cache = settings.reference_cache and settings.shared_prefix
-    _check_saves_weights(training.deepspeed_plugin)
-    if model_config.use_peft and settings.reference_cache and _is_fsdp(training):
+    check_saves_weights(training.deepspeed_plugin)
+    if model_config.use_peft and settings.reference_cache and is_fsdp(training):
         # An adapter's reference is the policy without it, and FSDP never has the policy unsharded.
         settings.reference_cache = False
         print_once("FSDP with an adapter: the reference runs live, not cached")
-    frozen = [_TOWER_NAMES] * settings.freeze_vision_tower
-    frozen += [_PROJECTOR_NAMES] * settings.freeze_multi_modal_projector
+    frozen = frozen_parts(settings)
     collator = SharedPrefixCollator if settings.shared_prefix else PairCollator
     cache = None
     if settings.reference_cache:
@@ -98,25 +102,13 @@ def build_trainer(
         eval_dataset=eval_rows,
         processing_class=processor,
         quantization_config=lora.quantization(model_config),
-        peft_config=_peft_config(model_config, frozen),
+        peft_config=peft_config(model_config, frozen),
     )
     freeze(trainer.model, frozen)
     if getattr(trainer.model, "is_quantized", False) and training.deepspeed_plugin is None:
         # DeepSpeed keeps fp32 copies of its own.
         lora.keep_fp32(trainer.model)
     return trainer
-
-
-def _pin_model(training: PairConfig, model_config: ModelConfig) -> str:
-    """Settle which files the model is, for all that loads them; returns what tells these files."""
-    given = training.model_init_kwargs
-    revision = model_config.model_revision
-    if isinstance(given, dict):
-        revision = given.pop("revision", revision)
-    name = str(model_config.model_name_or_path)
-    files = broadcast_from_main(lambda: model_files(name, revision))
-    model_config.model_revision = files.revision
-    return files.digest
 
 
 def _check_output(
@@ -136,17 +128,6 @@ def _check_output(
         print_once(line)
 
 
-def _model_init_kwargs(training: PairConfig, model_config: ModelConfig) -> dict[str, Any]:
-    """What the model is loaded with; keys that the user gave win."""
-    given = training.model_init_kwargs
-    return {
-        "revision": model_config.model_revision,
-        "trust_remote_code": training.trust_remote_code,
-        "attn_implementation": model_config.attn_implementation,
-        "dtype": model_config.dtype,
-    } | (given if isinstance(given, dict) else {})
-
-
 def _can_share_prefix(config: PretrainedConfig, attention: str | None) -> bool:
     """Whether the model runs shared prompts; one line says why not.
 
@@ -158,44 +139,6 @@ def _can_share_prefix(config: PretrainedConfig, attention: str | None) -> bool:
     with unsharded_models():
         selfcheck.check(config)
     return True
-
-
-def _check_saves_weights(deepspeed_plugin: Any) -> None:
-    """Raise UserError when ZeRO-3 would not gather the weights to save them."""
-    if deepspeed_plugin is not None and deepspeed_plugin.zero_stage == 3:
-        zero = deepspeed_plugin.deepspeed_config["zero_optimization"]
-        if not zero.get("stage3_gather_16bit_weights_on_model_save"):
-            raise UserError(
-                "DeepSpeed ZeRO-3 without stage3_gather_16bit_weights_on_model_save (accelerate: "
-                "zero3_save_16bit_model) leaves no model that can be served; set it to true"
-            )
-
-
-def _peft_config(model_config: ModelConfig, frozen: list[str]) -> Any:
-    """The adapter's configuration: as in LLaMA-Factory, all linear layers of unfrozen parts."""
-    peft_config: Any = get_peft_config(model_config)
-    if peft_config is not None:
-        peft_config.target_modules = peft_config.target_modules or "all-linear"
-        peft_config.exclude_modules = "|".join(frozen) or None
-    return peft_config
-
-
-def freeze(model: Any, patterns: list[str]) -> None:
-    """Exclude the parameters whose names match from training.
-
-    Raises UserError when a pattern matches no parameter: the model then has another layout, and
-    parts that should be frozen would be trained.
-    """
-    for pattern in patterns:
-        matching = [p for name, p in model.named_parameters() if re.fullmatch(pattern, name)]
-        if not matching:
-            part = "vision_tower" if pattern == _TOWER_NAMES else "multi_modal_projector"
-            raise UserError(
-                f"--freeze_{part} is on, but no part of {type(model).__name__} is known as it; "
-                f"use --freeze_{part} false"
-            )
-        for parameter in matching:
-            parameter.requires_grad_(False)
 
 
 def _reference_dependencies(
@@ -213,7 +156,7 @@ def _reference_dependencies(
         "disable_dropout": training.disable_dropout,
         "model_init_kwargs": str(sorted((training.model_init_kwargs or {}).items())),
         # These engines turn the weights themselves to bf16; otherwise autocast runs fp32 weights.
-        "engine": _engine(training),
+        "engine": engine(training),
         "mixed_precision": [
             training.bf16,
             training.fp16,
@@ -229,12 +172,3 @@ def _reference_dependencies(
         ],
         "versions": {name: version(name) for name in ("torch", "transformers", "trl")},
     }
-
-
-def _engine(training: PairConfig) -> str:
-    """What shards the training: "deepspeed", "fsdp" or ""."""
-    return "deepspeed" * (training.deepspeed_plugin is not None) + "fsdp" * _is_fsdp(training)
-
-
-def _is_fsdp(training: PairConfig) -> bool:
-    return bool(training.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"

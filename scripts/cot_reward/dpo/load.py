@@ -2,21 +2,19 @@
 
 import functools
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoProcessor, ProcessorMixin
 from trl import ModelConfig
 
 from cot_reward.dpo.collator import apply_template
-from cot_reward.dpo.distributed import broadcast_from_main
 from cot_reward.dpo.pairs import Pairs, TokenCount, load_pairs, template_warning
 from cot_reward.dpo.settings import DpoSettings
 from cot_reward.dpo.trl_settings import PairConfig
 from cot_reward.errors import UserError
-from cot_reward.model_folder import fault_of_model
+from cot_reward.training.distributed import broadcast_from_main
+from cot_reward.training.model import check_folders, load_processor
 
 _SEEN_IMAGES = "images.sqlite"
 
@@ -47,7 +45,7 @@ def load_train_and_eval(
         return pairs
 
     def read_both() -> tuple[Pairs, Pairs | None]:
-        _check_folders(Path(str(model_config.model_name_or_path)), Path(str(training.output_dir)))
+        check_folders(Path(str(model_config.model_name_or_path)), Path(str(training.output_dir)))
         train = read(settings.data_path)
         held_out = read(settings.eval_data_path) if settings.eval_data_path else None
         if warning := template_warning(settings.data_path, settings.eval_data_path):
@@ -55,23 +53,6 @@ def load_train_and_eval(
         return train, held_out
 
     return broadcast_from_main(read_both)
-
-
-def _check_folders(model: Path, output: Path) -> None:
-    """Raise UserError when the model cannot be loaded or the output not be written.
-
-    A model of the hub is no folder, and is not looked at.
-    """
-    if model.is_dir() and (fault := fault_of_model(model)):
-        raise UserError(f"--model_name_or_path {model}: {fault}")
-    if model.is_dir() and model.resolve() == output.resolve():
-        raise UserError(f"--output_dir {output}: is the folder of the model that is trained")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output):
-            pass
-    except OSError as error:
-        raise UserError(f"--output_dir {output}: cannot be written: {error.strerror}") from None
 
 
 def token_counter(load: Callable[[], Any]) -> TokenCount:
@@ -99,20 +80,3 @@ def token_counter(load: Callable[[], Any]) -> TokenCount:
         return sum(images.num_image_tokens) - len(sizes) + prompt + max(responses)
 
     return count
-
-
-def load_processor(training: PairConfig, model_config: ModelConfig) -> Any:
-    """The model's processor. Raises UserError when there is none."""
-    name = str(model_config.model_name_or_path)
-    try:
-        processor = AutoProcessor.from_pretrained(
-            name, revision=model_config.model_revision, trust_remote_code=training.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--model_name_or_path {name}: cannot be loaded: {reason}") from None
-    if not isinstance(processor, ProcessorMixin):
-        raise UserError(
-            f"--model_name_or_path {name}: is not a vision-language model with a processor"
-        )
-    return processor

@@ -7,32 +7,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
 from trl import ModelConfig
 
-from cot_reward.dpo import identity
-from cot_reward.dpo.card import FinishedRun, masked_command, model_card
-from cot_reward.dpo.checkpoint import checkpoint_to_resume, step_of
-from cot_reward.dpo.lora import merge_adapter
+from cot_reward.dpo.card import FinishedRun, model_card
 from cot_reward.dpo.settings import DpoSettings
 from cot_reward.dpo.steps import announce
 from cot_reward.dpo.trainer import PairTrainer
 from cot_reward.dpo.trl_settings import PairConfig
-from cot_reward.errors import UserError
 from cot_reward.plotting import dpo_plots, plot_log
 from cot_reward.provenance import versions
 from cot_reward.store import write_text_file
+from cot_reward.training import identity
+from cot_reward.training.card_parts import masked_command
+from cot_reward.training.ending import FirstStep, how_to_go_on, last_values, save_model
+from cot_reward.training.lora import merge_adapter
 
 _PACKAGES = ("trl", "transformers", "torch", "accelerate", "peft", "datasets")
-
-
-class _FirstStep(TrainerCallback):
-    """Notes the optimizer steps that a resumed run already had; 0 for a fresh run."""
-
-    step = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.step = state.global_step
 
 
 def train(
@@ -50,7 +40,7 @@ def train(
         identity.claim(trainer.record, output, settings.overwrite_output_dir)
         announce(training, len(dataset))
     started = time.monotonic()
-    first = _FirstStep()
+    first = FirstStep()
     trainer.add_callback(first)
     try:
         result = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
@@ -68,7 +58,7 @@ def train(
         card = model_card(settings, training, model_config, finished)
         # Before the model, since saving may upload the folder.
         write_text_file(output / "README.md", card)
-    _save(trainer, output / "adapter" if settings.merge_adapter else output)
+    save_model(trainer, output / "adapter" if settings.merge_adapter else output)
     if not is_main:
         return
     if settings.merge_adapter:
@@ -86,7 +76,7 @@ def train(
         "seconds": round(time.monotonic() - started, 2),
         "train_seconds": round(train_seconds, 2),
         "seconds_per_step": round(train_seconds / max(steps - first.step, 1), 4),
-        "metrics": _last_values(history),
+        "metrics": last_values(history),
         "settings": {
             **dataclasses.asdict(settings),
             **dataclasses.asdict(model_config),
@@ -101,40 +91,7 @@ def train(
     )
 
 
-def how_to_go_on(output: Path, step: int) -> str:
-    """What to do after a run was stopped behind a step."""
-    try:
-        kept = step_of(Path(str(checkpoint_to_resume("true", output))))
-    except UserError:
-        return (
-            f"stopped behind step {step}; no checkpoint is kept, so the same command begins anew "
-            "(--save_strategy steps --save_steps 0.2 keeps some)"
-        )
-    return (
-        f"stopped behind step {step}; the same command with --resume_from_checkpoint true goes on "
-        f"from step {kept}"
-    )
-
-
-def _save(trainer: PairTrainer, folder: Path) -> None:
-    """Write model, processor and the Trainer's state; every process must call it."""
-    # Training turned the cache off, and the saved model is used for generation.
-    config: Any = trainer.accelerator.unwrap_model(trainer.model).config
-    config.use_cache = True
-    if trainer.is_fsdp_enabled:
-        # With a sharded state dict transformers would save no model here.
-        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-    # Gathers the weights on every process, and writes on one.
-    trainer.save_model(str(folder))
-    trainer.save_state()
-
-
 def _plot(history: list[dict[str, float]], loss_types: list[str], folder: Path) -> None:
     for plot in dpo_plots(history):
         title = f"{' + '.join(loss_types)}: {plot.title}"
         plot_log(history, plot.panels, folder / f"{plot.name}.png", title)
-
-
-def _last_values(history: list[dict[str, float]]) -> dict[str, float]:
-    """The latest value of every key that was logged."""
-    return {key: value for entry in history for key, value in entry.items()}

@@ -1,4 +1,4 @@
-"""Stage 3's own settings and `--help`; TRL's flags and the parsing are in `trl_settings`.
+"""Stage 3's own settings; TRL's flags and the parsing are in `trl_settings`.
 
 Nothing here imports torch, transformers or TRL, so that `--help` takes a fraction of a second.
 """
@@ -6,13 +6,6 @@ Nothing here imports torch, transformers or TRL, so that `--help` takes a fracti
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from cot_reward.settings import parser_for
-
-HELP_ALL = "--help-all"
-_TRL_NOTE = f"""\
-Every flag of TRL's DPOConfig and ModelConfig works too, here and as a key in YAML: {HELP_ALL}
-lists them (900 lines). Every boolean also takes a value, as in --merge_adapter true."""
 
 
 def _help(text: str, **default: Any) -> Any:
@@ -78,11 +71,3 @@ class DpoSettings:
     def cache_folder(self, output: Path) -> Path:
         """The folder of what later runs need not compute again; `output` is the output_dir."""
         return Path(self.reference_cache_dir or output.parent / "reference_cache")
-
-
-def help_text(description: str = "") -> str:
-    """What `--help` prints: our flags, and how to see TRL's."""
-    parser = parser_for((DpoSettings,), description)
-    parser.add_argument(HELP_ALL, action="store_true", help="show these flags and TRL's")
-    parser.epilog = _TRL_NOTE
-    return parser.format_help()

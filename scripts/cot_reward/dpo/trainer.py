@@ -9,7 +9,6 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -18,19 +17,18 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, is_peft_model, tqdm
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import DPOTrainer
 from trl.models.utils import prepare_deepspeed
 from trl.trainer import dpo_trainer
 
 from cot_reward.dpo import shared_prefix
-from cot_reward.dpo.checkpoint import RECORD_FILE, write_checkpoint_record
 from cot_reward.dpo.collator import GROUP_COLUMNS, REFERENCE_COLUMNS, keep_first_pairs
-from cot_reward.dpo.distributed import split_evenly
-from cot_reward.dpo.identity import Record
 from cot_reward.dpo.metrics import LossTerm, Metrics, PairMetrics
 from cot_reward.dpo.reference import Logps, ReferenceCache
 from cot_reward.errors import UserError
+from cot_reward.training.checkpoint_keeper import CheckpointKeeper
+from cot_reward.training.distributed import split_evenly
+from cot_reward.training.identity import Record
 
 # Columns of the rows that reach the collator.
 _COLUMNS = ["prompt", "chosen", "rejected", "image_paths", *GROUP_COLUMNS, *REFERENCE_COLUMNS]
@@ -40,7 +38,7 @@ _OUR_BATCH_KEYS = ("pairs", "share", "real")
 _CHARACTERS_PER_IMAGE = 1000
 
 
-class PairTrainer(DPOTrainer):
+class PairTrainer(CheckpointKeeper, DPOTrainer):
     """DPOTrainer for the rows of `pairs` and the batches of `collator`.
 
     `record` is what the checkpoints belong to. `shared` says that the batches are from
@@ -269,54 +267,6 @@ class PairTrainer(DPOTrainer):
             run = prompts.numel() + len(prompts) * sum(inputs["widths"])
             inputs = inputs | {"input_ids": torch.empty(run, device="meta")}
         return int(super().floating_point_ops(inputs))
-
-    # --- checkpoints ------------------------------------------------------------------------------
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save a checkpoint, mark it as complete, and only then remove older ones."""
-        output = Path(str(self.args.output_dir))
-        folder = output / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self.args.should_save:
-            # The folder may be one that a killed run left.
-            (folder / RECORD_FILE).unlink(missing_ok=True)
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        # Every process writes files of its own.
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            if not self.args.save_only_model:
-                write_checkpoint_record(folder, self.record)
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(str(output), limit, best, use_mtime=True)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self._is_unsharded():
-            self._load_weights(resume_from_checkpoint)
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        if self._is_unsharded():
-            self._load_weights(str(self.state.best_model_checkpoint))
-        else:
-            super()._load_best_model()
-
-    def _is_unsharded(self) -> bool:
-        """Whether a checkpoint has all weights, under the names that `save_pretrained` gives."""
-        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        return not (sharded or is_peft_model(self.model))
-
-    def _load_weights(self, folder: str) -> None:
-        # transformers' Trainer looks for the names that the weights have in memory, does not find
-        # them, warns, and goes on with the weights from before (huggingface/transformers issue
-        # 43701).
-        saved = type(self.model).from_pretrained(folder, dtype=self.model.dtype)
-        self.model.load_state_dict(saved.state_dict())
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Nothing: `card` writes it. TRL's draft shows how to chat with a text model."""
 
     # --- log --------------------------------------------------------------------------------------
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -8,8 +8,8 @@ from transformers import BitsAndBytesConfig, PretrainedConfig
 from trl import ModelConfig, get_quantization_config
 from trl.trainer.utils import create_model_from_path
 
-from cot_reward.dpo.distributed import unsharded_models
 from cot_reward.errors import UserError
+from cot_reward.training.distributed import unsharded_models
 
 # Parts of a model that are never quantized: the head, and what turns images into embeddings. A
 # regular expression is matched from the beginning of a module's name.

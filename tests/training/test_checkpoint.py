@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cot_reward.dpo.checkpoint import (
+from cot_reward.errors import UserError
+from cot_reward.training.checkpoint import (
     checkpoint_to_resume,
     read_record,
     step_of,
     write_checkpoint_record,
 )
-from cot_reward.errors import UserError
 
 
 def save(folder: Path, step: int = 1) -> Path:

@@ -14,11 +14,9 @@ from typing import Any
 
 from trl import ModelConfig
 
-from cot_reward.dpo.checkpoint import RECORD_FILE, checkpoints, read_record, step_of
-from cot_reward.dpo.settings import DpoSettings
-from cot_reward.dpo.trl_settings import PairConfig
 from cot_reward.errors import UserError
 from cot_reward.store import write_json
+from cot_reward.training.checkpoint import RECORD_FILE, checkpoints, read_record, step_of
 
 Record = dict[str, Any]
 
@@ -51,8 +49,8 @@ _DIGEST_SHOWN = 12
 
 
 def describe(
-    settings: DpoSettings,
-    training: PairConfig,
+    settings: Any,
+    training: Any,
     model_config: ModelConfig,
     *,
     row_digests: Iterable[str],

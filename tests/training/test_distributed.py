@@ -1,7 +1,7 @@
 """Work is split evenly over processes."""
 
 import pytest
-from cot_reward.dpo.distributed import split_evenly
+from cot_reward.training.distributed import split_evenly
 
 
 @pytest.mark.parametrize(("rows", "processes"), [(1, 8), (3, 8), (8, 8), (11, 2), (5, 4)])
