@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from cot_reward.dpo import collator
 from cot_reward.dpo.collator import SharedPrefixCollator, keep_first_pairs
 from cot_reward.dpo.pairs import load_pairs
 from cot_reward.errors import UserError
 from cot_reward.media.images import load_image
+from cot_reward.training import rows as training_rows
 from helpers.dpo import FORM, LLAMA_FACTORY, collator_for, row, trainer_for, varied, write
 from helpers.environments import REPO
 from PIL import Image
@@ -28,7 +28,7 @@ def test_images_are_opened_by_the_collator_and_each_once(
         opened.append(path.name)
         return load(path)
 
-    monkeypatch.setattr(collator, "load_image", counting)
+    monkeypatch.setattr(training_rows, "load_image", counting)
     rows = load_pairs(pairs, str(folder)).dataset()
     assert not opened
     batch = collator_for(base, folder)([rows[0], rows[1]])

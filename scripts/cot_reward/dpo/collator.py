@@ -18,9 +18,8 @@ from trl.data_utils import apply_chat_template
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
 from cot_reward.dpo.shared_prefix import split_last_token
-from cot_reward.errors import UserError
-from cot_reward.media.images import MAX_PIXELS, bound, load_image
-from cot_reward.media.paths import MediaError, resolve
+from cot_reward.media.images import MAX_PIXELS
+from cot_reward.training.rows import open_image, without_null_keys
 
 # Columns of the rows by which the metrics group pairs; `pairs.group_labels` makes them.
 GROUP_COLUMNS = ("answer", "same_model")
@@ -52,23 +51,16 @@ class PairCollator(DataCollatorForVisionPreference):
         for example in examples:
             for path in example["image_paths"]:
                 if path not in images:
-                    images[path] = self._open(path)
+                    images[path] = open_image(path, self.image_folder, self.image_max_pixels)
         return [
             {
-                "prompt": _without_null_keys(example["prompt"]),
+                "prompt": without_null_keys(example["prompt"]),
                 "chosen": example["chosen"],
                 "rejected": example["rejected"],
                 "images": [images[path] for path in example["image_paths"]],
             }
             for example in examples
         ]
-
-    def _open(self, path: str) -> Image.Image:
-        try:
-            image = load_image(resolve(path, self.image_folder))
-            return bound(image, self.image_max_pixels)
-        except MediaError as error:
-            raise UserError(str(error)) from None
 
 
 @dataclass
@@ -166,21 +158,3 @@ def keep_first_pairs(batch: dict[str, Any], count: int) -> dict[str, Any]:
 
 def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
-
-
-def _without_null_keys(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages without the keys that Arrow added to their content parts.
-
-    In Arrow every part has every key: an image part comes back as {"type": "image", "text": None},
-    and a chat template may look for keys rather than for the type.
-    """
-    return [
-        message
-        | {
-            "content": [
-                {key: value for key, value in part.items() if value is not None}
-                for part in message["content"]
-            ]
-        }
-        for message in messages
-    ]

@@ -1,11 +1,9 @@
 """DPO rows of a file, checked by `rows.validation`, as TRL's conversational rows."""
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,18 +13,15 @@ from datasets import Dataset
 
 from cot_reward.errors import UserError
 from cot_reward.judge import judge
-from cot_reward.media.images import MAX_PIXELS, inspect_image
-from cot_reward.media.paths import MediaError, resolve
-from cot_reward.media.seen import SeenFiles
+from cot_reward.media.images import MAX_PIXELS
 from cot_reward.rows.preference_forms import prompt_messages
 from cot_reward.rows.preferences import PairReader
-from cot_reward.rows.reading import read_rows, row_noun
+from cot_reward.rows.reading import read_rows
 from cot_reward.rows.validation import check_pair_row
 from cot_reward.store import dump
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import mixed_templates
-
-_PROBLEMS_SHOWN = 10
+from cot_reward.training.rows import describe_problems, inspect_images, printable
 
 # Counts the tokens of a row of `conversational`, prompt and longer response, given the sizes
 # (width, height) of its images as the model is shown them.
@@ -83,13 +78,9 @@ def load_pairs(
             problems[number] = str(error)
     total = len(rows) + len(problems)
 
-    images = sorted({image for _, row in rows for image in row["images"]})
-    with (
-        SeenFiles(seen_images) if seen_images else nullcontext() as seen,
-        ThreadPoolExecutor(os.cpu_count()) as threads,
-    ):
-        inspected = threads.map(lambda image: _inspect(image, folder, max_pixels, seen), images)
-        found = dict(zip(images, inspected, strict=True))
+    found = inspect_images(
+        {image for _, row in rows for image in row["images"]}, folder, max_pixels, seen_images
+    )
 
     good = []
     for number, row in rows:
@@ -107,32 +98,13 @@ def load_pairs(
         digests = [what[0] for what in shown]
         good.append(ready | group_labels(row) | {"digest": digest(row, digests)})
 
-    problems = {number: _printable(what) for number, what in problems.items()}
+    problems = {number: printable(what) for number, what in problems.items()}
     if problems and not skip_bad_rows:
         raise UserError(describe_problems(Path(path), problems, total))
     if not good:
         nothing = f"{path}: there are no rows"
         raise UserError(describe_problems(Path(path), problems, total) if problems else nothing)
     return Pairs(good, [f"{path}:{number}: {what}" for number, what in sorted(problems.items())])
-
-
-def describe_problems(path: Path, problems: Mapping[int, str], total: int) -> str:
-    """How many rows are bad, and the first ten with their places."""
-    first = sorted(problems.items())[:_PROBLEMS_SHOWN]
-    place = row_noun(path)
-    shown = "".join(f"\n  {place} {number}: {what}" for number, what in first)
-    more = (
-        f"\n  and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
-    )
-    return (
-        f"{path}: {len(problems)} of {total} rows cannot be used:{shown}{more}\n"
-        "mend them, or leave them out with --skip_bad_rows"
-    )
-
-
-def _printable(text: str) -> str:
-    """The text with control characters escaped: paths come from data and reach a terminal."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def template_warning(*paths: str | None) -> str:
@@ -145,16 +117,6 @@ def template_warning(*paths: str | None) -> str:
             for task, task_hashes in by_task.items():
                 hashes[task].update(task_hashes)
     return mixed_templates(hashes)
-
-
-def _inspect(
-    image: str, folder: Path, max_pixels: int, seen: SeenFiles | None
-) -> tuple[str, tuple[int, int]] | str:
-    """An image's digest and size as shown, or what is wrong with it."""
-    try:
-        return inspect_image(resolve(image, folder), max_pixels, seen)
-    except MediaError as error:
-        return str(error)
 
 
 def conversational(row: Mapping[str, Any]) -> dict[str, Any]:

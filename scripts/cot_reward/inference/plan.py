@@ -21,7 +21,12 @@ from cot_reward.rows.held_out import HeldOut
 from cot_reward.rows.labels import parse_meanings
 from cot_reward.store import journal_entries
 from cot_reward.tasks import TASKS, prompts
-from cot_reward.tasks.prompts import check_media_count, check_template, template_hash
+from cot_reward.tasks.prompts import (
+    check_media_count,
+    check_template,
+    read_templates,
+    template_hash,
+)
 
 # Comparisons without a missing sample that are passed over before others get a turn.
 COMPARISONS_PER_TURN = 256
@@ -54,7 +59,7 @@ class Run:
         self.passed_over = 0
         # Failures before this byte of the journal are asked again.
         self._retry_before = 0
-        templates = _read_templates(settings.template)
+        templates = read_templates(settings.template)
         files = data_files(settings.data, settings.image_root)
         roots = list(dict.fromkeys(file.image_root for file in files if file.image_root))
         self.roots = ImageRoots(settings.media_root, roots)
@@ -207,16 +212,6 @@ def _held_out(settings: InferenceSettings, files: Sequence[DataFile]) -> HeldOut
                 "another folder, or choose another --out"
             )
     return HeldOut(found, settings.media_root)
-
-
-def _read_templates(path: Path | None) -> dict[str, str]:
-    """task -> template: our own, or the one of the file for every task. Raises UserError."""
-    if path is None:
-        return {name: task.template for name, task in TASKS.items()}
-    try:
-        return dict.fromkeys(TASKS, path.read_text(encoding="utf-8").rstrip("\n"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--template {path}: cannot be read: {error}") from None
 
 
 def _consecutive(numbers: list[int]) -> Iterator[tuple[int, int]]:

@@ -30,7 +30,6 @@ from cot_reward.inference.results import Results
 from cot_reward.inference.rounds import Rounds
 from cot_reward.inference.served_model import (
     check_same_model,
-    check_template_of_model,
     served_model,
 )
 from cot_reward.inference.settings import InferenceSettings
@@ -40,6 +39,7 @@ from cot_reward.provenance import jsonable, versions
 from cot_reward.records import Verdict
 from cot_reward.rows.held_out import exclude_warnings
 from cot_reward.store import Journal, write_json
+from cot_reward.tasks.prompts import check_template_of_model
 
 # A run ends early when its first responses have hardly any answer. The first to come are the
 # shortest, which may be worse than the others: so a fifth of --min-parsed is enough.

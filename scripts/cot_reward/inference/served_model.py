@@ -7,7 +7,6 @@ from typing import Any
 from cot_reward.client.probe import Probe, difference
 from cot_reward.errors import UserError
 from cot_reward.fingerprints import Fingerprints, is_model
-from cot_reward.tasks.prompts import TEMPLATE_FILE, template_hash
 
 
 def served_model(root: str | None, probe: Probe) -> dict[str, Any]:
@@ -37,23 +36,4 @@ def check_same_model(out: Path, previous: Mapping[str, Any], current: Mapping[st
         raise UserError(
             f"{out} holds responses of other weights under the same name ({found}); use another "
             "--out, or --any-weights to go on in this folder"
-        )
-
-
-def check_template_of_model(root: str | None, templates: Mapping[str, str]) -> None:
-    """Raises UserError when the model's folder says that it was trained on another prompt.
-
-    `templates` is task -> template.
-    """
-    if root is None:
-        return
-    path = Path(root) / TEMPLATE_FILE
-    try:
-        trained = template_hash(path.read_text(encoding="utf-8").rstrip("\n"))
-    except (OSError, UnicodeDecodeError):
-        return
-    if any(template_hash(template) != trained for template in templates.values()):
-        raise UserError(
-            f"the model in {root} was trained on another prompt than this run's; use "
-            f"--template {path}"
         )

@@ -3,7 +3,9 @@
 import hashlib
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
+from cot_reward.errors import UserError
 from cot_reward.records import Comparison, Order, Task, token_fault
 from cot_reward.tasks import TASKS
 
@@ -69,6 +71,35 @@ TEMPLATE_FILE = "template.txt"
 def template_hash(template: str) -> str:
     """The identity of a template's exact text: 16 hexadecimal digits (of its sha256)."""
     return hashlib.sha256(template.encode()).hexdigest()[:16]
+
+
+def read_templates(path: Path | None) -> dict[str, str]:
+    """task -> template: our own, or the one of the file for every task. Raises UserError."""
+    if path is None:
+        return {name: task.template for name, task in TASKS.items()}
+    try:
+        return dict.fromkeys(TASKS, path.read_text(encoding="utf-8").rstrip("\n"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--template {path}: cannot be read: {error}") from None
+
+
+def check_template_of_model(root: str | None, templates: Mapping[str, str]) -> None:
+    """Raises UserError when the model's folder says that it was trained on another prompt.
+
+    `templates` is task -> template.
+    """
+    if root is None:
+        return
+    path = Path(root) / TEMPLATE_FILE
+    try:
+        trained = template_hash(path.read_text(encoding="utf-8").rstrip("\n"))
+    except (OSError, UnicodeDecodeError):
+        return
+    if any(template_hash(template) != trained for template in templates.values()):
+        raise UserError(
+            f"the model in {root} was trained on another prompt than this run's; use "
+            f"--template {path}"
+        )
 
 
 def mixed_templates(hashes: Mapping[str, Collection[str]]) -> str:
