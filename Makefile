@@ -60,6 +60,7 @@ lock: | $(UV_FILE) ## write all pins anew from the short inputs
 	$(COMPILE) requirements/main.in -o requirements.txt
 	$(COMPILE) requirements/sft.in -o requirements/sft.txt
 	$(COMPILE) requirements/serve.in -o requirements/serve.txt
+	$(COMPILE) requirements/grpo.in -o requirements/grpo.txt
 	$(COMPILE) --override requirements/serve-cpu.overrides requirements/serve-cpu.in -o requirements/serve-cpu.txt
 	$(COMPILE) -c requirements.txt requirements/dev.in -o requirements/dev.txt
 	$(COMPILE) -c requirements.txt requirements/qlora.in -o requirements/qlora.txt

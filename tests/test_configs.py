@@ -135,6 +135,18 @@ def read_dpo(path: str) -> None:
     assert read["max_length"] is None  # no chain of thought is cut
 
 
+def read_grpo(path: str) -> None:
+    from cot_reward.grpo import trl_settings
+
+    flags = flags_for(path, "model_name_or_path", "output_dir")
+    # vLLM is in an environment of its own.
+    flags += ["--use_cpu", "true", "--bf16", "false", "--use_vllm", "false"]
+    ours, training, model = trl_settings.parse(["--config", path, *flags])
+    read = {**vars(ours), **vars(training), **vars(model)}
+    for name in set(values(path)) - {"use_vllm", "use_cpu", "bf16", "report_to"}:
+        assert read[name] == values(path)[name], name
+
+
 def read_world(path: str) -> None:
     from cot_reward.demo.settings import BaseSettings, WorldSettings
 
@@ -182,11 +194,13 @@ LOADERS: dict[str, LlamaFactory | Callable[[str], None]] = {
     "configs/**/chain.yaml": read_profile,
     "configs/demo/**/dpo*.yaml": read_dpo,
     "configs/demo/**/control_sft.yaml": read_dpo,
+    "configs/grpo.yaml": read_grpo,
+    "configs/demo/grpo.yaml": read_grpo,
     "configs/demo/**/world.yaml": read_world,
     "configs/demo/**/template.txt": read_template,
 }
 # Changed by hand with each new file: a pattern that finds too few files is then noticed.
-EXPECTED = 38
+EXPECTED = 40
 MATCHES = {
     file: [pattern for pattern in LOADERS if REPO / file in set(REPO.glob(pattern))]
     for file in FILES
@@ -353,6 +367,7 @@ def test_readers_refuse_a_wrong_key(tmp_path: Path, results: dict[str, str]) -> 
         ("configs/inference.yaml", read_inference),
         ("configs/merge.yaml", read_merging),
         ("configs/dpo.yaml", read_dpo),
+        ("configs/grpo.yaml", read_grpo),
         ("configs/accelerate/zero2.yaml", read_accelerate),
         ("configs/demo/world.yaml", read_world),
     ]:

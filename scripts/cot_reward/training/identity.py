@@ -23,16 +23,20 @@ Record = dict[str, Any]
 # Settings that change neither what is learnt nor in which order. Paths are among them, because
 # the record has what the files hold. All other settings must be the same.
 _HARMLESS = re.compile(
-    "activation_.*|attn_implementation|batch_eval_metrics|bf16_full_eval|data_path|"
+    "activation_.*|adapter|attn_implementation|batch_eval_metrics|bf16_full_eval|data_path|"
     "dataloader_(?!drop_last).*|dataset_num_proc|ddp_.*|debug|deepspeed|disable_tqdm|do_.*|"
+    "ds3_gather_.*|"
     "enable_jit_checkpoint|eval_.*|fp16_full_eval|fsdp.*|full_determinism|gradient_checkpointing.*|"
     "greater_is_better|hub_.*|image_folder|include_.*|label_names|length_column_name|"
-    "load_best_model_at_end|local_rank|log_.*|logging_.*|max_length|merge_adapter|"
-    "metric_for_best_model|model_name_or_path|model_revision|output_dir|"
+    "image_root|labels|limit|load_best_model_at_end|local_rank|log_.*|logging_.*|max_length|"
+    "max_minutes|merge_adapter|metric_for_best_model|min_parsed|model_name_or_path|"
+    "model_revision|num_completions_to_print|num_generations_eval|orders|output_dir|"
     "overwrite_output_dir|pad_token|per_device_eval_batch_size|precompute_.*|prediction_loss_only|"
     "project|push_to_hub|reference_cache.*|remove_unused_columns|report_to|restore_callback_.*|"
     "resume_from_checkpoint|run_name|save_.*|shared_prefix|skip_bad_rows|skip_memory_metrics|"
-    "torch_compile.*|torch_empty_cache_steps|trackio_.*|trust_remote_code|use_cache|use_cpu"
+    "task|template|torch_compile.*|torch_empty_cache_steps|trackio_.*|trust_remote_code|use_cache|"
+    "use_cpu|vllm_enable_sleep_mode|vllm_gpu_.*|vllm_group_port|vllm_max_.*|vllm_server_.*|"
+    "vllm_tensor_.*"
 )
 # They may change in a resumed run, which makes it longer.
 _LENGTHS = ("num_train_epochs", "max_steps")

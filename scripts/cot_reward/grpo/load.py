@@ -1,0 +1,53 @@
+"""The questions of a run, read and checked by one process for all, before a model is loaded."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from trl import ModelConfig
+
+from cot_reward.grpo.questions import Questions, read_questions
+from cot_reward.grpo.settings import GrpoSettings
+from cot_reward.tasks.prompts import TEMPLATE_FILE, check_template_of_model, read_templates
+from cot_reward.training.distributed import broadcast_from_main
+from cot_reward.training.model import check_folders
+
+
+def load_train_and_eval(
+    settings: GrpoSettings, training: Any, model_config: ModelConfig
+) -> tuple[Questions, Questions | None]:
+    """The questions to train on and those to evaluate on; the second are None without any.
+
+    Raises UserError for bad rows, for a folder that is no whole model or was trained on another
+    prompt, and for an output folder that cannot be written to.
+    """
+    model = Path(str(model_config.model_name_or_path))
+
+    def read() -> tuple[Questions, Questions | None]:
+        check_folders(model, Path(str(training.output_dir)))
+        templates = read_templates(_template_file(settings, model))
+        train = _read(settings.data_path, settings, templates)
+        held_out = None
+        if settings.eval_data_path:
+            held_out = _read(settings.eval_data_path, settings, templates)
+        if train.template is not None:
+            check_template_of_model(str(model), {"": train.template})
+        return train, held_out
+
+    return broadcast_from_main(read)
+
+
+def _template_file(settings: GrpoSettings, model: Path) -> Path | None:
+    """The template's file; None for our own templates."""
+    if settings.template:
+        return Path(settings.template)
+    beside = model / TEMPLATE_FILE
+    return beside if beside.is_file() else None
+
+
+def _read(files: list[str], settings: GrpoSettings, templates: dict[str, str]) -> Questions:
+    questions = read_questions(files, settings, templates)
+    if questions.problems:
+        print(f"{', '.join(files)}: {len(questions.problems)} bad rows are skipped; the first: "
+              f"{questions.problems[0]}", file=sys.stderr)  # fmt: skip
+    return questions
