@@ -232,6 +232,21 @@ def test_nothing_left_and_files_that_are_not_there(media: Path, tmp_path: Path) 
         read(media, bad, image_root=str(tmp_path))
 
 
+def test_rows_of_no_known_form_are_named_with_their_file(media: Path, tmp_path: Path) -> None:
+    pair = {"problem": "x", "chosen": cot(), "rejected": cot(), "images": ["a.png", "b.png"]}
+    rows = write_lines(tmp_path / "dpo.jsonl", [pair])
+    with pytest.raises(UserError, match=r"dpo\.jsonl: 1 of 1 rows .*\n  line 1: no adapter knows"):
+        read(media, rows)
+
+
+def test_unknown_names_are_the_users_mistake(media: Path, tmp_path: Path) -> None:
+    rows = write_lines(tmp_path / "rows.jsonl", [raw_row("a cat", ["a.png", "b.png"])])
+    with pytest.raises(UserError, match=r"^unknown --adapter 'upstraem'"):
+        read(media, rows, adapter="upstraem", skip_bad_rows=True)
+    with pytest.raises(UserError, match=r"^unknown --task 'images'"):
+        read(media, rows, task="images", skip_bad_rows=True)
+
+
 def test_a_digest_tells_pictures_and_labels_apart(media: Path, tmp_path: Path) -> None:
     file = write_lines(tmp_path / "rows.jsonl", [raw_row("a cat", ["a.png", "b.png"])])
     before = read(media, file).digests

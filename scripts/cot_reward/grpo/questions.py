@@ -86,6 +86,11 @@ def read_questions(
     if not folder.is_dir():
         raise UserError(f"--image_folder {folder}: no such folder")
     prefix = media_prefix(settings.raw_root, folder)
+    # A name that is not known is the user's mistake, and not that of a row.
+    if settings.adapter is not None:
+        adapter_for({}, settings.adapter)
+    if settings.task is not None and settings.task not in TASKS:
+        raise UserError(f"unknown --task '{settings.task}'; known: {', '.join(TASKS)}")
     result = Questions()
     found: dict[tuple[Any, ...], tuple[Question, str]] = {}
     for name in files:
@@ -102,9 +107,9 @@ def read_questions(
                 read += [(number, question) for question in reader.questions(row)]
             except TieError:
                 result.ties += 1
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
+            except (ValueError, UserError, LookupError, TypeError, AttributeError) as error:
                 # An adapter trusts the form of a row, so that a wrong form raises anything.
-                is_told = isinstance(error, ValueError)
+                is_told = isinstance(error, ValueError | UserError)
                 problems[number] = str(error) if is_told else f"of no known form: {error!r}"
         reader.labels.check(path)
         result.template = result.template or reader.used_template
@@ -147,7 +152,7 @@ class _FileReader:
         self.used_template: str | None = None
 
     def questions(self, row: dict[str, Any]) -> Iterator[Question]:
-        """The questions of one row. Raises ValueError, and UserError for a row of no known form."""
+        """The questions of one row. Raises ValueError or UserError for one that cannot be read."""
         if "problem" in row and "solution" in row:
             yield from self._published(row)
             return

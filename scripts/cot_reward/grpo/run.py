@@ -84,8 +84,7 @@ def train(
         card = model_card(settings, training, model_config, questions, finished)
         # Before the model, since saving may upload the folder.
         write_text_file(output / "README.md", card)
-    # Training padded at the left; the saved tokenizer is the base's.
-    trainer.processing_class.tokenizer.padding_side = trainer.saved_padding_side
+    trainer.restore_tokenizer()
     save_model(trainer, output / "adapter" if settings.merge_adapter else output)
     if not is_main:
         return

@@ -43,12 +43,19 @@ class JudgedTrainer(CheckpointKeeper, GRPOTrainer):
         arguments["args"].reward_weights = [1.0, settings.reward_format]
         # A prompt is continued at its right end, so that TRL needs the padding at the left.
         tokenizer = arguments["processing_class"].tokenizer
-        self.saved_padding_side, tokenizer.padding_side = tokenizer.padding_side, "left"
+        self._padding_side, tokenizer.padding_side = tokenizer.padding_side, "left"
         super().__init__(reward_funcs=[self.judged, self.well_formed], **arguments)
         # TRL gives its own collator to the Trainer, and has no argument for another one.
         self.data_collator = QuestionCollator(
             Path(settings.image_folder), settings.image_max_pixels
         )
+
+    def restore_tokenizer(self) -> None:
+        """Pad as the base does again, before the tokenizer is saved with the model."""
+        tokenizer = self.processing_class.tokenizer
+        tokenizer.padding_side = self._padding_side
+        # The last batch's padding would be saved in tokenizer.json, and set the side when loaded.
+        tokenizer.backend_tokenizer.no_padding()
 
     # --- rewards: TRL logs each by the name of its function ---------------------------------------
     def judged(
