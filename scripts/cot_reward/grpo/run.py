@@ -132,28 +132,28 @@ def train(
 
 def _plots() -> list[LogPlot]:
     """The curves of a run: rewards, the questions that teach, lengths, and the drift."""
-    share = (-0.03, 1.03)
+
+    def share(label: str, key: str) -> Panel:
+        return Panel(label, {key: label}, limits=(-0.03, 1.03))
+
     return [
         LogPlot(
             "rewards",
             "GRPO: rewards of the sampled texts",
             [
-                Panel("judge", {"rewards/judged/mean": "right and coherent"}, limits=share),
-                Panel("well-formed", {"rewards/well_formed/mean": "well-formed"}, limits=share),
-                Panel(
-                    "questions", {"frac_reward_zero_std": "whose texts have one reward"},
-                    limits=share,
-                ),
+                share("right and coherent", "rewards/judged/mean"),
+                share("well-formed", "rewards/well_formed/mean"),
+                share("questions of one reward", "frac_reward_zero_std"),
             ],
         ),
         LogPlot(
             "texts",
             "GRPO: the sampled texts",
             [
-                Panel("tokens", {"completions/mean_length": "mean length"}),
-                Panel("cut", {"completions/clipped_ratio": "share of cut texts"}, limits=share),
-                Panel("entropy", {"entropy": "entropy of a token"}),
-                Panel("KL", {"kl": "KL divergence from the base"}),
+                Panel("tokens of a text", {"completions/mean_length": "mean"}),
+                share("cut texts", "completions/clipped_ratio"),
+                Panel("entropy of a token", {"entropy": "mean"}),
+                Panel("KL from the base", {"kl": "mean"}),
             ],
         ),
-    ]  # fmt: skip
+    ]
