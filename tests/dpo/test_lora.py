@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,6 +28,36 @@ def test_adapters_on_a_bf16_base_are_fp32(
     lora.keep_fp32(trainer.model)
     dtypes = {(p.requires_grad, p.dtype) for p in trainer.model.parameters()}
     assert dtypes == {(True, torch.float32), (False, torch.bfloat16)}
+
+
+class QuantizedLayer(torch.nn.Module):
+    """Frozen weights, and an adapter as TRL leaves it there. `is_quantized` is transformers'."""
+
+    is_quantized = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        frozen = torch.zeros(4, dtype=torch.uint8)
+        self.weight = torch.nn.Parameter(frozen, requires_grad=False)
+        self.adapter = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize(
+    ("is_quantized", "plugin", "dtype"),
+    [
+        (True, None, torch.float32),
+        (False, None, torch.bfloat16),
+        # DeepSpeed has fp32 copies of its own.
+        (True, "plugin", torch.bfloat16),
+    ],
+)
+def test_only_adapters_beside_a_quantized_base_are_changed(
+    is_quantized: bool, plugin: str | None, dtype: torch.dtype
+) -> None:
+    layer = QuantizedLayer()
+    layer.is_quantized = is_quantized
+    lora.keep_fp32_beside_quantized(layer, SimpleNamespace(deepspeed_plugin=plugin))
+    assert (layer.adapter.dtype, layer.weight.dtype) == (dtype, torch.uint8)
 
 
 def test_updates_at_1e_5_are_lost_in_bf16() -> None:

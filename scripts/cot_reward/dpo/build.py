@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 from trl import ModelConfig
 
 from cot_reward.dpo import selfcheck, shared_prefix
@@ -24,6 +24,7 @@ from cot_reward.training.model import (
     freeze,
     frozen_parts,
     is_fsdp,
+    load_config,
     load_processor,
     loading_arguments,
     peft_config,
@@ -61,11 +62,7 @@ def build_trainer(
     _check_output(settings, training, record, len(train_rows))
     training.model_init_kwargs = loading_arguments(training, model_config)
     processor = load_processor(training, model_config)
-    config = AutoConfig.from_pretrained(
-        name,
-        revision=model_config.model_revision,
-        trust_remote_code=training.trust_remote_code,
-    )
+    config = load_config(training, model_config)
     lora.check_quantized_model(name, config, model_config.use_peft, settings.merge_adapter)
     if settings.shared_prefix:
         attention = training.model_init_kwargs["attn_implementation"]
@@ -105,9 +102,7 @@ def build_trainer(
         peft_config=peft_config(model_config, frozen),
     )
     freeze(trainer.model, frozen)
-    if getattr(trainer.model, "is_quantized", False) and training.deepspeed_plugin is None:
-        # DeepSpeed keeps fp32 copies of its own.
-        lora.keep_fp32(trainer.model)
+    lora.keep_fp32_beside_quantized(trainer.model, training)
     return trainer
 
 

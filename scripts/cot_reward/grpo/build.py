@@ -3,19 +3,20 @@
 from pathlib import Path
 from typing import Any
 
-from trl import ModelConfig, get_quantization_config
+from trl import ModelConfig
 
 from cot_reward.grpo.questions import Questions
 from cot_reward.grpo.settings import GrpoSettings
 from cot_reward.grpo.steps import count_steps
 from cot_reward.grpo.trainer import JudgedTrainer
-from cot_reward.training import identity
+from cot_reward.training import identity, lora
 from cot_reward.training.distributed import broadcast_from_main, print_once
 from cot_reward.training.model import (
     check_saves_weights,
     engine,
     freeze,
     frozen_parts,
+    load_config,
     load_processor,
     loading_arguments,
     peft_config,
@@ -35,6 +36,7 @@ def build_trainer(
     A branch of the hub becomes its present commit in `model_config`. Raises UserError for a model
     that cannot be trained as asked, and for an output folder or a checkpoint of another run.
     """
+    name = str(model_config.model_name_or_path)
     total_steps = count_steps(training, len(train.rows)).total
     record = identity.describe(
         settings,
@@ -57,18 +59,21 @@ def build_trainer(
         print_once(line)
     training.model_init_kwargs = loading_arguments(training, model_config)
     processor = load_processor(training, model_config)
+    config = load_config(training, model_config)
+    lora.check_quantized_model(name, config, model_config.use_peft, settings.merge_adapter)
     check_saves_weights(training.deepspeed_plugin)
     frozen = frozen_parts(settings)
     trainer = JudgedTrainer(
         record=record,
         settings=settings,
-        model=str(model_config.model_name_or_path),
+        model=name,
         args=training,
         train_dataset=train.dataset(),
         eval_dataset=held_out and held_out.dataset(),
         processing_class=processor,
-        quantization_config=get_quantization_config(model_config),
+        quantization_config=lora.quantization(model_config),
         peft_config=peft_config(model_config, frozen),
     )
     freeze(trainer.model, frozen)
+    lora.keep_fp32_beside_quantized(trainer.model, training)
     return trainer

@@ -63,7 +63,7 @@ def check(settings: GrpoSettings, training: Any, model_config: ModelConfig) -> N
         of_lengths(training),
         of_evaluation(settings, training),
         _of_reference(training, model_config),
-        _of_vllm(training),
+        _of_vllm(training, model_config),
         of_model(settings, training, model_config),
         of_attention(training, model_config),
         of_machine(training),
@@ -115,7 +115,7 @@ def _of_reference(training: Any, model_config: ModelConfig) -> Iterator[str]:
             yield f"--{name} {getattr(training, name)} is ignored without --sync_ref_model"
 
 
-def _of_vllm(training: Any) -> Iterator[str]:
+def _of_vllm(training: Any, model_config: ModelConfig) -> Iterator[str]:
     mode = training.vllm_mode
     if mode not in _VLLM_MODES:
         close = nearest(mode, _VLLM_MODES)
@@ -133,6 +133,13 @@ def _of_vllm(training: Any) -> Iterator[str]:
             yield (
                 f"--{name} {getattr(training, name)} is ignored with --vllm_mode {mode}; it is for "
                 f"--vllm_mode {their_mode}"
+            )
+    for name in ("load_in_4bit", "load_in_8bit"):
+        if getattr(model_config, name):
+            # TRL merges the adapter into the quantized weights and sends these.
+            yield (
+                f"--{name} does not go with --use_vllm: vLLM would be sent quantized weights with "
+                "the adapter rounded; leave one of the two out"
             )
     if training.use_cpu:
         yield "--use_vllm needs a GPU: TRL sends the weights to vLLM from one; leave --use_cpu out"

@@ -40,6 +40,12 @@ def check_quantized_model(name: str, config: PretrainedConfig, use_peft: bool, m
         raise UserError(f"{found}, and an adapter would be rounded when it is merged; {remedy}")
 
 
+def keep_fp32_beside_quantized(model: Any, training: Any) -> None:
+    """Call `keep_fp32` where the base is quantized; DeepSpeed keeps fp32 copies of its own."""
+    if getattr(model, "is_quantized", False) and training.deepspeed_plugin is None:
+        keep_fp32(model)
+
+
 def keep_fp32(model: Any) -> None:
     """Keep the trained weights beside a quantized base in fp32.
 

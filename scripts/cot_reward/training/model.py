@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoProcessor, ProcessorMixin
+from transformers import AutoConfig, AutoProcessor, PretrainedConfig, ProcessorMixin
 from trl import ModelConfig, get_peft_config
 
 from cot_reward.errors import UserError
@@ -52,6 +52,15 @@ def load_processor(training: Any, model_config: ModelConfig) -> Any:
             f"--model_name_or_path {name}: is not a vision-language model with a processor"
         )
     return processor
+
+
+def load_config(training: Any, model_config: ModelConfig) -> PretrainedConfig:
+    """The model's config.json."""
+    return AutoConfig.from_pretrained(
+        str(model_config.model_name_or_path),
+        revision=model_config.model_revision,
+        trust_remote_code=training.trust_remote_code,
+    )
 
 
 def pin_model(training: Any, model_config: ModelConfig) -> str:
