@@ -9,6 +9,8 @@ from cot_reward.errors import UserError
 from cot_reward.grpo.questions import Questions, read_questions
 from cot_reward.grpo.settings import GrpoSettings
 from cot_reward.records import comparison_key
+from cot_reward.rows.file_flags import held_out_files
+from cot_reward.rows.held_out import HeldOut
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import template_hash
 from helpers.pictures import picture
@@ -276,3 +278,37 @@ def test_one_question_is_told_from_another_by_what_is_asked(media: Path, tmp_pat
     first = read(media, file).rows[0]
     assert replace(first, label=2).asked == first.asked
     assert replace(first, prompt="x").asked != first.asked
+
+
+@pytest.mark.parametrize("order", ["given", "swapped"])
+def test_held_out_comparisons_are_not_asked(media: Path, tmp_path: Path, order: str) -> None:
+    images = ["a.png", "b.png"] if order == "given" else ["b.png", "a.png"]
+    held = write_lines(tmp_path / "held.jsonl", [raw_row("a cat", images, 1)])
+    rows = [raw_row("a cat", ["a.png", "b.png"], 2), raw_row("a dog", ["a.png", "c.png"], 1)]
+    data = write_lines(tmp_path / "rows.jsonl", rows)
+    held_out = HeldOut(held_out_files([str(held)], [], media / "raw", media), media)
+    made = GrpoSettings(
+        data_path=[str(data)], image_folder=str(media), image_root=str(media / "raw")
+    )
+    found = read_questions([str(data)], made, dict.fromkeys(TASKS, TEMPLATE), held_out)
+    assert {question.prompt for question in found.rows} == {ASKED.format("a dog")}
+    assert (found.held_out, held_out.met[str(held)].comparisons) == (1, 1)
+
+
+def test_published_rows_about_held_out_comparisons_are_not_asked(
+    media: Path, tmp_path: Path
+) -> None:
+    prompt = "<image><image>Judge them. Text Caption: [a cat]"
+    row = {"problem": prompt, "solution": "Image 1 is better", "images": ["a.png", "b.png"]}
+    data = write_lines(tmp_path / "rows.jsonl", [row, row | {"images": ["a.png", "c.png"]}])
+    held = write_lines(tmp_path / "held.jsonl", [raw_row("a cat", ["a.png", "b.png"], 1)])
+    held_out = HeldOut(held_out_files([str(held)], [], media, media), media)
+    made = GrpoSettings(data_path=[str(data)], image_folder=str(media))
+    found = read_questions([str(data)], made, dict.fromkeys(TASKS, TEMPLATE), held_out)
+    assert found.held_out == 1
+    assert {question.images for question in found.rows} == {("a.png", "c.png"), ("c.png", "a.png")}
+
+
+def test_one_root_too_many_is_refused() -> None:
+    with pytest.raises(ValueError, match="--exclude-image-root names 3 folders for 2 files"):
+        GrpoSettings(data_path=["x"], exclude=["a", "b"], exclude_image_root=["x", "y", "z"])

@@ -8,6 +8,8 @@ from trl import ModelConfig
 
 from cot_reward.grpo.questions import Questions, read_questions
 from cot_reward.grpo.settings import GrpoSettings
+from cot_reward.rows.file_flags import held_out_files
+from cot_reward.rows.held_out import HeldOut, exclude_warnings
 from cot_reward.tasks.prompts import TEMPLATE_FILE, check_template_of_model, read_templates
 from cot_reward.training.distributed import broadcast_from_main
 from cot_reward.training.model import check_folders
@@ -26,7 +28,7 @@ def load_train_and_eval(
     def read() -> tuple[Questions, Questions | None]:
         check_folders(model, Path(str(training.output_dir)))
         templates = read_templates(_template_file(settings, model))
-        train = _read(settings.data_path, settings, templates)
+        train = _read(settings.data_path, settings, templates, _excluded(settings))
         held_out = None
         if settings.eval_data_path:
             held_out = _read(settings.eval_data_path, settings, templates)
@@ -45,8 +47,25 @@ def _template_file(settings: GrpoSettings, model: Path) -> Path | None:
     return beside if beside.is_file() else None
 
 
-def _read(files: list[str], settings: GrpoSettings, templates: dict[str, str]) -> Questions:
-    questions = read_questions(files, settings, templates)
+def _excluded(settings: GrpoSettings) -> HeldOut | None:
+    """The comparisons of --exclude. Raises UserError for a row that cannot be read."""
+    if not settings.exclude:
+        return None
+    roots, folder = list(map(Path, settings.exclude_image_root)), Path(settings.image_folder)
+    return HeldOut(held_out_files(settings.exclude, roots, settings.raw_root, folder), folder)
+
+
+def _read(
+    files: list[str],
+    settings: GrpoSettings,
+    templates: dict[str, str],
+    held_out: HeldOut | None = None,
+) -> Questions:
+    questions = read_questions(files, settings, templates, held_out)
+    if held_out:
+        print(f"{questions.held_out} rows are about comparisons of --exclude, and are left out")
+        for line in exclude_warnings(held_out.met, held_out.doubts, "the data"):
+            print(line, file=sys.stderr)
     if questions.problems:
         print(f"{', '.join(files)}: {len(questions.problems)} bad rows are skipped; the first: "
               f"{questions.problems[0]}", file=sys.stderr)  # fmt: skip

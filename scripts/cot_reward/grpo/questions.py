@@ -16,6 +16,7 @@ from cot_reward.grpo.settings import GrpoSettings
 from cot_reward.media.paths import media_path, media_prefix
 from cot_reward.records import Comparison, Task, placeholder_in
 from cot_reward.rows.adapters import Adapter, adapter_for, is_judged
+from cot_reward.rows.held_out import HeldOut, captions_of, keys_of, pictures_of
 from cot_reward.rows.labels import FileLabels, TieError, parse_meanings
 from cot_reward.rows.preference_forms import prompt_messages
 from cot_reward.rows.reading import read_rows
@@ -48,7 +49,8 @@ class Questions:
     """The questions of some files, and what could not be used.
 
     `template`: the one that raw and judged rows were asked with; None where all rows are published
-    ones, which have prompts of their own. `repeated`: rows that ask nothing new.
+    ones, which have prompts of their own. `repeated`: rows that ask nothing new. `held_out`: rows
+    about comparisons of --exclude.
     """
 
     rows: list[Question] = field(default_factory=list)
@@ -56,6 +58,7 @@ class Questions:
     problems: list[str] = field(default_factory=list)
     ties: int = 0
     repeated: int = 0
+    held_out: int = 0
     template: str | None = None
 
     def dataset(self) -> Dataset:
@@ -75,9 +78,14 @@ class Questions:
 
 
 def read_questions(
-    files: Sequence[str], settings: GrpoSettings, templates: Mapping[str, str]
+    files: Sequence[str],
+    settings: GrpoSettings,
+    templates: Mapping[str, str],
+    held_out: HeldOut | None = None,
 ) -> Questions:
     """The questions of the files, with every image decoded once. `templates`: task -> template.
+
+    Rows about comparisons of `held_out` are left out.
 
     Raises UserError with the number of bad rows of a file and the first ten, unless
     `skip_bad_rows`, for labels of unknown meaning, and when nothing is left.
@@ -98,12 +106,17 @@ def read_questions(
         problems: dict[int, str] = {}
         read: list[tuple[int, Question]] = []
         total = 0
-        reader = _FileReader(settings, templates, prefix)
+        reader, captions = _FileReader(settings, templates, prefix), captions_of(path)
         for number, row in read_rows(path):
             total += 1
             try:
                 if isinstance(row, ValueError):
                     raise row
+                if held_out and held_out.look_up(
+                    keys_of(row, prefix, captions), pictures_of(row, prefix)
+                ):
+                    result.held_out += 1
+                    continue
                 read += [(number, question) for question in reader.questions(row)]
             except TieError:
                 result.ties += 1
@@ -136,7 +149,7 @@ def read_questions(
         first = f"; the first: {result.problems[0]}" if result.problems else ""
         raise UserError(
             f"{', '.join(files)}: no question is left, {len(result.problems)} bad rows, "
-            f"{result.ties} ties{first}"
+            f"{result.ties} ties, {result.held_out} held out{first}"
         )
     result.rows, result.digests = result.rows[: settings.limit], result.digests[: settings.limit]
     return result

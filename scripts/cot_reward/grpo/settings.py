@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_reward.records import ORDERS, Order
+from cot_reward.rows.file_flags import check_exclude_roots
 from cot_reward.rows.labels import parse_meanings
 
 
@@ -25,6 +26,14 @@ class GrpoSettings:
     )
     eval_data_path: list[str] = _help(
         "comparisons to evaluate on, by default after every epoch (--eval_strategy)",
+        default_factory=list,
+    )
+    exclude: list[str] = _help(
+        "held-out files of any form, or globs: their comparisons are not trained on",
+        default_factory=list,
+    )
+    exclude_image_root: list[str] = _help(
+        "folder of these files' media paths: one for all, or one for each (default: image_root)",
         default_factory=list,
     )
     image_folder: str = _help(
@@ -92,10 +101,11 @@ class GrpoSettings:
 
     def __post_init__(self) -> None:
         parse_meanings(self.labels)
-        for name in ("data_path", "eval_data_path"):
+        for name in ("data_path", "eval_data_path", "exclude", "exclude_image_root"):
             # In YAML one file may stand without a list.
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
+        check_exclude_roots(self.exclude, list(map(Path, self.exclude_image_root)))
         if self.orders not in (*ORDERS, "both"):
             raise ValueError(f"orders is {self.orders!r}; it must be given, swapped or both")
         for name, least in (("image_max_pixels", 1), ("limit", 1)):
