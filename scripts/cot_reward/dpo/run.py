@@ -1,5 +1,7 @@
 """Stage 3 itself: train, save, merge the adapter, plot, write the card, and the summary last."""
 
+import dataclasses
+import json
 import sys
 import time
 from pathlib import Path
@@ -13,8 +15,12 @@ from cot_reward.dpo.steps import announce
 from cot_reward.dpo.trainer import PairTrainer
 from cot_reward.dpo.trl_settings import PairConfig
 from cot_reward.plotting import dpo_plots, plot_log
+from cot_reward.provenance import versions
+from cot_reward.store import write_text_file
 from cot_reward.training import identity
-from cot_reward.training.ending import FirstStep, run_training, save_result, write_summary
+from cot_reward.training.card_parts import masked_command
+from cot_reward.training.ending import FirstStep, how_to_go_on, last_values, save_model
+from cot_reward.training.lora import merge_adapter
 
 _PACKAGES = ("trl", "transformers", "torch", "accelerate", "peft", "datasets")
 
@@ -36,21 +42,33 @@ def train(
     started = time.monotonic()
     first = FirstStep()
     trainer.add_callback(first)
-    result = run_training(trainer, training, output)
+    try:
+        result = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    except KeyboardInterrupt:
+        if is_main:
+            print(how_to_go_on(output, trainer.state.global_step), file=sys.stderr)
+        raise
     rows, steps = len(dataset), trainer.state.global_step
     train_seconds = result.metrics["train_runtime"]
     history = trainer.state.log_history
-    card = ""
     if is_main:
         finished = FinishedRun(
             rows, skipped, steps, train_seconds, training.world_size, history, sys.argv
         )
         card = model_card(settings, training, model_config, finished)
-    save_result(trainer, training, model_config, output, card, settings.merge_adapter)
+        # Before the model, since saving may upload the folder.
+        write_text_file(output / "README.md", card)
+    save_model(trainer, output / "adapter" if settings.merge_adapter else output)
     if not is_main:
         return
+    if settings.merge_adapter:
+        name, kwargs = str(model_config.model_name_or_path), training.model_init_kwargs or {}
+        merge_adapter(output, name, kwargs)
+        trainer.processing_class.save_pretrained(output)
+    # PEFT, when it saves an adapter, replaces tags and base in the card.
+    write_text_file(output / "README.md", card)
     _plot(history, training.loss_type, output / "curves")
-    figures = {
+    summary = {
         "stage": "dpo",
         "rows": {"in": rows + skipped, "out": rows, "skipped": {"bad": skipped} if skipped else {}},
         "reference_logps": trainer.reference_counts,
@@ -58,8 +76,16 @@ def train(
         "seconds": round(time.monotonic() - started, 2),
         "train_seconds": round(train_seconds, 2),
         "seconds_per_step": round(train_seconds / max(steps - first.step, 1), 4),
+        "metrics": last_values(history),
+        "settings": {
+            **dataclasses.asdict(settings),
+            **dataclasses.asdict(model_config),
+            **training.to_dict(),
+        },
+        "command": masked_command([sys.executable, *sys.argv]),
+        "versions": versions(*_PACKAGES),
     }
-    write_summary(output, figures, history, (settings, model_config), training, _PACKAGES)
+    write_text_file(output / "summary.json", json.dumps(summary, indent=2, default=str) + "\n")
     print(
         f"{steps} steps in {train_seconds:.0f} s; model, card, curves and summary are in {output}"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_reward.evaluation.collect import MODES, collect, run_folders
-from cot_reward.evaluation.watch import FIGURES, in_points
+from cot_reward.evaluation.watch import FIGURES
 from cot_reward.plotting import LogPlot, Panel, dpo_plots, new_figure, plot_log, save_figure
 from cot_reward.store import write_json, write_text_file
 
@@ -65,7 +65,7 @@ def _difference_lines(differences: Sequence[Mapping[str, Any]]) -> list[str]:
     for entry in differences:
         by_pair[entry["before"], entry["after"]][entry["mode"]] = entry
     for (before, after), by_mode in by_pair.items():
-        cells = [in_points(by_mode[mode]) for mode in MODES]
+        cells = [_points(by_mode[mode]) for mode in MODES]
         low, high = by_mode["sampled"]["low"], by_mode["sampled"]["high"]
         finding = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
         lines.append(f"| {before} | {after} | {' | '.join(cells)} | {finding} |")
@@ -116,9 +116,14 @@ def _watch_lines(watch_of_run: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "|---" * (len(titles) + 2) + "|",
     ]
     for seed, found in watched.items():
-        cells = [in_points(found["figures"][name]) for name in names]
+        cells = [_points(found["figures"][name]) for name in names]
         lines.append(f"| {seed or '-'} | {' | '.join(cells)} | {', '.join(found['fell']) or '-'} |")
     return lines
+
+
+def _points(difference: Mapping[str, float]) -> str:
+    low, high = (100 * difference[name] for name in ("low", "high"))
+    return f"{100 * difference['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _percent(share: Mapping[str, Any]) -> str:

@@ -86,19 +86,14 @@ def watch(before: Path, after: Path, out: Path) -> int:
         figure = result["figures"][name]
         print(
             f"  {title:16} {100 * figure['before']:5.1f} -> {100 * figure['after']:5.1f}  "
-            f"{in_points(figure)}"
+            f"{100 * figure['difference']:+.1f} "
+            f"[{100 * figure['low']:+.1f}, {100 * figure['high']:+.1f}]"
         )
     if result["fell"]:
         print(f"worse: {', '.join(result['fell'])}")
         return WORSE
     print("not worse")
     return 0
-
-
-def in_points(difference: Mapping[str, float]) -> str:
-    """A difference of shares with its interval: "+1.2 [-0.1, +2.6]"."""
-    low, high = (100 * difference[name] for name in ("low", "high"))
-    return f"{100 * difference['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _check_settings(before: Path, after: Path) -> None:

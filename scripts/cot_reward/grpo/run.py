@@ -1,5 +1,7 @@
 """GRPO itself: train, save, merge the adapter, plot, write the card, and the summary last."""
 
+import dataclasses
+import json
 import math
 import sys
 import time
@@ -15,11 +17,14 @@ from cot_reward.grpo.settings import GrpoSettings
 from cot_reward.grpo.steps import announce, count_steps
 from cot_reward.grpo.trainer import JudgedTrainer
 from cot_reward.plotting import LogPlot, Panel, plot_log
+from cot_reward.provenance import versions
 from cot_reward.store import write_text_file
 from cot_reward.tasks.prompts import TEMPLATE_FILE
 from cot_reward.training import identity
+from cot_reward.training.card_parts import masked_command
 from cot_reward.training.distributed import broadcast_from_main
-from cot_reward.training.ending import FirstStep, run_training, save_result, write_summary
+from cot_reward.training.ending import FirstStep, how_to_go_on, last_values, save_model
+from cot_reward.training.lora import merge_adapter
 
 _PACKAGES = ("trl", "transformers", "torch", "accelerate", "peft", "datasets", "vllm")
 
@@ -59,10 +64,14 @@ def train(
     trainer.add_callback(first)
     if settings.max_minutes is not None:
         trainer.add_callback(_StopAfter(settings.max_minutes))
-    result = run_training(trainer, training, output)
+    try:
+        result = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    except KeyboardInterrupt:
+        if is_main:
+            print(how_to_go_on(output, trainer.state.global_step), file=sys.stderr)
+        raise
     steps, history = trainer.state.global_step, trainer.state.log_history
     train_seconds = result.metrics["train_runtime"]
-    card = ""
     if is_main:
         finished = FinishedRun(
             steps,
@@ -73,19 +82,27 @@ def train(
             sys.argv,
         )
         card = model_card(settings, training, model_config, questions, finished)
+        # Before the model, since saving may upload the folder.
+        write_text_file(output / "README.md", card)
     trainer.restore_tokenizer()
-    save_result(trainer, training, model_config, output, card, settings.merge_adapter)
+    save_model(trainer, output / "adapter" if settings.merge_adapter else output)
     if not is_main:
         return
+    if settings.merge_adapter:
+        name, kwargs = str(model_config.model_name_or_path), training.model_init_kwargs or {}
+        merge_adapter(output, name, kwargs)
+        trainer.processing_class.save_pretrained(output)
     if questions.template is not None:
         write_text_file(output / TEMPLATE_FILE, questions.template + "\n")
+    # PEFT, when it saves an adapter, replaces tags and base in the card.
+    write_text_file(output / "README.md", card)
     for plot in _plots():
         plot_log(history, plot.panels, output / "curves" / f"{plot.name}.png", plot.title)
     made = steps - first.step
     # Texts are sampled once for so many steps.
     reuse = training.num_iterations * training.steps_per_generation
     rounds = made * training.gradient_accumulation_steps / reuse
-    figures = {
+    summary = {
         "stage": "grpo",
         "rows": {
             "questions": count,
@@ -98,8 +115,16 @@ def train(
         "seconds": round(time.monotonic() - started, 2),
         "train_seconds": round(train_seconds, 2),
         "seconds_per_step": round(train_seconds / max(made, 1), 4),
+        "metrics": last_values(history),
+        "settings": {
+            **dataclasses.asdict(settings),
+            **dataclasses.asdict(model_config),
+            **training.to_dict(),
+        },
+        "command": masked_command([sys.executable, *sys.argv]),
+        "versions": versions(*_PACKAGES),
     }
-    write_summary(output, figures, history, (settings, model_config), training, _PACKAGES)
+    write_text_file(output / "summary.json", json.dumps(summary, indent=2, default=str) + "\n")
     print(
         f"{steps} steps in {train_seconds:.0f} s; model, card, curves and summary are in {output}"
     )
