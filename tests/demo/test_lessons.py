@@ -5,19 +5,26 @@ import re
 
 from cot_reward.demo import lessons, world
 
-CAPTION = re.compile(r"Text Caption: \[a (\w+) (\w+)\]$")
-OBSERVATION = re.compile(r"Image [12] shows (\w+) (yes|no) (\w+) (yes|no)\.")
+CAPTION = re.compile(r"Text Caption: \[a (\w+) (\w+) disc\]$")
+OBSERVATION = re.compile(r"Image [12] shows (\w+) (\d+) (\w+) (\d+)\.")
 DESCRIPTION = re.compile(r"Image [12] shows (\w+) (\w+)\.")
 
 
+def thing(shade: str, size: str) -> world.Thing:
+    return world.SHADES.index(shade), world.SIZES.index(size)
+
+
 def check(lesson: lessons.Lesson) -> int:
-    """Every verdict is "yes" where the word is that of the caption; returns the observations."""
+    """The points are true, and nothing is shown that must not be; returns the observations."""
     caption = CAPTION.search(lesson.prompt)
     assert caption
+    wanted = thing(caption[2], caption[1])
     found = OBSERVATION.findall(lesson.target)
-    for colour, colour_verdict, shape, shape_verdict in found:
-        assert colour_verdict == ("yes" if colour == caption[1] else "no")
-        assert shape_verdict == ("yes" if shape == caption[2] else "no")
+    for shade, shade_points, size, size_points in found:
+        shown = thing(shade, size)
+        assert world.points(wanted, shown) == (int(shade_points), int(size_points))
+        assert not world.is_new(wanted)
+        assert not world.is_new(shown)
     return len(found)
 
 
@@ -33,32 +40,40 @@ def test_picture_lessons_are_descriptions_and_true_checks() -> None:
             descriptions += 1
             things = DESCRIPTION.findall(lesson.target)
             assert len(things) == number
-            for (colour, _), image in zip(things, lesson.images, strict=True):
-                shades = {shade for _, shade in image.getcolors(world.SIDE_PIXELS**2)}
-                assert world.COLOURS[colour] in shades
+            for (shade, _), image in zip(things, lesson.images, strict=True):
+                level = world.GREY_LEVELS[world.SHADES.index(shade)]
+                colours = {colour for _, colour in image.getcolors(world.SIDE_PIXELS**2)}
+                assert colours == {(level,) * 3, world.BACKGROUND}
         else:
             assert check(lesson) == number
     assert 0.25 < descriptions / len(made) < 0.35
     assert 0.65 < sum(len(lesson.images) == 2 for lesson in made) / len(made) < 0.75
 
 
-def test_sums_are_right() -> None:
+def test_sums_and_comparisons_are_right() -> None:
     rng = random.Random(0)
-    for _ in range(50):
+    seen = set()
+    for _ in range(200):
         lesson = lessons.sum_lesson(rng)
         assert not lesson.images
-        points = re.findall(r"Image 1 \((\d)/10\); Image 2 \((\d)/10\)", lesson.prompt)
-        sums = re.findall(r"Image [12]: (\d)\+(\d)=(\d+)", lesson.target)
+        points = re.findall(r"Image 1 \((\d+)/40\); Image 2 \((\d+)/40\)", lesson.prompt)
+        sums = re.findall(r"Image [12]: (\d+)\+(\d+)=(\d+)", lesson.target)
         assert [tuple(column) for column in zip(*points, strict=True)] == [
             (first, second) for first, second, _ in sums
         ]
         assert all(int(first) + int(second) == int(total) for first, second, total in sums)
+        totals = [int(total) for *_, total in sums]
+        more = lesson.target.rsplit("More: ", 1)[1]
+        best = {"Image 1": totals[0] > totals[1], "Image 2": totals[0] < totals[1]}
+        assert best.get(more, totals[0] == totals[1])
+        seen.add(more)
+    assert seen == {"Image 1", "Image 2", "none"}
 
 
-def test_verdict_lessons_have_no_pictures() -> None:
+def test_points_lessons_have_no_pictures() -> None:
     rng = random.Random(0)
     for _ in range(50):
-        lesson = lessons.verdict_lesson(rng)
+        lesson = lessons.points_lesson(rng)
         assert not lesson.images
         assert "<image>" not in lesson.prompt
         assert check(lesson) == 2
@@ -70,14 +85,7 @@ def test_no_lesson_shows_the_form_of_the_task() -> None:
         for lesson in (
             lessons.picture_lesson(rng, 10.0),
             lessons.sum_lesson(rng),
-            lessons.verdict_lesson(rng),
+            lessons.points_lesson(rng),
         ):
             text = lesson.prompt + lesson.target
             assert not any(part in text for part in ("<think>", "<answer>", "is better"))
-
-
-def test_a_picture_shows_the_wanted_thing_in_a_third_of_cases() -> None:
-    rng = random.Random(0)
-    wanted = ("red", "circle")
-    shown = [lessons.random_shown_thing(wanted, rng) for _ in range(3000)]
-    assert 0.3 < shown.count(wanted) / len(shown) < 0.37

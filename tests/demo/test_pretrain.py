@@ -67,7 +67,7 @@ def test_one_call_for_all_pictures_gives_the_same_features(model) -> None:
 
 def test_perception_is_a_share_of_every_attribute_and_repeatable(model, encoder) -> None:
     shares = pretrain.perception(model, encoder, seed=0, noise=10.0, number=10)
-    assert list(shares) == ["colour", "colour_verdict", "shape", "shape_verdict", "sums"]
+    assert list(shares) == ["shade", "shade_points", "size", "size_points", "sums"]
     # Ten pictures: whole tenths, also where a share is that of an untrained model.
     assert all(round(10 * shares[name]) == 10 * shares[name] for name in list(shares)[:-1])
     assert shares["sums"] == 0

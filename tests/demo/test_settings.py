@@ -31,7 +31,7 @@ def test_a_template_that_cannot_be_used_is_named(tmp_path: Path, content: str | 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mix_shape": 0.9}, "not 1"),
+        ({"close": 1.5}, "at most 1"),
         ({"dpo": -1}, "negative"),
     ],
 )

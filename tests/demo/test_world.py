@@ -23,11 +23,12 @@ SMALL = WorldSettings(
     dpo=21,
     validation=8,
     heldout=10,
+    heldout_new=6,
 )
-SEEN = r"(\w+) (yes|no) \((\d+)/10\)"
+SEEN = r"(\w+) \((\d\d)/40\)"
 COT = re.compile(
-    rf"<think>\n1\. Colour: Image 1 {SEEN}; Image 2 {SEEN}\n"
-    rf"2\. Shape: Image 1 {SEEN}; Image 2 {SEEN}\n"
+    rf"<think>\n1\. Shade: Image 1 {SEEN}; Image 2 {SEEN}\n"
+    rf"2\. Size: Image 1 {SEEN}; Image 2 {SEEN}\n"
     r"Total score:\nImage 1: (\d+)\+(\d+)=(\d+)\nImage 2: (\d+)\+(\d+)=(\d+)\n</think>\n"
     r"<answer>Image ([12]) is better</answer>"
 )
@@ -37,46 +38,39 @@ def test_every_cot_adds_up_and_answers_by_its_totals() -> None:
     for scene in world.scenes("heldout", WorldSettings(heldout=400)):
         found = COT.fullmatch(world.teacher_cot(scene))
         assert found
-        # (word, verdict, score): colour of both images, then shape of both.
-        seen = [found.groups()[i : i + 3] for i in range(0, 12, 3)]
-        *totals, answer = (int(part) for part in found.groups()[12:])
+        # (word, score): shade of both images, then size of both.
+        seen = [found.groups()[i : i + 2] for i in range(0, 8, 2)]
+        *totals, answer = (int(part) for part in found.groups()[8:])
         for i, thing in enumerate(scene.things):
-            colour, shape = seen[i], seen[2 + i]
-            assert (colour[0], shape[0]) == thing
-            fits = tuple(a == b for a, b in zip(thing, scene.wanted, strict=True))
-            assert (colour[1] == "yes", shape[1] == "yes") == fits
-            first, second = int(colour[2]), int(shape[2])
+            shade, size = seen[i], seen[2 + i]
+            assert (shade[0], size[0]) == world.words(thing)
+            first, second = int(shade[1]), int(size[1])
+            steps = [abs(a - b) for a, b in zip(thing, scene.wanted, strict=True)]
+            assert (first, second) == (40 - 3 * steps[0], 40 - 2 * steps[1])
             assert totals[3 * i : 3 * i + 3] == [first, second, first + second]
-        assert totals[2] != totals[5]
+        assert abs(totals[2] - totals[5]) == world.GAPS[scene.kind]
         assert answer == scene.label == (1 if totals[2] > totals[5] else 2)
-        totals = [sum(world.points(scene.wanted, thing)) for thing in scene.things]
-        assert totals[scene.label - 1] > totals[2 - scene.label]
         verdict = judge(world.teacher_cot(scene), TASKS["image_generation"], scene.label, "stop")
         assert verdict == Verdict("correct", "coherent", scene.label)
 
 
-def test_labels_and_kinds_are_balanced() -> None:
-    settings = WorldSettings()
+def test_labels_and_gaps_have_their_shares() -> None:
+    for close in (0.0, 0.7, 1.0):
+        for pool in POOLS:
+            members = world.scenes(pool, WorldSettings(close=close))
+            assert sum(scene.label == 1 for scene in members) == len(members) // 2
+            assert abs(sum(s.kind == "close" for s in members) - close * len(members)) < 1
+
+
+def test_only_one_pool_shows_the_new_combinations_and_only_them() -> None:
+    assert len(world.NEW_THINGS) == 16
+    for place, values in enumerate((world.SHADES, world.SIZES)):
+        shown = [thing[place] for thing in world.NEW_THINGS]
+        assert sorted(shown) == sorted([*range(len(values))] * 2)
     for pool in POOLS:
-        members = world.scenes(pool, settings)
-        assert sum(scene.label == 1 for scene in members) == len(members) // 2
-        for kind, share in zip(world.KINDS, settings.mix, strict=True):
-            assert abs(sum(s.kind == kind for s in members) - share * len(members)) < 1
-        for scene in members:
-            fits = [
-                tuple(a == b for a, b in zip(thing, scene.wanted, strict=True))
-                for thing in scene.things
-            ]
-            differs = tuple(a != b for a, b in zip(*fits, strict=True))
-            decided_by = {"colour": (True, False), "shape": (False, True), "both": (True, True)}
-            assert differs == decided_by[scene.kind]
-
-
-def test_the_better_picture_is_flawed_as_often_as_asked() -> None:
-    for share in (0.0, 0.4, 1.0):
-        members = world.scenes("dpo", WorldSettings(flawed=share))
-        flawed = sum(scene.things[scene.label - 1] != scene.wanted for scene in members)
-        assert abs(flawed / len(members) - share) < 0.05
+        shown = {t for s in world.scenes(pool, WorldSettings()) for t in (s.wanted, *s.things)}
+        new = {thing for thing in shown if world.is_new(thing)}
+        assert new == (shown if pool == "heldout_new" else set())
 
 
 def test_the_seed_decides_everything() -> None:
@@ -93,14 +87,15 @@ def test_the_seed_decides_everything() -> None:
 
 
 def test_pictures_show_their_thing() -> None:
-    scene = world.Scene("x", ("red", "square"), (("red", "square"), ("white", "circle")), 1, "both")
-    for (_, image), (colour, _) in zip(
-        world.pictures(scene, dataclasses.replace(SMALL, noise=0.0)), scene.things, strict=True
+    things = ((7, 0), (0, 7))
+    scene = world.Scene("x", things[0], things, 1, "clear")
+    for (_, image), (shade, size) in zip(
+        world.pictures(scene, dataclasses.replace(SMALL, noise=0.0)), things, strict=True
     ):
         assert image.size == (world.SIDE_PIXELS, world.SIDE_PIXELS)
         assert image.mode == "RGB"
-        shown = (np.asarray(image) == world.COLOURS[colour]).all(axis=2).mean()
-        assert 0.05 < shown < 0.6
+        shown = (np.asarray(image) == world.GREY_LEVELS[shade]).all(axis=2).sum()
+        assert abs(shown / (np.pi * world.RADII[size] ** 2) - 1) < 0.25
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +107,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_pools_have_no_picture_in_common(written: Path) -> None:
     files = sorted((written / "images").iterdir())
-    assert len(files) == 2 * (12 + 20 + 21 + 8 + 10)
+    assert len(files) == 2 * (12 + 20 + 21 + 8 + 10 + 6)
     assert len({hashlib.sha256(file.read_bytes()).digest() for file in files}) == len(files)
     named = [
         Path(name).name

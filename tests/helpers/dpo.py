@@ -53,7 +53,7 @@ def save_pictures(folder: Path) -> Path:
     """0.png, 1.png, ... of SIZES."""
     rng = random.Random(0)
     for number, size in enumerate(SIZES):
-        world.draw(("red", "circle"), rng, 10.0).resize(size).save(folder / f"{number}.png")
+        world.draw((0, 4), rng, 10.0).resize(size).save(folder / f"{number}.png")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The lessons of the demo's base model: it names what pictures show, checks captions, adds up.
+"""The lessons of the demo's base model: it names what pictures show, gives points, adds up.
 
 A model must see before it can judge. No lesson has the form of the task's chain of thought.
 """
@@ -25,13 +25,12 @@ def picture_lesson(rng: random.Random, noise: float) -> Lesson:
     """A description (30%) or a check against a caption of one or two (70%) new pictures."""
     number = 2 if rng.random() < 0.7 else 1
     noun = "images" if number == 2 else "image"
-    wanted = world.random_thing(rng)
-    things = tuple(random_shown_thing(wanted, rng) for _ in range(number))
+    wanted, *things = (random_thing(rng) for _ in range(1 + number))
     images = tuple(world.draw(thing, rng, noise) for thing in things)
     if rng.random() < 0.3:
         target = " ".join(
-            f"Image {i} shows {colour} {shape}."
-            for i, (colour, shape) in enumerate(things, start=1)
+            f"Image {i} shows {' '.join(world.words(thing))}."
+            for i, thing in enumerate(things, start=1)
         )
         return Lesson("<image>" * number + f"Describe the {noun}.", target, images)
     prompt = "<image>" * number + check_prompt(noun, wanted)
@@ -39,24 +38,21 @@ def picture_lesson(rng: random.Random, noise: float) -> Lesson:
 
 
 def sum_lesson(rng: random.Random) -> Lesson:
-    """Points to copy and add up, without pictures."""
-    points = sorted(point for pair in world.POINTS.values() for point in pair)
-    first, second = (
-        (rng.choice(points), rng.choice(points)),
-        (rng.choice(points), rng.choice(points)),
-    )
+    """Points to copy, to add up and to compare, without pictures."""
+    wanted = random_thing(rng)
+    first, second = (world.points(wanted, random_thing(rng)) for _ in range(2))
+    more = "none" if sum(first) == sum(second) else f"Image {1 + (sum(first) < sum(second))}"
     prompt = f"Add up.\n{world.score_lines(first, second)}"
-    return Lesson(prompt, world.total_lines(first, second), ())
+    return Lesson(prompt, f"{world.total_lines(first, second)}\nMore: {more}", ())
 
 
-def verdict_lesson(rng: random.Random) -> Lesson:
+def points_lesson(rng: random.Random) -> Lesson:
     """A check of two pictures that are not shown.
 
-    Its verdicts follow from the words before them. What the pictures show cannot be known, so the
-    training learns the verdicts only.
+    Its points follow from the words before them. What the pictures show cannot be known, so the
+    training learns the points only.
     """
-    wanted = world.random_thing(rng)
-    things = (random_shown_thing(wanted, rng), random_shown_thing(wanted, rng))
+    wanted, *things = (random_thing(rng) for _ in range(3))
     return Lesson(check_prompt("images", wanted), world.observations(wanted, things), ())
 
 
@@ -65,8 +61,6 @@ def check_prompt(noun: str, wanted: world.Thing) -> str:
     return f"Check the {noun}. {CAPTION_MARKER} [{world.caption(wanted)}]"
 
 
-def random_shown_thing(wanted: world.Thing, rng: random.Random) -> world.Thing:
-    """What a picture for this caption shows: the wanted thing in a third of cases, else a miss."""
-    if rng.random() < 1 / 3:
-        return wanted
-    return world.near_miss(wanted, rng.choice(("colour", "shape", "shape", "both")), rng)
+def random_thing(rng: random.Random) -> world.Thing:
+    """A combination that may be trained on."""
+    return rng.choice(world.TRAINED_THINGS)

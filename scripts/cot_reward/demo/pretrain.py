@@ -6,6 +6,7 @@ import os
 import random
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ from cot_reward.demo.lessons import (
     Lesson,
     check_prompt,
     picture_lesson,
-    random_shown_thing,
+    points_lesson,
+    random_thing,
     sum_lesson,
-    verdict_lesson,
 )
 from cot_reward.demo.settings import BaseSettings, WorldSettings
 from cot_reward.demo.tiny_qwen import (
@@ -41,7 +42,7 @@ from cot_reward.demo.tiny_qwen import (
 )
 from cot_reward.provenance import versions
 
-SUM_INTERVAL_STEPS = 6  # every so many steps, a step of sums
+SUM_INTERVAL_STEPS = 3  # every so many steps, a step of sums
 WARMUP_RAMP_STEPS = 30  # of the learning rate, from 0 to its peak
 BASE_RAMP_STEPS = 50
 WARMUP_STOP_ACCURACY = 0.995  # of the learned tokens
@@ -51,6 +52,10 @@ NOISE_LEVELS = (10.0, 50.0, 100.0)
 PERCEPTION_PICTURES = 500
 PERCEPTION_SUMS = 200
 PERCEPTION_BATCH = 100
+# An observation is "Image", " ", "1", " shows", shade, " ", two digits, size, " ", two digits, ".".
+OBSERVATION_TOKENS = 13
+WORD_PLACES = (4, 8)
+POINTS_PLACES = ((6, 7), (10, 11))
 # transformers passes all pictures in one call only to implementations with "flash" in their name.
 VISION_ATTENTION = "flash_equal_lengths"
 
@@ -218,12 +223,15 @@ def _train(
     return len(losses), float(np.mean(losses[-RECENT_STEPS:])) if losses else math.nan
 
 
-def _verdict_batch(encoder: Encoder, rng: random.Random, size: int) -> dict[str, torch.Tensor]:
-    """Verdict lessons whose only learned tokens are the verdicts."""
-    yes_and_no = {encoder.ids(" yes")[0], encoder.ids(" no")[0]}
-    batch = encoder.batch([verdict_lesson(rng) for _ in range(size)])
-    is_verdict = torch.isin(batch["labels"], torch.tensor(sorted(yes_and_no)))
-    batch["labels"] = batch["labels"].masked_fill(~is_verdict, -100)
+def _points_batch(encoder: Encoder, rng: random.Random, size: int) -> dict[str, torch.Tensor]:
+    """Points lessons whose only learned tokens are the digits of the points."""
+    batch = encoder.batch([points_lesson(rng) for _ in range(size)])
+    learned = batch["labels"] != -100
+    place = learned.cumsum(1) - 1  # of a token in its text
+    of_points = torch.isin(place % OBSERVATION_TOKENS, torch.tensor(sum(POINTS_PLACES, ())))
+    # The last token ends the text, and is no part of an observation.
+    of_points &= place < learned.sum(1, keepdim=True) - 1
+    batch["labels"] = batch["labels"].masked_fill(~(learned & of_points), -100)
     return batch
 
 
@@ -235,32 +243,29 @@ def perception(
     noise: float,
     number: int,
 ) -> dict[str, float]:
-    """Shares of right colours, shapes, their verdicts on `number` new pictures, and right sums.
+    """Shares of right shades, sizes, their points on `number` new pictures, and right sums.
 
     Right means that the most likely token at each place of the true text is the true one.
     """
     model.eval()
     rng = random.Random(f"{seed}/perception")
-    right: dict[str, list[float]] = {
-        name: [] for name in ("colour", "colour_verdict", "shape", "shape_verdict")
-    }
+    right: dict[str, list[bool]] = defaultdict(list)
     for start in range(0, number, PERCEPTION_BATCH):
         checks = []
         for _ in range(min(PERCEPTION_BATCH, number - start)):
-            wanted = world.random_thing(rng)
-            thing = random_shown_thing(wanted, rng)
+            wanted, thing = random_thing(rng), random_thing(rng)
             image = world.draw(thing, rng, noise)
             target = world.observations(wanted, (thing,))
             checks.append(Lesson("<image>" + check_prompt("image", wanted), target, (image,)))
         logits, labels = _forward(model, encoder.batch(checks))
-        hits = (logits.argmax(-1) == labels).float().reshape(len(checks), -1)
-        # The tokens are "Image", " ", "1", " shows", then colour, verdict, shape, verdict.
-        for place, name in enumerate(right, start=4):
-            right[name] += hits[:, place].tolist()
+        hits = (logits.argmax(-1) == labels).reshape(len(checks), -1)
+        for name, word, digits in zip(world.DIMENSIONS, WORD_PLACES, POINTS_PLACES, strict=True):
+            right[name.lower()] += hits[:, word].tolist()
+            right[f"{name.lower()}_points"] += hits[:, digits].all(1).tolist()
     sums = [sum_lesson(rng) for _ in range(PERCEPTION_SUMS)]
     logits, labels = _forward(model, encoder.batch(sums))
     lengths = [len(encoder.ids(lesson.target + "<|im_end|>")) for lesson in sums]
-    right["sums"] = [float(hits.all()) for hits in (logits.argmax(-1) == labels).split(lengths)]
+    right["sums"] = [bool(hits.all()) for hits in (logits.argmax(-1) == labels).split(lengths)]
     return {name: round(float(np.mean(hits)), 4) for name, hits in right.items()}
 
 
@@ -279,7 +284,7 @@ def _train_base(
 
     def warmup_batch(step: int) -> dict[str, torch.Tensor]:
         rng = random.Random(f"{world_settings.seed}/warmup/{step}/{rank}")
-        return _verdict_batch(encoder, rng, size)
+        return _points_batch(encoder, rng, size)
 
     def base_batch(step: int) -> dict[str, torch.Tensor]:
         rng = random.Random(f"{world_settings.seed}/base/{step}/{rank}")

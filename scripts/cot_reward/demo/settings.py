@@ -8,9 +8,9 @@ from cot_reward.errors import UserError
 from cot_reward.settings import shipped
 from cot_reward.tasks import TASKS, prompts
 
-POOLS = ("cold_start", "rejection", "dpo", "validation", "heldout")
+POOLS = ("cold_start", "rejection", "dpo", "validation", "heldout", "heldout_new")
 # The settings that decide the data; the others say where it goes.
-DATA_SETTINGS = ("seed", *POOLS, "mix_colour", "mix_shape", "mix_both", "flawed", "noise")
+DATA_SETTINGS = ("seed", *POOLS, "close", "noise")
 
 
 def refuse_negative(settings: Any) -> None:
@@ -35,30 +35,20 @@ class WorldSettings:
     dpo: int = field(default=1200, metadata={"help": "comparisons for stage 3"})
     validation: int = field(default=300, metadata={"help": "comparisons to choose settings on"})
     heldout: int = field(default=500, metadata={"help": "comparisons for the table"})
-    mix_colour: float = field(
-        default=0.2, metadata={"help": "share of comparisons that colour decides"}
+    heldout_new: int = field(
+        default=250, metadata={"help": "more of them, of shades and sizes never trained together"}
     )
-    mix_shape: float = field(
-        default=0.7, metadata={"help": "share of comparisons that shape decides"}
-    )
-    mix_both: float = field(default=0.1, metadata={"help": "share of comparisons that both decide"})
-    flawed: float = field(
-        default=0.4,
-        metadata={"help": "share of comparisons whose better picture misses the caption too"},
+    close: float = field(
+        default=0.7, metadata={"help": "share of comparisons whose totals differ by 1, not by 5"}
     )
     noise: float = field(
-        default=100.0, metadata={"help": "standard deviation of the pixel noise, of 255"}
+        default=50.0, metadata={"help": "standard deviation of the pixel noise, of 255"}
     )
 
     def __post_init__(self) -> None:
         refuse_negative(self)
-        if abs(sum(self.mix) - 1) > 1e-6:
-            raise ValueError(f"mix_colour + mix_shape + mix_both is {sum(self.mix):g}, not 1")
-
-    @property
-    def mix(self) -> tuple[float, float, float]:
-        """The shares of the kinds: colour, shape, both."""
-        return self.mix_colour, self.mix_shape, self.mix_both
+        if self.close > 1:
+            raise ValueError(f"close is {self.close:g}; a share is at most 1")
 
     @property
     def signature(self) -> dict[str, Any]:
@@ -104,7 +94,7 @@ class BaseSettings(ModelSizes):
     """The base model: its sizes, and the training that stands in for its pre-training."""
 
     model_out: Path = field(default=Path("runs/demo/base"), metadata={"help": "base checkpoint"})
-    warmup_steps: int = field(default=300, metadata={"help": "upper bound on the text-only steps"})
+    warmup_steps: int = field(default=600, metadata={"help": "upper bound on the text-only steps"})
     base_steps: int = field(default=1000, metadata={"help": "steps with pictures and sums"})
     base_noise: float = field(
         default=10.0, metadata={"help": "standard deviation of its pixel noise"}

@@ -1,15 +1,16 @@
 """The demo's toy world: captions, pictures, comparisons, and chains of thought to start from.
 
-A caption names a colour and a shape ("a red circle"). Of the two pictures of a comparison one fits
-the caption better. Everything follows from the seed. There are only 18 captions, so the pools share
-captions; no picture occurs twice.
+A caption names a size and a shade of grey ("a large pale disc"). Each picture shows one disc, and
+loses points for every step that its size or shade lies away from the caption. Of the two pictures
+of a comparison one has more points. Everything follows from the seed. There are only 64 captions,
+so the pools share captions; no picture occurs twice.
 """
 
 import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,31 +25,48 @@ from cot_reward.records import conversation
 from cot_reward.tasks import prompts
 from cot_reward.tasks.generation import CAPTION_MARKER
 
-COLOURS = {
-    "red": (220, 40, 40),
-    "green": (40, 180, 60),
-    "blue": (50, 80, 220),
-    "yellow": (230, 210, 50),
-    "purple": (150, 60, 180),
-    "white": (240, 240, 240),
-}
-SHAPES = ("circle", "square", "triangle")
+# Both attributes lie on a line, so that a tiny model can learn distances in minutes. It did not
+# learn the distances of hues, which lie in a circle (tests/bench/RESULTS.md).
+SHADES = ("black", "coal", "dark", "dim", "grey", "pale", "light", "white")
+SIZES = ("tiny", "little", "small", "modest", "medium", "large", "big", "huge")
+GREY_LEVELS = range(40, 280, 30)  # of 255, by shade
+RADII = (5, 7, 9, 12, 14, 17, 20, 23)  # pixels, by size
+BACKGROUND = (20, 40, 120)  # blue, so that no disc is invisible
 SIDE_PIXELS = 56  # 4 x 4 patches of 14, so 4 image tokens after merging
-# The attributes in which the two pictures of a comparison fit the caption differently.
-KINDS = ("colour", "shape", "both")
-# Points of a right and of a wrong attribute. The four possible sums are all different, so that
-# pictures that fit differently never tie.
-POINTS = {"colour": (9, 2), "shape": (8, 3)}
-DIMENSIONS = ("Colour", "Shape")  # as a chain of thought calls them
+DIMENSIONS = ("Shade", "Size")  # as a chain of thought calls them
 
-Thing = tuple[str, str]  # colour, shape
+FULL_POINTS = 40  # for a perfect shade, and for a perfect size
+# Points that a step away from the caption costs. With different costs few misread pictures tie.
+# Every score and every total has two digits.
+STEP_COSTS = (3, 2)
+# Differences between the totals of two pictures. A gap of 1 can be misjudged by one misread step.
+GAPS = {"close": 1, "clear": 5}
+
+Thing = tuple[int, int]  # places of its shade in SHADES and of its size in SIZES
+
+THINGS: tuple[Thing, ...] = tuple(
+    (shade, size) for shade in range(len(SHADES)) for size in range(len(SIZES))
+)
+
+
+def is_new(thing: Thing) -> bool:
+    """Whether nothing is trained on this combination of shade and size: 16 of the 64.
+
+    Every shade and every size is in two of them.
+    """
+    shade, size = thing
+    return (shade - size) % 4 == 0
+
+
+TRAINED_THINGS = tuple(thing for thing in THINGS if not is_new(thing))
+NEW_THINGS = tuple(thing for thing in THINGS if is_new(thing))
 
 
 @dataclass(frozen=True)
 class Scene:
     """A comparison before it is drawn: Image i + 1 shows `things[i]`.
 
-    `wanted` is the thing of the caption, `label` (1 or 2) the better image, `kind` one of KINDS.
+    `wanted` is the thing of the caption, `label` (1 or 2) the better image, `kind` one of GAPS.
     """
 
     name: str
@@ -63,55 +81,42 @@ class Scene:
 
 
 def caption(thing: Thing) -> str:
-    return f"a {thing[0]} {thing[1]}"
+    shade, size = words(thing)
+    return f"a {size} {shade} disc"
 
 
-def random_thing(rng: random.Random) -> Thing:
-    return rng.choice(list(COLOURS)), rng.choice(SHAPES)
+def words(thing: Thing) -> tuple[str, str]:
+    """The words for its shade and its size."""
+    return SHADES[thing[0]], SIZES[thing[1]]
 
 
-def near_miss(wanted: Thing, kind: str, rng: random.Random) -> Thing:
-    """A random thing that misses the wanted colour, shape or both, as `kind` says."""
-    colour, shape = wanted
-    if kind != "shape":
-        colour = rng.choice([other for other in COLOURS if other != colour])
-    if kind != "colour":
-        shape = rng.choice([other for other in SHAPES if other != shape])
-    return colour, shape
+def points(wanted: Thing, shown: Thing) -> tuple[int, int]:
+    """The scores, of FULL_POINTS, for shade and size."""
+    shade, size = (
+        FULL_POINTS - cost * abs(there - here)
+        for cost, there, here in zip(STEP_COSTS, shown, wanted, strict=True)
+    )
+    return shade, size
 
 
-def contrast(wanted: Thing, kind: str, flawed: bool, rng: random.Random) -> tuple[Thing, Thing]:
-    """A better and a worse thing, which differ in how the kind's attributes fit the caption.
-
-    With `flawed` the better thing misses an attribute too. If one picture of each comparison were
-    perfect, the model would infer the second picture from the first instead of looking, and a
-    misread first picture would lead it into texts that it has never seen.
-    """
-    if not flawed:
-        return wanted, near_miss(wanted, kind, rng)
-    if kind == "shape":
-        return near_miss(wanted, "colour", rng), near_miss(wanted, "both", rng)
-    # When both things miss one attribute, the wrong shape costs less (POINTS).
-    worse = near_miss(wanted, "both" if kind == "colour" else "colour", rng)
-    return near_miss(wanted, "shape", rng), worse
+def contrast(things: Sequence[Thing], gap: int, rng: random.Random) -> tuple[Thing, Thing, Thing]:
+    """A wanted, a better and a worse thing of `things`, whose totals differ by `gap`."""
+    while True:
+        wanted, better = rng.choice(things), rng.choice(things)
+        total = sum(points(wanted, better)) - gap
+        if worse := [thing for thing in things if sum(points(wanted, thing)) == total]:
+            return wanted, better, rng.choice(worse)
 
 
 def draw(thing: Thing, rng: random.Random, noise: float) -> Image.Image:
-    """A square RGB picture: one filled shape, of random size and place, on a dark background.
+    """A square RGB picture: one grey disc at a random place.
 
     `noise` is the standard deviation of the pixels' Gaussian noise, of 255.
     """
-    background = tuple(rng.randint(0, 50) for _ in range(3))
-    image = Image.new("RGB", (SIDE_PIXELS, SIDE_PIXELS), background)
-    pen, fill = ImageDraw.Draw(image), COLOURS[thing[0]]
-    r = rng.randint(11, 20)
+    image = Image.new("RGB", (SIDE_PIXELS, SIDE_PIXELS), BACKGROUND)
+    level, r = GREY_LEVELS[thing[0]], RADII[thing[1]]
     x, y = (rng.randint(r + 2, SIDE_PIXELS - 2 - r) for _ in range(2))
-    if thing[1] == "circle":
-        pen.ellipse([x - r, y - r, x + r, y + r], fill=fill)
-    elif thing[1] == "square":
-        pen.rectangle([x - r, y - r, x + r, y + r], fill=fill)
-    else:
-        pen.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], fill=fill)
+    ImageDraw.Draw(image).ellipse([x - r, y - r, x + r, y + r], fill=(level, level, level))
     grain = np.random.default_rng(rng.getrandbits(64))
     pixels = np.asarray(image, dtype=np.float32)
     pixels = pixels + noise * grain.standard_normal(pixels.shape, dtype=np.float32)
@@ -119,35 +124,21 @@ def draw(thing: Thing, rng: random.Random, noise: float) -> Image.Image:
 
 
 def observation(wanted: Thing, shown: Thing) -> str:
-    """What a picture shows, each attribute followed by its verdict: "red yes circle no".
+    """What a picture shows, each attribute followed by its points: "dim 37 large 40".
 
-    A tiny model compares badly over a distance. In this order a verdict stands one token behind the
-    word that it is about.
+    A tiny model compares badly over a distance. In this order the points stand directly behind the
+    word that they are about.
     """
-    return " ".join(_with_verdict(*pair) for pair in zip(shown, wanted, strict=True))
+    return " ".join(
+        f"{word} {score}" for word, score in zip(words(shown), points(wanted, shown), strict=True)
+    )
 
 
-def _with_verdict(shown: str, wanted: str) -> str:
-    """One attribute with its verdict: "circle no"."""
-    return f"{shown} {'yes' if shown == wanted else 'no'}"
-
-
-def observations(wanted: Thing, things: tuple[Thing, ...]) -> str:
-    """The observations of all pictures: "Image 1 shows red yes circle no. Image 2 shows ..."."""
+def observations(wanted: Thing, things: Sequence[Thing]) -> str:
+    """The observations of all pictures: "Image 1 shows dim 37 large 40. Image 2 shows ..."."""
     return " ".join(
         f"Image {i} shows {observation(wanted, thing)}." for i, thing in enumerate(things, start=1)
     )
-
-
-def points(wanted: Thing, shown: Thing) -> tuple[int, int]:
-    """The scores, of 10, for colour and shape."""
-    colour, shape = (
-        right_and_wrong[attribute != wanted_attribute]
-        for right_and_wrong, attribute, wanted_attribute in zip(
-            POINTS.values(), shown, wanted, strict=True
-        )
-    )
-    return colour, shape
 
 
 def teacher_cot(scene: Scene) -> str:
@@ -157,18 +148,18 @@ def teacher_cot(scene: Scene) -> str:
     scores did not fit their observations passed the judge, and stages 2 and 3 learned to guess
     scores.
     """
-    wanted, (first, second) = scene.wanted, scene.things
-    first_points, second_points = points(wanted, first), points(wanted, second)
+    shown = [words(thing) for thing in scene.things]
+    scores = [points(scene.wanted, thing) for thing in scene.things]
     lines = [
         "<think>",
         *(
             f"{i + 1}. {dimension}: "
-            f"Image 1 {_with_verdict(first[i], wanted[i])} ({first_points[i]}/10); "
-            f"Image 2 {_with_verdict(second[i], wanted[i])} ({second_points[i]}/10)"
+            f"Image 1 {shown[0][i]} ({scores[0][i]}/{FULL_POINTS}); "
+            f"Image 2 {shown[1][i]} ({scores[1][i]}/{FULL_POINTS})"
             for i, dimension in enumerate(DIMENSIONS)
         ),
         "Total score:",
-        total_lines(first_points, second_points),
+        total_lines(*scores),
         "</think>",
         f"<answer>Image {scene.label} is better</answer>",
     ]
@@ -176,9 +167,9 @@ def teacher_cot(scene: Scene) -> str:
 
 
 def score_lines(first: tuple[int, int], second: tuple[int, int]) -> str:
-    """A line for each dimension: "1. Colour: Image 1 (9/10); Image 2 (2/10)"."""
+    """A line for each dimension: "1. Shade: Image 1 (37/40); Image 2 (22/40)"."""
     return "\n".join(
-        f"{i}. {dimension}: Image 1 ({points_1}/10); Image 2 ({points_2}/10)"
+        f"{i}. {dimension}: Image 1 ({points_1}/{FULL_POINTS}); Image 2 ({points_2}/{FULL_POINTS})"
         for i, (dimension, points_1, points_2) in enumerate(
             zip(DIMENSIONS, first, second, strict=True), start=1
         )
@@ -186,42 +177,29 @@ def score_lines(first: tuple[int, int], second: tuple[int, int]) -> str:
 
 
 def total_lines(first: tuple[int, int], second: tuple[int, int]) -> str:
-    """A line for each image: "Image 1: 9+3=12"."""
+    """A line for each image: "Image 1: 37+40=77"."""
     return "\n".join(
         f"Image {i}: {scores[0]}+{scores[1]}={sum(scores)}"
         for i, scores in enumerate((first, second), start=1)
     )
 
 
-def _split_by_shares(size: int, shares: tuple[float, ...]) -> list[int]:
-    """`size` split into whole numbers by `shares`, with the method of largest remainders."""
-    exact = [size * share for share in shares]
-    counts = [int(value) for value in exact]
-    by_remainder = sorted(range(len(shares)), key=lambda i: counts[i] - exact[i])
-    for i in by_remainder[: size - sum(counts)]:
-        counts[i] += 1
-    return counts
-
-
 def scenes(pool: str, settings: WorldSettings) -> list[Scene]:
-    """The comparisons of a pool, in order; kinds and labels have their shares exactly."""
+    """The comparisons of a pool, in order; half of the labels are 1, `close` of the gaps small."""
     size: int = getattr(settings, pool)
     rng = random.Random(f"{settings.seed}/{pool}")
-    kinds = [
-        kind
-        for kind, count in zip(KINDS, _split_by_shares(size, settings.mix), strict=True)
-        for _ in range(count)
-    ]
+    close = round(size * settings.close)
+    kinds = ["close"] * close + ["clear"] * (size - close)
     rng.shuffle(kinds)
     labels = [1 + i % 2 for i in range(size)]
     rng.shuffle(labels)
+    things = NEW_THINGS if pool == "heldout_new" else TRAINED_THINGS
     made: list[Scene] = []
     for i, (kind, label) in enumerate(zip(kinds, labels, strict=True)):
-        wanted = random_thing(rng)
-        better, worse = contrast(wanted, kind, rng.random() < settings.flawed, rng)
-        things = (better, worse) if label == 1 else (worse, better)
+        wanted, better, worse = contrast(things, GAPS[kind], rng)
+        shown = (better, worse) if label == 1 else (worse, better)
         prefix = "cold" if pool == "cold_start" else pool
-        made.append(Scene(f"{prefix}_{i:04d}", wanted, things, label, kind))
+        made.append(Scene(f"{prefix}_{i:04d}", wanted, shown, label, kind))
     return made
 
 
@@ -290,7 +268,7 @@ def write_data(settings: WorldSettings, command: list[str]) -> dict[str, Any]:
         store.write_json(settings.out / f"{pool}.json", rows)
     summary = {
         "counts": {pool: _counts(members) for pool, members in pools.items()},
-        "captions": len(COLOURS) * len(SHAPES),
+        "captions": len(THINGS),
         "settings": signature,
         "command": command,
         "versions": versions("numpy", "pillow"),
