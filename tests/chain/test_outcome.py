@@ -7,7 +7,8 @@ import pytest
 from cot_reward.chain.outcome import set_results
 from cot_reward.chain.settings import Profile
 from cot_reward.chain.state import Records
-from cot_reward.chain.steps import Chain, Step
+from cot_reward.chain.step import Step
+from cot_reward.chain.steps import Chain
 from cot_reward.errors import UserError
 
 ACCURACY = {"before": 0.8, "after": 0.7}

@@ -8,7 +8,8 @@ import pytest
 from cot_reward.chain.machine import serving_flags
 from cot_reward.chain.run import wanted_steps
 from cot_reward.chain.settings import Profile, Request
-from cot_reward.chain.steps import Chain, Step
+from cot_reward.chain.step import Step
+from cot_reward.chain.steps import Chain
 from cot_reward.errors import UserError
 from cot_reward.settings import parse
 from helpers.environments import REPO

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cot_reward.chain.state import Records
-from cot_reward.chain.steps import Step
+from cot_reward.chain.step import Step
 from cot_reward.errors import UserError
 
 

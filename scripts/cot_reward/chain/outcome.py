@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cot_reward.chain.commands import WATCH
 from cot_reward.chain.state import Records
-from cot_reward.chain.steps import WATCH, Chain
+from cot_reward.chain.steps import Chain
 from cot_reward.errors import UserError
 from cot_reward.evaluation.collect import WATCH_FILE
 

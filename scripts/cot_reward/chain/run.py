@@ -18,7 +18,8 @@ from cot_reward.chain.processes import (
 )
 from cot_reward.chain.settings import Profile, Request
 from cot_reward.chain.state import Finding, Records
-from cot_reward.chain.steps import Chain, Step
+from cot_reward.chain.step import Step
+from cot_reward.chain.steps import Chain
 from cot_reward.chain.trainings import continued, write_dataset_info
 from cot_reward.errors import UserError, nearest
 from cot_reward.evaluation.watch import WORSE
@@ -193,7 +194,7 @@ def _run_step(step: Step, records: Records, processes: Processes, chain: Chain) 
         raise UserError(f"{step.name} ended without {step.done_file}")
     if step.out and step.trains in ("sft", "export", "dpo"):
         # The client compares it with the prompt that it is about to send.
-        shutil.copyfile(chain.template, step.out / TEMPLATE_FILE)
+        shutil.copyfile(chain.commands.template, step.out / TEMPLATE_FILE)
     records.finish(step, time.monotonic() - began)
 
 

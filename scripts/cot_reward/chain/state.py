@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cot_reward.chain.steps import Step
+from cot_reward.chain.step import Step
 from cot_reward.errors import UserError
 from cot_reward.fingerprints import MISSING, Fingerprints
 from cot_reward.store import write_json

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from cot_reward.chain.steps import Step, Training
+from cot_reward.chain.step import Step, Training
 from cot_reward.errors import UserError
 from cot_reward.settings import read_yaml
 from cot_reward.sft.config import can_resume
