@@ -27,7 +27,7 @@ COMMAND = [
     "--merge",
     str(MERGE.relative_to(REPO)),
 ]
-STAGES = ("base", "stage1", "stage2", "control", "stage3")
+STAGES = ("base", "stage1", "stage2", "control", "control_rejection", "stage3")
 
 
 def processes() -> list[str]:

@@ -180,6 +180,7 @@ LOADERS: dict[str, LlamaFactory | Callable[[str], None]] = {
     "configs/*_gpu/*_export.yaml": LlamaFactory("export"),
     "configs/demo/**/qwen_cold_start.yaml": LlamaFactory("train"),
     "configs/demo/**/rejection.yaml": LlamaFactory("train"),
+    "configs/demo/**/control_rejection.yaml": LlamaFactory("train"),
     "configs/deepspeed/*.json": LlamaFactory("train_with_deepspeed"),
     "dataset/dataset_info.json": LlamaFactory("datasets"),
     "configs/accelerate/*.yaml": read_accelerate,
@@ -200,7 +201,7 @@ LOADERS: dict[str, LlamaFactory | Callable[[str], None]] = {
     "configs/demo/**/template.txt": read_template,
 }
 # Changed by hand with each new file: a pattern that finds too few files is then noticed.
-EXPECTED = 40
+EXPECTED = 41
 MATCHES = {
     file: [pattern for pattern in LOADERS if REPO / file in set(REPO.glob(pattern))]
     for file in FILES
@@ -326,12 +327,27 @@ def test_stages_are_chained() -> None:
     assert values("configs/dpo_lora.yaml")["model_name_or_path"] == stage_2["output_dir"]
 
 
+def test_the_control_of_rejection_sampling_goes_on_as_stage_2_began() -> None:
+    stage_2 = values("configs/demo/rejection.yaml")
+    control = values("configs/demo/control_rejection.yaml")
+    assert control["model_name_or_path"] == stage_2["output_dir"]
+    own = {"model_name_or_path", "dataset", "output_dir", "learning_rate", "num_train_epochs"}
+    assert {key: control[key] for key in stage_2.keys() - own} == {
+        key: stage_2[key] for key in stage_2.keys() - own
+    }
+
+
 def test_data_paths_meet() -> None:
     registered = json.loads((REPO / "dataset/dataset_info.json").read_text())
     file = (REPO / "dataset" / registered["rejection"]["file_name"]).resolve()
     assert file == REPO / values("configs/inference.yaml")["out"] / "correct.jsonl"
     file = (REPO / "dataset" / registered["demo_rejection"]["file_name"]).resolve()
     assert file == REPO / values("configs/demo/inference.yaml")["out"] / "correct.jsonl"
+    file = (REPO / "dataset" / registered["demo_control_rejection"]["file_name"]).resolve()
+    assert (
+        f"{file.parent.relative_to(REPO)}*/correct.jsonl"
+        in (values("configs/demo/merge.yaml")["correct"])
+    )
     # A folder is named by who answered: stage 1's model (inference.yaml), then stage 2's.
     merge = values("configs/merge.yaml")
     first, second = values("configs/inference.yaml")["out"], "runs/stage2_infer"

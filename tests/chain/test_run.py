@@ -54,6 +54,10 @@ def test_real_and_demo_have_the_same_steps() -> None:
         "control",
         "eval_control/greedy",
         "eval_control/sampled",
+        "check_control_rejection",
+        "control_rejection",
+        "eval_control_rejection/greedy",
+        "eval_control_rejection/sampled",
     }
     for seed in ("seed0/", "seed1/"):
         of_seed = [name.removeprefix(seed) for name in demo if name.startswith(seed)]
@@ -123,6 +127,28 @@ def test_pairs_take_wrong_texts_of_both_passes_and_leave_held_out_data_out() -> 
     assert value_of(pairs, "--exclude") == ["dataset/HPD/test_data.json"]
 
 
+def test_the_second_control_goes_on_from_stage_2_with_the_right_texts_of_its_pass() -> None:
+    flags = ["--control-rejection", "configs/one_gpu/rejection.yaml"]
+    flags += ["--control-rejection-export", "configs/one_gpu/rejection_export.yaml"]
+    found = steps("configs/one_gpu/chain.yaml", 1, *flags)
+    assert list(found)[-6:-1] == [
+        "check_control_rejection", "control_rejection", "control_rejection_merged",
+        "eval_control_rejection/greedy", "eval_control_rejection/sampled",
+    ]  # fmt: skip
+    run, rows = "runs/one_gpu", Path("runs/one_gpu/stage2_infer/correct.jsonl")
+    check, training = found["check_control_rejection"], found["control_rejection"]
+    assert check.command[2] == str(rows)
+    assert value_of(check, "--exclude") == ["dataset/HPD/test_data.json"]
+    assert set(training.command) > {
+        f"model_name_or_path={run}/stage2_merged", "dataset=control_rejection",
+        f"dataset_dir={run}", f"output_dir={run}/control_rejection",
+    }  # fmt: skip
+    assert {Path(f"{run}/stage2_merged"), rows} < set(training.inputs)
+    evaluated = found["eval_control_rejection/sampled"].model
+    assert evaluated == Path(f"{run}/control_rejection_merged")
+    assert not [name for name in steps("configs/one_gpu/chain.yaml", 1) if "rejection" in name][1:]
+
+
 TRAINING_POOLS = ("stage1_infer", "stage2_infer", "stage2_infer_hot")
 TRAINING_ROWS = ("check_cold_start", "check_rejection", "check_pairs")
 
@@ -169,8 +195,9 @@ def test_gpus_reach_every_trainer_and_server() -> None:
         (Request(only=["stage1"]), ["seed0/stage1", "seed1/stage1"]),
         (Request(only=["seed1/stage1"]), ["seed1/stage1"]),
         (Request(only=["eval_base"]), ["eval_base/greedy", "eval_base/sampled"]),
-        (Request(first="seed1/eval_control"), [
-            "seed1/eval_control/greedy", "seed1/eval_control/sampled", "report",
+        (Request(first="seed1/eval_control_rejection"), [
+            "seed1/eval_control_rejection/greedy", "seed1/eval_control_rejection/sampled",
+            "report",
         ]),
         (Request(last="template"), ["world", "check_cold_start", "template"]),
     ],

@@ -17,6 +17,7 @@ VERDICTS = {
     "stage1": [RIGHT] * 10 + [TURNED] * 5 + [WRONG] * 5,
     "stage2": [RIGHT] * 20,
     "control": [RIGHT] * 10 + [WRONG] * 10,
+    "control_rejection": [RIGHT] * 15 + [WRONG] * 5,
     "stage3": [RIGHT] * 20,
 }
 
@@ -70,6 +71,7 @@ def test_differences_say_what_their_interval_says(runs: Path) -> None:
     assert found["base", "stage1"][0].startswith("+62.5 [+")
     assert found["stage2", "control"][-1] == "worse"
     assert found["stage2", "control"][0].startswith("-50.0 [-")
+    assert found["control_rejection", "stage3"][0].startswith("+25.0 [+")
     assert found["stage2", "stage3"] == ["+0.0 [+0.0, +0.0]"] * 2 + ["no clear difference"]
 
 
@@ -82,8 +84,8 @@ def test_plots_are_images(runs: Path, tmp_path: Path) -> None:
     plot_stages(collect(runs, [0]), tmp_path / "stages.png")
     drawn = plot_curves(runs / "seed0", tmp_path / "curves")
     assert {path.name for path in drawn} == {
-        "stage1_loss.png", "stage2_loss.png", "dpo_loss.png", "dpo_rewards.png",
-        "dpo_reward_accuracy.png",
+        "stage1_loss.png", "stage2_loss.png", "control_rejection_loss.png", "dpo_loss.png",
+        "dpo_rewards.png", "dpo_reward_accuracy.png",
     }  # fmt: skip
     for path in [tmp_path / "stages.png", *drawn]:
         width, height = image_size(path)
@@ -96,7 +98,7 @@ def test_a_curve_without_values_is_not_drawn(tmp_path: Path) -> None:
     state = trained(runs / "seed0/stage2", steps=0) / "trainer_state.json"
     assert "loss" not in state.read_text()
     drawn = plot_curves(runs / "seed0", tmp_path / "curves")
-    assert len(drawn) == 4
+    assert len(drawn) == 5
     assert not (tmp_path / "curves/stage2_loss.png").exists()
 
 
@@ -104,13 +106,13 @@ def test_a_report_leaves_all_its_files(runs: Path) -> None:
     printed = write_report(runs, [0])
     assert (runs / "results.md").read_text() == table(collect(runs, [0]))
     assert printed.startswith((runs / "results.md").read_text())
-    assert printed.endswith(f"{runs}/results.json, 6 plots in {runs}/curves\n")
+    assert printed.endswith(f"{runs}/results.json, 7 plots in {runs}/curves\n")
     results = json.loads((runs / "results.json").read_text())
     assert list(results) == [
         "seeds", "stages", "differences", "pairs", "watch", "step_seconds"
     ]  # fmt: skip
     assert [record["stage"] for record in results["stages"]] == list(STAGES)
-    assert len(list((runs / "curves").glob("*.png"))) == 6
+    assert len(list((runs / "curves").glob("*.png"))) == 7
 
 
 def test_the_script_prints_the_table_and_names_a_run_that_is_missing(tmp_path: Path) -> None:

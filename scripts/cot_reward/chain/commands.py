@@ -164,7 +164,7 @@ class Commands:
             environment["NPROC_PER_NODE"] = str(max(1, self.gpus))
         name = self._name(run, training.name)
         yield Step(
-            name, {"stage1": "cold start", "stage2": "rejection sampling"}[training.name],
+            name, training.title,
             ("llamafactory-cli", "train", str(training.config), *_assign(values)),
             (training.config, training.start, *training.inputs),
             {key: values[key] for key in ("media_dir", "seed") if key in values},

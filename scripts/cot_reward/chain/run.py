@@ -104,7 +104,7 @@ def _missing_files(profile: Profile) -> str:
     """A message about the files of the profile that are not there; "" when all are."""
     names = [
         "world", "stage1", "stage1_export", "stage2", "stage2_export", "inference", "merge",
-        "stage3", "control", "accelerate",
+        "stage3", "control", "control_rejection", "control_rejection_export", "accelerate",
     ]  # fmt: skip
     if not profile.world:
         names += ["cold_start", "cold_start_media_root", "sampling", "sampling_image_root"]

@@ -62,6 +62,13 @@ class Profile:
     control: Path | None = _setting(
         "YAML of a control: the same rows as stage 3 without the rejected texts", default=None
     )
+    control_rejection: Path | None = _setting(
+        "LLaMA-Factory YAML of a control: stage 2's model trained on its own right texts",
+        default=None,
+    )
+    control_rejection_export: Path | None = _setting(
+        "YAML that merges this control's adapter", default=None
+    )
     accelerate: Path = _setting(
         "accelerate's launch file for stage 3", default=Path("configs/accelerate/zero2.yaml")
     )

@@ -13,6 +13,7 @@ class Training:
     """A training of LLaMA-Factory: its name, YAML, data set, model to start from and result."""
 
     name: str
+    title: str
     config: Path
     export: Path | None
     data_set: str

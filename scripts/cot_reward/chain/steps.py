@@ -27,19 +27,28 @@ class Chain:
         folder = self.profile.runs
         return [(seed, folder / f"seed{seed}") for seed in self.profile.seeds] or [(None, folder)]
 
-    def trainings(self, run: Path) -> tuple[Training, Training]:
-        """Stages 1 and 2 of a run."""
+    def trainings(self, run: Path) -> list[Training]:
+        """Stages 1 and 2 of a run, and the control that is trained in the same way, if any."""
         profile, commands = self.profile, self.commands
         first = Training(
-            "stage1", profile.stage1, profile.stage1_export, "cold_start",
-            profile.cold_start, commands.cold_start_root, commands.base, commands.cold_start_inputs,
+            "stage1", "cold start", profile.stage1, profile.stage1_export, "cold_start",
+            profile.cold_start, commands.cold_start_root, commands.base,
+            commands.cold_start_inputs,
         )  # fmt: skip
         rejection_rows = run / "stage1_infer/correct.jsonl"
         second = Training(
-            "stage2", profile.stage2, profile.stage2_export, "rejection",
+            "stage2", "rejection sampling", profile.stage2, profile.stage2_export, "rejection",
             rejection_rows, profile.media_root, first.trained(run), (rejection_rows,),
         )  # fmt: skip
-        return first, second
+        if not profile.control_rejection:
+            return [first, second]
+        control_rows = run / "stage2_infer/correct.jsonl"
+        control = Training(
+            "control_rejection", "control: one more rejection round", profile.control_rejection,
+            profile.control_rejection_export, "control_rejection",
+            control_rows, profile.media_root, second.trained(run), (control_rows,),
+        )  # fmt: skip
+        return [first, second, control]
 
     def steps(self) -> Iterator[Step]:
         """Every step, in order."""
@@ -57,7 +66,7 @@ class Chain:
 
     def _run_steps(self, seed: int | None, run: Path) -> Iterator[Step]:
         profile, commands = self.profile, self.commands
-        first, second = self.trainings(run)
+        first, second, *controls = self.trainings(run)
         stage1, stage2 = first.trained(run), second.trained(run)
         yield from commands.sft(first, seed, run)
         yield commands.infer(
@@ -91,6 +100,12 @@ class Chain:
             if name == "stage3":
                 yield from commands.validate(run / name, name, seed, run)
                 yield commands.watch(run)
+        for control in controls:
+            yield commands.check(
+                "check_control_rejection", run, control.rows, profile.media_root, control.inputs
+            )
+            yield from commands.sft(control, seed, run)
+            yield from commands.evaluate(control.trained(run), control.name, seed, run)
 
     def _second_pass_data(self, run: Path) -> tuple[list[Path], list[Path]]:
         """Files of the second pass, and the folder of media paths of each."""

@@ -17,7 +17,7 @@ def write_dataset_info(run: Path, *trainings: Training) -> None:
     known = {}
     for training in trainings:
         columns = {"messages": "conversations", "images": "images"}
-        if training.name == "stage2":
+        if training.name != "stage1":
             columns["videos"] = "videos"  # every judged row has this key
         known[training.data_set] = {
             "file_name": os.path.relpath(training.rows, run),

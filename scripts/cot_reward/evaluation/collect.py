@@ -15,14 +15,18 @@ from cot_reward.rows.reading import read_rows
 from cot_reward.stats import bootstrap_mean, paired_difference, tally
 from cot_reward.store import read_json
 
-# Name -> title, in the order of the chain. The control is plain SFT on stage 3's chosen texts.
+# Name -> title, in the order of the chain. The controls start at stage 2's model, as stage 3 does:
+# plain SFT on stage 3's chosen texts, and stage 2 once more, on all right texts of the second pass.
 STAGES = {
     "base": "base",
     "stage1": "stage 1: cold start",
     "stage2": "stage 2: rejection sampling",
     "control": "control: SFT on the chosen",
+    "control_rejection": "control: one more rejection round",
     "stage3": "stage 3: DPO",
 }
+# Stages that a chain may leave out.
+CONTROLS = ("control", "control_rejection")
 # (after, before): each is a claim that the chain could make.
 DIFFERENCES = (
     ("stage1", "base"),
@@ -30,6 +34,8 @@ DIFFERENCES = (
     ("stage3", "stage2"),
     ("control", "stage2"),
     ("stage3", "control"),
+    ("control_rejection", "stage2"),
+    ("stage3", "control_rejection"),
 )
 # Name of the folder and of the key -> title.
 MODES = {"greedy": "greedy", "sampled": "T=1"}
@@ -107,16 +113,16 @@ def run_folders(runs: Path, seeds: Sequence[int]) -> dict[str, Path]:
 def collect(runs: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """The contents of results.json: a record for each stage, and the differences between stages.
 
-    A chain without a control has no record of it. Raises UserError when a run is missing or has not
-    finished, and when two stages that are compared answered different comparisons.
+    A chain without a control has no record of this control. Raises UserError when a run is missing
+    or has not finished, and when two stages that are compared answered different comparisons.
     """
     folders = run_folders(runs, seeds)
-    has_control = any((folder / "eval_control").exists() for folder in folders.values())
     accuracies: Accuracies = {}
     records = [
         _stage_record(runs, folders, stage, accuracies)
         for stage in STAGES
-        if stage != "control" or has_control
+        if stage not in CONTROLS
+        or any((folder / f"eval_{stage}").exists() for folder in folders.values())
     ]
     steps = runs / "steps.jsonl"
     return {

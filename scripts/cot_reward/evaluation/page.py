@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cot_reward.evaluation.collect import MODES, collect, run_folders
+from cot_reward.evaluation.collect import CONTROLS, MODES, collect, run_folders
 from cot_reward.evaluation.watch import FIGURES
 from cot_reward.plotting import LogPlot, Panel, dpo_plots, new_figure, plot_log, save_figure
 from cot_reward.store import write_json, write_text_file
 
-# Stages that have a plot of their loss -> its title. Stage 3 has the plots of `dpo_plots`.
-LOSS_CURVES = {"stage1": "Stage 1: loss", "stage2": "Stage 2: loss"}
+# Trainings that have a plot of their loss -> its title. Stage 3 has the plots of `dpo_plots`.
+LOSS_CURVES = {
+    "stage1": "Stage 1: loss",
+    "stage2": "Stage 2: loss",
+    "control_rejection": "Control, one more rejection round: loss",
+}
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -171,6 +175,7 @@ def plot_curves(run: Path, out: Path) -> list[Path]:
             LogPlot(f"{stage}_loss", title, [Panel("loss", {"loss": stage})]),
         )
         for stage, title in LOSS_CURVES.items()
+        if stage not in CONTROLS or (run / stage).exists()
     ]
     history = _log_history(run / "stage3")
     for plot in dpo_plots(history):
