@@ -13,7 +13,15 @@ from cot_reward.evaluation.collect import (
     judged_rows,
     training_pace,
 )
-from helpers.evaluation import RIGHT, TURNED, WRONG, finished_demo, judged_run, trained
+from helpers.evaluation import (
+    RIGHT,
+    TURNED,
+    WRONG,
+    finished_demo,
+    further_round,
+    judged_run,
+    trained,
+)
 
 UNPARSED = ("unparsed", "truncated")
 
@@ -126,6 +134,38 @@ def test_differences_are_paired_by_comparison(tmp_path):
     assert differences["stage1", "stage2", "sampled"]["difference"] == 0.75
     alike = differences["stage2", "stage3", "greedy"]
     assert (alike["difference"], alike["low"], alike["high"]) == (0, 0, 0)
+
+
+def test_a_later_round_is_compared_over_the_seeds_that_have_it(tmp_path):
+    verdicts = {"stage2": [WRONG] * 4, "stage3": [RIGHT, WRONG, WRONG, WRONG]}
+    runs = finished_demo(tmp_path, seeds=(3, 5, 7), verdicts=verdicts)
+    for mode in MODES:
+        judged_run(runs / "seed7/eval_stage3" / mode, [RIGHT] * 4)
+    for seed in (3, 5):
+        folder = further_round(runs / f"seed{seed}", 2, [RIGHT, RIGHT, WRONG, WRONG])
+        trained(folder / "stage3", steps=8)
+    further_round(runs / "seed5", 3, [RIGHT, RIGHT, RIGHT, WRONG])
+    results = collect(runs, [3, 5, 7])
+    stage3, second, third = results["stages"][-3:]
+    assert (stage3["stage"], stage3["title"]) == ("stage3", STAGES["stage3"])
+    assert (second["stage"], second["seeds"]) == ("round2", [3, 5])
+    assert second["title"] == "stage 3, round 2: DPO (seeds 3, 5)"
+    assert second["sampled"]["accuracy_by_seed"] == {"3": 0.5, "5": 0.5}
+    assert second["training"]["steps"] == 8
+    assert third["title"] == "stage 3, round 3: DPO (seed 5)"
+    found = {
+        (entry["after"], entry["before"]): (entry["difference"], entry["seeds"])
+        for entry in results["differences"]
+        if entry["mode"] == "sampled"
+    }
+    # Without seed 7, of which stage 3 is right everywhere.
+    assert found["round2", "stage3"] == (0.25, [3, 5])
+    assert found["round2", "stage2"] == (0.5, [3, 5])
+    assert found["round3", "round2"] == (0.25, [5])
+    assert found["round3", "stage2"] == (0.75, [5])
+    assert found["stage3", "stage2"] == (pytest.approx(0.5), [3, 5, 7])
+    assert list(results["watch"]) == ["3", "3/round2", "5", "5/round2", "5/round3", "7"]
+    assert list(results["pairs"]) == list(results["watch"])
 
 
 def test_stages_about_other_comparisons_are_not_compared(tmp_path):

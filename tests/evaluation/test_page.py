@@ -8,7 +8,15 @@ import pytest
 from cot_reward.evaluation.collect import MODES, STAGES, collect
 from cot_reward.evaluation.page import plot_curves, plot_stages, table, write_report
 from helpers.environments import PYTHON, REPO
-from helpers.evaluation import RIGHT, TURNED, WRONG, finished_demo, judged_run, trained
+from helpers.evaluation import (
+    RIGHT,
+    TURNED,
+    WRONG,
+    finished_demo,
+    further_round,
+    judged_run,
+    trained,
+)
 from PIL import Image
 
 # Twenty comparisons, so that the intervals of clear differences exclude 0.
@@ -145,6 +153,21 @@ def test_a_chain_without_seeds_and_control_has_its_table_and_its_pairs(tmp_path:
     assert "control" not in printed
     assert "| - | 12 | 10 | 5 | 7 | 6 / 6 | 0.50 | - |" in printed.splitlines()
     assert (runs / "curves/stages.png").is_file()
+
+
+def test_a_later_round_has_its_row_its_differences_and_its_curves(tmp_path: Path) -> None:
+    runs = finished_demo(tmp_path / "runs", seeds=[0, 1], verdicts=VERDICTS)
+    further_round(runs / "seed0", 2, [RIGHT] * 15 + [WRONG] * 5)
+    text = table(collect(runs, [0, 1]))
+    (row,) = cells(text, "stage 3, round 2: DPO (seed 0)")
+    assert row[2].startswith("75.0 [")
+    (row,) = [row for row in cells(text, "stage3") if row[1].startswith("round2")]
+    assert row[1] == "round2 (seed 0)"
+    assert row[2].startswith("-25.0 [")
+    drawn = {path.name for path in plot_curves(runs / "seed0", tmp_path / "curves")}
+    assert {"dpo_loss.png", "dpo_round2_loss.png", "dpo_round2_rewards.png"} < drawn
+    drawn = {path.name for path in plot_curves(runs / "seed1", tmp_path / "others")}
+    assert not any("round" in name for name in drawn)
 
 
 def test_the_watch_stands_below_the_table(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cot_reward.evaluation.collect import MODES, STAGES
+from cot_reward.evaluation.rounds import WATCH_FILE, round_folder
+from cot_reward.evaluation.watch import FIGURES
 
 from helpers.rows import judged_row, write_lines
 
@@ -54,6 +56,18 @@ def trained(folder: Path, steps: int = 4, seconds: float = 2.0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     state = {"global_step": steps, "log_history": history}
     (folder / "trainer_state.json").write_text(json.dumps(state))
+    return folder
+
+
+def further_round(run: Path, number: int, verdicts: Sequence[Verdicts]) -> Path:
+    """A finished round of DPO after one that was a gain; the folder of the round."""
+    gain = {"difference": 0.1, "low": 0.05, "high": 0.15}
+    watched = json.dumps({"fell": [], "figures": dict.fromkeys([*FIGURES, "answers_1"], gain)})
+    (round_folder(run, number - 1) / WATCH_FILE).write_text(watched)
+    folder = round_folder(run, number)
+    for mode in MODES:
+        judged_run(folder / "eval_stage3" / mode, verdicts)
+    trained(folder / "stage3")
     return folder
 
 

@@ -1,16 +1,18 @@
 """Held-out results by stage: reads the judged rows of finished runs and compares the stages.
 
-The runs lie in the folders that scripts/demo.sh writes: RUNS/eval_base and RUNS/seedN/eval_STAGE,
-each with a folder for every decoding mode.
+The runs lie in the folders that scripts/chain.sh writes: RUNS/eval_base and RUNS/seedN/eval_STAGE,
+each with a folder for every decoding mode. A later round of DPO is in RUNS/seedN/roundK.
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cot_reward.errors import UserError
+from cot_reward.evaluation.rounds import WATCH_FILE, evaluated_rounds, round_folder
 from cot_reward.rows.reading import read_rows
 from cot_reward.stats import bootstrap_mean, paired_difference, tally
 from cot_reward.store import read_json
@@ -48,11 +50,18 @@ PAIR_METRICS = (
 
 # Share of comparisons that may have failed for one of two models that are compared.
 MAX_UNSHARED = 0.05
-# In the folder of a run: stage 3 compared with stage 2.
-WATCH_FILE = "check_stage3.json"
 
-# Comparison -> share of correct responses, by stage and mode.
-Accuracies = dict[tuple[str, str], dict[str, float]]
+# Seed -> comparison -> whether each response was correct, by stage and mode.
+Hits = dict[tuple[str, str], dict[str, dict[str, list[bool]]]]
+
+
+class Model(NamedTuple):
+    """A row of the table. answers: seed -> folder of its inferences; training: of its first seed"""
+
+    stage: str
+    title: str
+    answers: dict[str, Path]
+    training: Path | None
 
 
 def judged_rows(folder: Path) -> list[dict[str, Any]]:
@@ -81,10 +90,24 @@ def accuracy_by_comparison(rows: Iterable[Mapping[str, Any]]) -> dict[str, float
 
     Comparisons are the independent units: responses about the same one are not independent.
     """
-    correct: dict[str, list[bool]] = defaultdict(list)
+    return _shares([_hits(rows)])
+
+
+def _hits(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[bool]]:
+    """Comparison -> whether each response about it is correct."""
+    hits: dict[str, list[bool]] = defaultdict(list)
     for row in rows:
-        correct[row["id"]].append(row["verdict"] == "correct")
-    return {key: sum(hits) / len(hits) for key, hits in correct.items()}
+        hits[row["id"]].append(row["verdict"] == "correct")
+    return hits
+
+
+def _shares(of_runs: Iterable[Mapping[str, list[bool]]]) -> dict[str, float]:
+    """Comparison -> share of correct responses, pooled over runs."""
+    pooled: dict[str, list[bool]] = defaultdict(list)
+    for hits in of_runs:
+        for key, found in hits.items():
+            pooled[key] += found
+    return {key: sum(found) / len(found) for key, found in pooled.items()}
 
 
 def training_pace(folder: Path) -> dict[str, Any]:
@@ -110,28 +133,63 @@ def run_folders(runs: Path, seeds: Sequence[int]) -> dict[str, Path]:
     return {str(seed): runs / f"seed{seed}" for seed in seeds} or {"": runs}
 
 
+def seeds_in_words(seeds: Collection[int | str]) -> str:
+    """'seed 0', or 'seeds 0, 1'."""
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
 def collect(runs: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """The contents of results.json: a record for each stage, and the differences between stages.
 
-    A chain without a control has no record of this control. Raises UserError when a run is missing
-    or has not finished, and when two stages that are compared answered different comparisons.
+    A chain without a control has no record of this control, and a later round of DPO those seeds
+    that needed it. Raises UserError when a run is missing or has not finished, and when two stages
+    that are compared answered different comparisons.
     """
     folders = run_folders(runs, seeds)
-    accuracies: Accuracies = {}
-    records = [
-        _stage_record(runs, folders, stage, accuracies)
-        for stage in STAGES
-        if stage not in CONTROLS
-        or any((folder / f"eval_{stage}").exists() for folder in folders.values())
-    ]
+    hits: Hits = {}
+    records = [_record(model, hits) for model in _models(runs, folders)]
+    rounds = _round_folders(folders)
     steps = runs / "steps.jsonl"
     return {
         "seeds": list(seeds),
         "stages": records,
-        "differences": _differences(accuracies),
-        "pairs": {name: _pairs(folder) for name, folder in folders.items()},
-        "watch": {name: _watched(folder) for name, folder in folders.items()},
+        "differences": _differences(hits),
+        "pairs": {name: _pairs(folder) for name, folder in rounds.items()},
+        "watch": {name: read_json(folder / WATCH_FILE) for name, folder in rounds.items()},
         "step_seconds": [row for _, row in read_rows(steps)] if steps.exists() else [],
+    }
+
+
+def _models(runs: Path, folders: Mapping[str, Path]) -> Iterator[Model]:
+    """Every model that has been evaluated, in the order of the table."""
+    first_seed, first = next(iter(folders.items()))
+    yield Model("base", STAGES["base"], {first_seed: runs / "eval_base"}, None)
+    for stage, title in STAGES.items():
+        answers = {seed: run / f"eval_{stage}" for seed, run in folders.items()}
+        is_there = stage not in CONTROLS or any(folder.exists() for folder in answers.values())
+        if stage != "base" and is_there:
+            yield Model(stage, title, answers, first / stage)
+    rounds = {seed: evaluated_rounds(run) for seed, run in folders.items()}
+    for number in range(2, max(map(max, rounds.values())) + 1):
+        having = {
+            seed: round_folder(run, number)
+            for seed, run in folders.items()
+            if number in rounds[seed]
+        }
+        of_seeds = f" ({seeds_in_words(having)})" if len(having) < len(folders) else ""
+        yield Model(
+            f"round{number}", f"stage 3, round {number}: DPO{of_seeds}",
+            {seed: folder / "eval_stage3" for seed, folder in having.items()},
+            next(iter(having.values())) / "stage3",
+        )  # fmt: skip
+
+
+def _round_folders(folders: Mapping[str, Path]) -> dict[str, Path]:
+    """Name -> folder of every round of DPO: SEED, or SEED/roundN for a later one."""
+    return {
+        f"{seed}/round{number}".strip("/") if number > 1 else seed: round_folder(run, number)
+        for seed, run in folders.items()
+        for number in evaluated_rounds(run)
     }
 
 
@@ -144,54 +202,53 @@ def _pairs(folder: Path) -> dict[str, Any]:
     return {name: summary[name] for name in PAIR_METRICS if name in summary}
 
 
-def _watched(folder: Path) -> dict[str, Any]:
-    """What `scripts/check_model.py` found about stage 3 of a run; empty where it was not asked."""
-    path = folder / WATCH_FILE
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-
-
-def _stage_record(
-    runs: Path, run_of_seed: Mapping[str, Path], stage: str, accuracies: Accuracies
-) -> dict[str, Any]:
-    """The metrics of a stage in each mode, pooled over the seeds; adds to `accuracies`."""
-    seeds = list(run_of_seed)
-    if stage == "base":  # one model, whatever the seeds
-        folders = {seeds[0]: runs / "eval_base"}
-    else:
-        folders = {seed: run / f"eval_{stage}" for seed, run in run_of_seed.items()}
-    record: dict[str, Any] = {"stage": stage, "title": STAGES[stage]}
-    record["seeds"] = [int(seed) for seed in folders if seed]
+def _record(model: Model, hits: Hits) -> dict[str, Any]:
+    """The metrics of a model in each mode, pooled over its seeds; adds to `hits`."""
+    record: dict[str, Any] = {"stage": model.stage, "title": model.title}
+    record["seeds"] = [int(seed) for seed in model.answers if seed]
     for mode in MODES:
-        by_seed = {seed: judged_rows(folder / mode) for seed, folder in folders.items()}
+        by_seed = {seed: judged_rows(folder / mode) for seed, folder in model.answers.items()}
         # Seeds share comparison ids. With the seed in the id, orders pair within a seed.
         record[mode] = tally(
             row | {"id": f"{seed}/{row['id']}"} for seed, rows in by_seed.items() for row in rows
         )
-        accuracy = accuracy_by_comparison(row for rows in by_seed.values() for row in rows)
-        accuracies[stage, mode] = accuracy
+        hits[model.stage, mode] = {seed: _hits(rows) for seed, rows in by_seed.items()}
         # The Wilson interval takes responses as independent; this one resamples comparisons.
+        accuracy = _shares(hits[model.stage, mode].values())
         low, high = bootstrap_mean(list(accuracy.values()))
         record[mode]["accuracy"] |= {"bootstrap_low": low, "bootstrap_high": high}
         record[mode]["accuracy_by_seed"] = {
             seed: tally(rows)["accuracy"]["share"] for seed, rows in by_seed.items()
         }
-    if stage != "base":
-        record["training"] = training_pace(run_of_seed[seeds[0]] / stage)
+    if model.training:
+        record["training"] = training_pace(model.training)
     return record
 
 
-def _differences(accuracies: Accuracies) -> list[dict[str, Any]]:
-    """Mean differences in accuracy over the comparisons, for each of DIFFERENCES and each mode.
+def _compared(evaluated: Sequence[str]) -> list[tuple[str, str]]:
+    """(after, before) of every difference between stages that have been evaluated."""
+    later = [stage for stage in evaluated if stage not in STAGES]
+    of_rounds = [
+        (stage, before)
+        for previous, stage in pairwise(["stage3", *later])
+        for before in (previous, "stage2")
+    ]
+    return [pair for pair in (*DIFFERENCES, *of_rounds) if set(pair) <= set(evaluated)]
 
-    A comparison that has no response of one of the two models is left out.
+
+def _differences(hits: Hits) -> list[dict[str, Any]]:
+    """Mean differences in accuracy over the comparisons, for each two stages and each mode.
+
+    A comparison that has no response of one of the two models is left out. Both are pooled over the
+    seeds of the later one: not every seed may have needed a later round of DPO.
     """
     differences = []
-    evaluated = {stage for stage, _ in accuracies}
-    for after, before in DIFFERENCES:
-        if not {after, before} <= evaluated:
-            continue
+    for after, before in _compared(list(dict.fromkeys(stage for stage, _ in hits))):
         for mode in MODES:
-            first, second = accuracies[after, mode], accuracies[before, mode]
+            by_seed, by_seed_before = hits[after, mode], hits[before, mode]
+            first = _shares(by_seed.values())
+            # The base is there once, whatever the seeds.
+            second = _shares(by_seed_before[seed] for seed in by_seed if seed in by_seed_before)
             keys = sorted(first.keys() & second.keys())
             asked = len(first.keys() | second.keys())
             if len(keys) < (1 - MAX_UNSHARED) * asked or not keys:
@@ -202,5 +259,7 @@ def _differences(accuracies: Accuracies) -> list[dict[str, Any]]:
             difference = paired_difference(
                 [first[key] for key in keys], [second[key] for key in keys]
             )
-            differences.append({"after": after, "before": before, "mode": mode} | difference)
+            seeds = [int(seed) for seed in by_seed if seed]
+            entry = {"after": after, "before": before, "mode": mode, "seeds": seeds}
+            differences.append(entry | difference)
     return differences

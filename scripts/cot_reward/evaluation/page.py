@@ -2,11 +2,12 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cot_reward.evaluation.collect import CONTROLS, MODES, collect, run_folders
+from cot_reward.evaluation.collect import CONTROLS, MODES, collect, run_folders, seeds_in_words
+from cot_reward.evaluation.rounds import evaluated_rounds, round_folder
 from cot_reward.evaluation.watch import FIGURES
 from cot_reward.plotting import LogPlot, Panel, dpo_plots, new_figure, plot_log, save_figure
 from cot_reward.store import write_json, write_text_file
@@ -21,7 +22,7 @@ LOSS_CURVES = {
 
 def table(results: Mapping[str, Any]) -> str:
     """The results as Markdown: a row for each stage and mode, then the differences."""
-    lines = [*_stage_lines(results), "", *_difference_lines(results["differences"])]
+    lines = [*_stage_lines(results), "", *_difference_lines(results)]
     if pairs := _pair_lines(results["pairs"]):
         lines += ["", *pairs]
     if watched := _watch_lines(results["watch"]):
@@ -58,7 +59,7 @@ def _stage_lines(results: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _difference_lines(differences: Sequence[Mapping[str, Any]]) -> list[str]:
+def _difference_lines(results: Mapping[str, Any]) -> list[str]:
     lines = [
         "Differences in accuracy, in points, with 95% intervals (paired bootstrap, comparisons):",
         "",
@@ -66,25 +67,28 @@ def _difference_lines(differences: Sequence[Mapping[str, Any]]) -> list[str]:
         "|---|---|---|---|---|",
     ]
     by_pair: dict[tuple[str, str], dict[str, Any]] = defaultdict(dict)
-    for entry in differences:
+    for entry in results["differences"]:
         by_pair[entry["before"], entry["after"]][entry["mode"]] = entry
     for (before, after), by_mode in by_pair.items():
         cells = [_points(by_mode[mode]) for mode in MODES]
         low, high = by_mode["sampled"]["low"], by_mode["sampled"]["high"]
         finding = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
+        seeds = by_mode["sampled"]["seeds"]
+        if seeds != results["seeds"]:
+            after = f"{after} ({seeds_in_words(seeds)})"
         lines.append(f"| {before} | {after} | {' | '.join(cells)} | {finding} |")
     return lines
 
 
 def _pair_lines(pairs_of_run: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Number, kinds and shortcut accuracies of the pairs of each run."""
+    """Number, kinds and shortcut accuracies of the pairs of each run and round."""
     rows = []
-    for seed, pairs in pairs_of_run.items():
+    for name, pairs in pairs_of_run.items():
         if not pairs:
             continue
         kinds, shortcut = pairs["pair_kinds"], pairs["shortcut"]
         cells = [
-            seed or "-", str(pairs["pairs"]), str(pairs["comparisons"]),
+            name or "-", str(pairs["pairs"]), str(pairs["comparisons"]),
             str(kinds["same_model"]), str(kinds["published"]),
             f"{pairs['chosen_answer']['1']} / {pairs['chosen_answer']['2']}",
             *("-" if value is None else f"{value:.2f}" for value in shortcut.values()),
@@ -94,7 +98,7 @@ def _pair_lines(pairs_of_run: Mapping[str, Mapping[str, Any]]) -> list[str]:
         return []
     names = next(pairs["shortcut"] for pairs in pairs_of_run.values() if pairs)
     head = [
-        "seed", "pairs", "comparisons", "of one model", "rejected from the first pass",
+        "run", "pairs", "comparisons", "of one model", "rejected from the pass before",
         "chosen answer 1 / 2", *names,
     ]  # fmt: skip
     return [
@@ -107,21 +111,22 @@ def _pair_lines(pairs_of_run: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _watch_lines(watch_of_run: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Stage 3 compared with stage 2 by what they write, for each run, in points."""
-    watched = {seed: found for seed, found in watch_of_run.items() if found}
+    """Stage 3 compared with stage 2 by what they write, for each run and round, in points."""
+    watched = {name: found for name, found in watch_of_run.items() if found}
     if not watched:
         return []
     names = [*FIGURES, "answers_1"]
     titles = [*FIGURES.values(), "answers 1"]
     lines = [
-        "Stage 3 less stage 2 on the data that watch it, in points with 95% intervals:",
+        "Stage 3 less stage 2 on the data that watch it (a later round: less the round before), in "
+        "points with 95% intervals:",
         "",
-        "| seed | " + " | ".join(titles) + " | fell |",
+        "| run | " + " | ".join(titles) + " | fell |",
         "|---" * (len(titles) + 2) + "|",
     ]
-    for seed, found in watched.items():
+    for run, found in watched.items():
         cells = [_points(found["figures"][name]) for name in names]
-        lines.append(f"| {seed or '-'} | {' | '.join(cells)} | {', '.join(found['fell']) or '-'} |")
+        lines.append(f"| {run or '-'} | {' | '.join(cells)} | {', '.join(found['fell']) or '-'} |")
     return lines
 
 
@@ -169,23 +174,27 @@ def plot_stages(results: Mapping[str, Any], path: Path) -> None:
 def plot_curves(run: Path, out: Path) -> list[Path]:
     """The training curves of one run as PNGs in `out`; returns the paths of those drawn."""
     out.mkdir(parents=True, exist_ok=True)
-    plots = [
-        (
-            _log_history(run / stage),
-            LogPlot(f"{stage}_loss", title, [Panel("loss", {"loss": stage})]),
-        )
-        for stage, title in LOSS_CURVES.items()
-        if stage not in CONTROLS or (run / stage).exists()
-    ]
-    history = _log_history(run / "stage3")
-    for plot in dpo_plots(history):
-        plots.append((history, LogPlot(f"dpo_{plot.name}", f"DPO: {plot.title}", plot.panels)))
     drawn = []
-    for history, plot in plots:
+    for history, plot in _curves(run):
         path = out / f"{plot.name}.png"
         if plot_log(history, plot.panels, path, f"{plot.title} ({run})"):
             drawn.append(path)
     return drawn
+
+
+def _curves(run: Path) -> Iterator[tuple[list[dict[str, Any]], LogPlot]]:
+    """The log history and the plot of every curve of a run."""
+    for stage, title in LOSS_CURVES.items():
+        if stage not in CONTROLS or (run / stage).exists():
+            panels = [Panel("loss", {"loss": stage})]
+            yield _log_history(run / stage), LogPlot(f"{stage}_loss", title, panels)
+    for number in evaluated_rounds(run):
+        stem, title = "dpo", "DPO"
+        if number > 1:
+            stem, title = f"dpo_round{number}", f"DPO, round {number}"
+        history = _log_history(round_folder(run, number) / "stage3")
+        for plot in dpo_plots(history):
+            yield history, LogPlot(f"{stem}_{plot.name}", f"{title}: {plot.title}", plot.panels)
 
 
 def _log_history(folder: Path) -> list[dict[str, Any]]:
