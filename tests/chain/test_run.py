@@ -1,17 +1,14 @@
 """What a start of the chain is about: the steps, their order, their commands, and refusals."""
 
 import fcntl
-import subprocess
 from pathlib import Path
 
 import pytest
 from cot_reward.chain.machine import serving_flags
 from cot_reward.chain.run import wanted_steps
-from cot_reward.chain.settings import Profile, Request
-from cot_reward.chain.step import Step
-from cot_reward.chain.steps import Chain
+from cot_reward.chain.settings import Request
 from cot_reward.errors import UserError
-from cot_reward.settings import parse
+from helpers.chain import heads, profile, run, steps, value_of
 from helpers.environments import REPO
 from helpers.rows import read_lines, write_lines
 
@@ -20,27 +17,6 @@ STEPS_OF_A_RUN = [
     "stage2", "stage2_infer", "eval_stage2/greedy", "eval_stage2/sampled", "pairs", "check_pairs",
     "stage3", "eval_stage3/greedy", "eval_stage3/sampled", "check_stage3",
 ]  # fmt: skip
-
-
-def profile(path: str = "configs/chain.yaml", *flags: str) -> Profile:
-    return parse(Profile, "", argv=["--config", path, *flags])
-
-
-def steps(path: str = "configs/chain.yaml", gpus: int = 8, *flags: str) -> dict[str, Step]:
-    return {step.name: step for step in Chain(profile(path, *flags), gpus).steps()}
-
-
-def run(*flags: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        ["scripts/chain.sh", *flags], cwd=REPO, capture_output=True, text=True, check=False
-    )
-
-
-def value_of(step: Step, flag: str) -> list[str]:
-    """The values of a flag in the step's command."""
-    found = list(step.command[step.command.index(flag) + 1 :])
-    end = next((n for n, part in enumerate(found) if part.startswith("--")), len(found))
-    return found[:end]
 
 
 def test_real_and_demo_have_the_same_steps() -> None:
@@ -247,6 +223,7 @@ def test_missing_data_are_named_before_anything_starts(tmp_path: Path) -> None:
         (["--sampling-image-root", "a", "b"], "sampling has 1 files and sampling_image_root 2"),
         (["--seeds", "1", "1"], "each seed may stand there once"),
         (["--samples", "0"], "samples is 0"),
+        (["--rounds", "0"], "rounds is 0"),
         (["--gpus", "64"], "the profile asks for 64 GPUs"),
         (["--stagee1", "x"], "Did you mean '--stage1'?"),
     ],
@@ -260,26 +237,6 @@ def test_a_profile_that_makes_no_sense_is_refused(flags: list[str], message: str
 # --- real steps: those that need no engine --------------------------------------------------------
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> list[str]:
-    """Flags of a chain whose data are the samples, and whose base is a folder."""
-    base = tmp_path / "base"
-    base.mkdir()
-    (base / "config.json").write_text("{}")
-    cold_start = tmp_path / "cold_start.json"
-    cold_start.write_text((REPO / "dataset/sample/sft.json").read_text())
-    sample = "dataset/sample"
-    rows = read_lines(REPO / sample / "comparisons.jsonl")
-    # The samples of all forms are about the same comparisons, so that their texts are changed.
-    heldout = write_lines(tmp_path / "heldout.jsonl", [r | {"text": "another"} for r in rows[:1]])
-    return [
-        "--base", str(base), "--cold-start", str(cold_start), "--runs", str(tmp_path / "runs"),
-        "--sampling", f"{sample}/raw.json", "--sampling-image-root", sample,
-        "--heldout", str(heldout), "--heldout-image-root", sample,
-        "--gpus", "0",
-    ]  # fmt: skip
-
-
 def test_cold_start_rows_about_held_out_comparisons_end_the_chain(
     small: list[str], tmp_path: Path
 ) -> None:
@@ -289,10 +246,6 @@ def test_cold_start_rows_about_held_out_comparisons_end_the_chain(
     assert done.returncode == 2
     assert "cold_start.json: row 1: held_out: it is about the held-out comparison" in done.stdout
     assert "check_cold_start ended with exit code 1" in done.stderr
-
-
-def heads(done: subprocess.CompletedProcess) -> list[str]:
-    return [line for line in done.stdout.splitlines() if line.startswith("== ")]
 
 
 def test_finished_steps_are_left_and_changed_rows_make_them_run_again(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from cot_reward.chain.settings import Profile
 from cot_reward.chain.step import URL, Step, Training
-from cot_reward.evaluation.collect import MODES, WATCH_FILE
+from cot_reward.evaluation.collect import MODES
+from cot_reward.evaluation.rounds import WATCH_FILE
 from cot_reward.evaluation.watch import WORSE
 from cot_reward.settings import read_yaml
 
@@ -14,8 +15,6 @@ PYTHON = ".envs/main/bin/python"
 ACCELERATE = ".envs/main/bin/accelerate"
 HUB = ".envs/main/bin/hf"
 SFT_BIN = ".envs/sft/bin"
-# The step that compares stage 3 with stage 2.
-WATCH = Path(WATCH_FILE).stem
 
 
 @dataclass(frozen=True)
@@ -259,26 +258,34 @@ class Commands:
                 profile.eval_samples, 1.0, 0.0, for_training=False,
             )  # fmt: skip
 
-    def watch(self, run: Path) -> Step:
-        """Stage 3 beside stage 2, by what they write."""
-        folder = "validate_{}" if self.profile.validation else "eval_{}/sampled"
-        before, after = (run / folder.format(stage) for stage in ("stage2", "stage3"))
-        out = run / WATCH_FILE
+    def watched(self, run: Path, stage: str) -> Path:
+        """The answers of a model to the comparisons that watch a training."""
+        return run / (f"validate_{stage}" if self.profile.validation else f"eval_{stage}/sampled")
+
+    def watch(self, run: Path, before: Path, title: str) -> Step:
+        """The model of a round of DPO beside the one that it starts at, by what they write.
+
+        `before`: the answers of the model that it starts at.
+        """
+        after, out = self.watched(run, "stage3"), run / WATCH_FILE
         command = (
             PYTHON, "scripts/check_model.py", "--before", str(before), "--after", str(after),
             "--out", str(out),
         )  # fmt: skip
         return Step(
-            self._name(run, WATCH), "does stage 3 write worse than stage 2?", command,
+            self._name(run, out.stem), title, command,
             (before / "summary.json", after / "summary.json"), done_file=out,
             exit_codes=(0, WORSE),
         )  # fmt: skip
 
-    def pairs(self, run: Path, passes: Sequence[Path]) -> Step:
-        """Only stage 2's model has right texts here, so the merger knows which model is trained."""
+    def pairs(self, run: Path, passes: Sequence[Path], earlier: Sequence[Path]) -> Step:
+        """Pairs of texts of the model that is trained next, and wrong ones of an earlier model.
+
+        Only the model that is trained next has right texts, so that the merger knows it.
+        """
         profile, out = self.profile, run / "pairs"
         correct = [folder / "correct.jsonl" for folder in passes]
-        incorrect = [folder / "incorrect.jsonl" for folder in (run / "stage1_infer", *passes)]
+        incorrect = [folder / "incorrect.jsonl" for folder in (*earlier, *passes)]
         command = (
             PYTHON, "scripts/merge_json.py", "--config", str(profile.merge),
             "--correct", *map(str, correct), "--incorrect", *map(str, incorrect),
@@ -291,7 +298,9 @@ class Commands:
             out, out / "summary.json",
         )  # fmt: skip
 
-    def dpo(self, name: str, config: Path, start: Path, seed: int | None, run: Path) -> Step:
+    def dpo(
+        self, name: str, title: str, config: Path, start: Path, seed: int | None, run: Path
+    ) -> Step:
         profile, out, rows = self.profile, run / name, run / "pairs/train.jsonl"
         launch = ["--config_file", str(profile.accelerate)]
         if self.gpus:
@@ -306,8 +315,8 @@ class Commands:
             *(part for key, value in flags.items() for part in (f"--{key}", value)),
         )  # fmt: skip
         return Step(
-            self._name(run, name), {"stage3": "DPO", "control": "control"}[name], command,
-            (config, start, rows), flags, out, out / "summary.json", trains="dpo",
+            self._name(run, name), title, command, (config, start, rows), flags, out,
+            out / "summary.json", trains="dpo",
         )  # fmt: skip
 
     def report(self) -> Step:

@@ -16,12 +16,14 @@ from cot_reward.chain.processes import (
     shown,
     stop_on_signals,
 )
+from cot_reward.chain.rounds import is_needed
 from cot_reward.chain.settings import Profile, Request
 from cot_reward.chain.state import Finding, Records
 from cot_reward.chain.step import Step
 from cot_reward.chain.steps import Chain
 from cot_reward.chain.trainings import continued, write_dataset_info
 from cot_reward.errors import UserError, nearest
+from cot_reward.evaluation.rounds import is_round_folder
 from cot_reward.evaluation.watch import WORSE
 from cot_reward.model_folder import fault_of_model
 from cot_reward.settings import read_yaml
@@ -61,13 +63,14 @@ def run_chain(profile: Profile, request: Request) -> int:
         try:
             with Processes(environment, profile.port, flags) as processes:
                 _run(steps, wanted, records, processes, chain)
-            if worse := set_results(chain, records):
-                print("\n".join(worse), flush=True)
-                return WORSE
+            outcomes = set_results(chain, records)
         except StopChainError as stopped:
             print(f"stopped ({stopped}); the same command goes on from here", flush=True)
             return 128 + stopped.number
-    return 0
+    for outcome in outcomes:
+        if outcome.told:
+            print(outcome.told, flush=True)
+    return WORSE if any(outcome.worse for outcome in outcomes) else 0
 
 
 def wanted_steps(steps: Sequence[Step], request: Request) -> list[Step]:
@@ -86,8 +89,16 @@ def wanted_steps(steps: Sequence[Step], request: Request) -> list[Step]:
 
 
 def matches(name: str, wanted: str) -> bool:
-    """Whether the wanted parts stand in the name one after another: stage1 in seed0/stage1."""
-    return f"/{wanted.strip('/')}/" in f"/{name}/"
+    """Whether the wanted parts stand in the name one after another: stage1 in seed0/stage1.
+
+    Steps of a later round of DPO are meant only where the round is named: stage3 is stage 3.
+    """
+    parts, sought = name.split("/"), wanted.strip("/").split("/")
+    return any(
+        parts[start : start + len(sought)] == sought
+        and not (start and is_round_folder(parts[start - 1]))
+        for start in range(len(parts))
+    )
 
 
 def _positions(steps: Sequence[Step], wanted: str) -> list[int]:
@@ -143,6 +154,10 @@ def _run(
 ) -> None:
     """Run what is left of the wanted steps, in order."""
     for step in wanted:
+        needed, why = is_needed(step, records)
+        if needed is False:
+            print(f"== {step.name}: {why}", flush=True)
+            continue
         found = records.find(step)
         if found.condition == "done":
             print(f"== {step.name}: done", flush=True)
@@ -242,10 +257,18 @@ def _show(
 
 
 def _foreseen(step: Step, records: Records, made: set[Path]) -> tuple[str, str]:
-    """done or left, and why, before anything has run; `made` are results of steps that are left."""
+    """done, left or skip, and why, before anything has run.
+
+    `made` are results of steps that are left.
+    """
+    needed, condition_of_need = is_needed(step, records, made)
+    if needed is False:
+        return "skip", condition_of_need
     inputs = (*step.inputs, *step.added_inputs)
     fresh = [path for path in inputs if made & {path, *path.parents}]
     found = records.find(step)
     if found.condition == "done" and fresh:
         return "left", f"{fresh[0]} is made anew"
-    return ("done" if found.condition == "done" else "left"), found.reason
+    if found.condition == "done":
+        return "done", ""
+    return "left", ", ".join(filter(None, (found.reason, condition_of_need)))

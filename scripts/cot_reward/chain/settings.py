@@ -35,7 +35,8 @@ class Profile:
         "folder of the held-out files' media paths (default: the media root)", default=None
     )
     validation: list[Path] = _setting(
-        "labelled comparisons to compare stages 2 and 3 on (default: the held-out ones)",
+        "labelled comparisons to compare stages 2 and 3, and rounds of DPO, on (default: the "
+        "held-out ones)",
         default_factory=list,
     )
     validation_image_root: Path | None = _setting(
@@ -59,6 +60,11 @@ class Profile:
     inference: Path = _setting("YAML of every inference", default=Path("configs/inference.yaml"))
     merge: Path = _setting("YAML of the merger", default=Path("configs/merge.yaml"))
     stage3: Path = _setting("YAML of stage 3 (DPO)", default=Path("configs/dpo.yaml"))
+    rounds: int = _setting(
+        "rounds of DPO: each later one starts at the model before, and ends a run's rounds where "
+        "validation no longer rises",
+        default=1,
+    )
     control: Path | None = _setting(
         "YAML of a control: the same rows as stage 3 without the rejected texts", default=None
     )
@@ -96,7 +102,7 @@ class Profile:
     )
     eval_samples: int = _setting("texts for each held-out comparison and order at T=1", default=4)
     until: Until = _setting(
-        "both passes: ask about a comparison and order until it has such usable texts",
+        "passes of sampling: ask about a comparison and order until it has such usable texts",
         default="off",
     )
     first: int = _setting("with until: texts of each round", default=2)
@@ -117,7 +123,8 @@ class Profile:
     )
 
     def __post_init__(self) -> None:
-        for name in ("samples", "second_samples", "eval_samples", "tensor_parallel", "first"):
+        counts = "samples", "second_samples", "eval_samples", "tensor_parallel", "first", "rounds"
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         for name in ("hot_samples", "gpus", "data_parallel"):
@@ -145,7 +152,10 @@ class Profile:
 
 @dataclass(frozen=True)
 class Request:
-    """What this start is to do. A step's name is `stage1`, or `seed0/stage1` for one seed."""
+    """What this start is to do.
+
+    A step's name is `stage1`, or `seed0/stage1` for one seed; of a later round `round2/stage3`.
+    """
 
     first: str | None = field(default=None, metadata={"help": "first step to run", "name": "from"})
     last: str | None = field(default=None, metadata={"help": "last step to run", "name": "to"})

@@ -43,6 +43,7 @@ class Step:
     sft: the training, where LLaMA-Factory trains
     always: the step runs at every start
     exit_codes: exit codes with which the command has done its work
+    only_after: comparisons of models; the step is needed only where each has found a gain
     """
 
     name: str
@@ -60,6 +61,7 @@ class Step:
     sft: Training | None = None
     always: bool = False
     exit_codes: tuple[int, ...] = (0,)
+    only_after: tuple["Step", ...] = ()
 
     def command_at(self, url: str) -> tuple[str, ...]:
         """The command with the server's address."""

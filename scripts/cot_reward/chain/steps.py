@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cot_reward.chain.commands import Commands
+from cot_reward.chain.rounds import Round, following, later_steps, training_steps
 from cot_reward.chain.settings import Profile
 from cot_reward.chain.step import Step, Training
 
@@ -50,6 +51,17 @@ class Chain:
         )  # fmt: skip
         return [first, second, control]
 
+    def rounds(self, run: Path) -> list[Round]:
+        """The rounds of DPO of a run, those included that it may turn out not to need."""
+        first = Round(
+            1, run, self.trainings(run)[1].trained(run), tuple(self._second_passes(run)),
+            (run / "stage1_infer",), self.commands.watched(run, "stage2"),
+        )  # fmt: skip
+        rounds = [first]
+        while len(rounds) < self.profile.rounds:
+            rounds.append(following(rounds[-1], self.commands))
+        return rounds
+
     def steps(self) -> Iterator[Step]:
         """Every step, in order."""
         profile, commands = self.profile, self.commands
@@ -77,35 +89,38 @@ class Chain:
         yield from commands.evaluate(stage1, "stage1", seed, run)
         yield commands.check("check_rejection", run, second.rows, profile.media_root, second.inputs)
         yield from commands.sft(second, seed, run)
+        rounds = self.rounds(run)
         data, roots = self._second_pass_data(run)
-        passes = [
-            ("stage2_infer", profile.second_samples, profile.second_temperature, profile.min_parsed)
-        ]
-        if profile.hot_samples:
-            passes.append(("stage2_infer_hot", profile.hot_samples, profile.hot_temperature, 0.0))
-        for name, samples, temperature, min_parsed in passes:
+        for folder, (samples, temperature, min_parsed) in self._second_passes(run).items():
             yield commands.infer(
-                name, "the second pass", stage2, seed, run, data, roots, samples, temperature,
-                min_parsed, for_training=True,
+                folder.name, "the second pass", stage2, seed, run, data, roots, samples,
+                temperature, min_parsed, for_training=True,
             )  # fmt: skip
         yield from commands.evaluate(stage2, "stage2", seed, run)
         yield from commands.validate(stage2, "stage2", seed, run)
-        yield commands.pairs(run, [run / name for name, *_ in passes])
-        rows = run / "pairs/train.jsonl"
-        yield commands.check("check_pairs", run, rows, profile.media_root, (rows,))
-        for name, config in (("stage3", profile.stage3), ("control", profile.control)):
-            if config:
-                yield commands.dpo(name, config, stage2, seed, run)
-                yield from commands.evaluate(run / name, name, seed, run)
-            if name == "stage3":
-                yield from commands.validate(run / name, name, seed, run)
-                yield commands.watch(run)
+        yield from training_steps(rounds[0], commands, seed)
+        if profile.control:
+            yield commands.dpo("control", "control", profile.control, stage2, seed, run)
+            yield from commands.evaluate(run / "control", "control", seed, run)
         for control in controls:
             yield commands.check(
                 "check_control_rejection", run, control.rows, profile.media_root, control.inputs
             )
             yield from commands.sft(control, seed, run)
             yield from commands.evaluate(control.trained(run), control.name, seed, run)
+        yield from later_steps(rounds, commands, seed)
+
+    def _second_passes(self, run: Path) -> dict[Path, tuple[int, float, float]]:
+        """Folder of each second pass -> samples, temperature, and least share of readable texts."""
+        profile = self.profile
+        passes = {
+            run / "stage2_infer": (
+                profile.second_samples, profile.second_temperature, profile.min_parsed
+            )
+        }  # fmt: skip
+        if profile.hot_samples:
+            passes[run / "stage2_infer_hot"] = profile.hot_samples, profile.hot_temperature, 0.0
+        return passes
 
     def _second_pass_data(self, run: Path) -> tuple[list[Path], list[Path]]:
         """Files of the second pass, and the folder of media paths of each."""
