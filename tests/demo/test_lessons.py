@@ -6,7 +6,8 @@ import re
 from cot_reward.demo import lessons, world
 
 CAPTION = re.compile(r"Text Caption: \[a (\w+) (\w+) disc\]$")
-OBSERVATION = re.compile(r"Image [12] shows (\w+) (\d+) (\w+) (\d+)\.")
+SEEN = r"(\w+) \((\d+)/40\)"
+LINE = re.compile(rf"^[12]\. (?:Shade|Size): Image 1 {SEEN}(?:; Image 2 {SEEN})?$", re.MULTILINE)
 DESCRIPTION = re.compile(r"Image [12] shows (\w+) (\w+)\.")
 
 
@@ -19,13 +20,12 @@ def check(lesson: lessons.Lesson) -> int:
     caption = CAPTION.search(lesson.prompt)
     assert caption
     wanted = thing(caption[2], caption[1])
-    found = OBSERVATION.findall(lesson.target)
-    for shade, shade_points, size, size_points in found:
-        shown = thing(shade, size)
-        assert world.points(wanted, shown) == (int(shade_points), int(size_points))
-        assert not world.is_new(wanted)
-        assert not world.is_new(shown)
-    return len(found)
+    (shades, sizes) = ([part for part in line if part] for line in LINE.findall(lesson.target))
+    shown = list(zip(shades[::2], sizes[::2], strict=True))
+    scores = list(zip(map(int, shades[1::2]), map(int, sizes[1::2]), strict=True))
+    assert [world.points(wanted, thing(*pair)) for pair in shown] == scores
+    assert not any(map(world.is_new, (wanted, *(thing(*pair) for pair in shown))))
+    return len(shown)
 
 
 def test_picture_lessons_are_descriptions_and_true_checks() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,15 @@ def test_a_batch_teaches_the_targets_and_nothing_else(encoder, tokenizer) -> Non
     image_tokens = pictures * tiny_qwen.IMAGE_TOKENS
     assert (batch["input_ids"] == encoder.image).sum() == image_tokens
     assert batch["mm_token_type_ids"].sum() == image_tokens
+
+
+def test_the_warm_up_teaches_the_points_alone(encoder, tokenizer) -> None:
+    batch = pretrain._points_batch(encoder, random.Random(0), 3)
+    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        text = tokenizer.decode(ids[ids != encoder.pad])
+        points = "".join(re.findall(r"\((\d\d)/40\)", text))
+        assert len(points) == 8
+        assert tokenizer.decode(labels[labels != -100]) == points
 
 
 def test_a_batch_of_texts_has_no_pictures(encoder) -> None:

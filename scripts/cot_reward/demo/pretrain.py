@@ -52,10 +52,9 @@ NOISE_LEVELS = (10.0, 50.0, 100.0)
 PERCEPTION_PICTURES = 500
 PERCEPTION_SUMS = 200
 PERCEPTION_BATCH = 100
-# An observation is "Image", " ", "1", " shows", shade, " ", two digits, size, " ", two digits, ".".
-OBSERVATION_TOKENS = 13
-WORD_PLACES = (4, 8)
-POINTS_PLACES = ((6, 7), (10, 11))
+# Tokens of `world.observations` for one picture: the words, and the two digits of the points.
+WORD_PLACES = (7, 22)
+POINTS_PLACES = ((9, 10), (24, 25))
 # transformers passes all pictures in one call only to implementations with "flash" in their name.
 VISION_ATTENTION = "flash_equal_lengths"
 
@@ -224,14 +223,11 @@ def _train(
 
 
 def _points_batch(encoder: Encoder, rng: random.Random, size: int) -> dict[str, torch.Tensor]:
-    """Points lessons whose only learned tokens are the digits of the points."""
+    """Points lessons whose only learned tokens are the two digits before each "/"."""
     batch = encoder.batch([points_lesson(rng) for _ in range(size)])
-    learned = batch["labels"] != -100
-    place = learned.cumsum(1) - 1  # of a token in its text
-    of_points = torch.isin(place % OBSERVATION_TOKENS, torch.tensor(sum(POINTS_PLACES, ())))
-    # The last token ends the text, and is no part of an observation.
-    of_points &= place < learned.sum(1, keepdim=True) - 1
-    batch["labels"] = batch["labels"].masked_fill(~(learned & of_points), -100)
+    labels = batch["labels"]
+    slash = functional.pad(labels == encoder.ids("/")[0], (0, 2))
+    batch["labels"] = labels.masked_fill(~(slash[:, 1:-1] | slash[:, 2:]), -100)
     return batch
 
 

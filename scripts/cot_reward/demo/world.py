@@ -123,43 +123,31 @@ def draw(thing: Thing, rng: random.Random, noise: float) -> Image.Image:
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-def observation(wanted: Thing, shown: Thing) -> str:
-    """What a picture shows, each attribute followed by its points: "dim 37 large 40".
-
-    A tiny model compares badly over a distance. In this order the points stand directly behind the
-    word that they are about.
-    """
-    return " ".join(
-        f"{word} {score}" for word, score in zip(words(shown), points(wanted, shown), strict=True)
-    )
-
-
 def observations(wanted: Thing, things: Sequence[Thing]) -> str:
-    """The observations of all pictures: "Image 1 shows dim 37 large 40. Image 2 shows ..."."""
-    return " ".join(
-        f"Image {i} shows {observation(wanted, thing)}." for i, thing in enumerate(things, start=1)
+    """A line for each dimension: "1. Shade: Image 1 dim (37/40); Image 2 grey (40/40)".
+
+    A score stands directly behind the word that it is about: a tiny model compares badly over a
+    distance. With the observations on a line of their own, texts whose scores did not fit their
+    observations passed the judge, and stages 2 and 3 learned to guess scores.
+    """
+    scores = [points(wanted, thing) for thing in things]
+    return "\n".join(
+        f"{i + 1}. {dimension}: "
+        + "; ".join(
+            f"Image {number} {words(thing)[i]} ({score[i]}/{FULL_POINTS})"
+            for number, (thing, score) in enumerate(zip(things, scores, strict=True), start=1)
+        )
+        for i, dimension in enumerate(DIMENSIONS)
     )
 
 
 def teacher_cot(scene: Scene) -> str:
-    """The right chain of thought: for each dimension observations and scores; totals; the answer.
-
-    A score stands behind its observation. With the observations on a line of their own, texts whose
-    scores did not fit their observations passed the judge, and stages 2 and 3 learned to guess
-    scores.
-    """
-    shown = [words(thing) for thing in scene.things]
-    scores = [points(scene.wanted, thing) for thing in scene.things]
+    """The right chain of thought: what is seen, with scores; totals; the answer."""
     lines = [
         "<think>",
-        *(
-            f"{i + 1}. {dimension}: "
-            f"Image 1 {shown[0][i]} ({scores[0][i]}/{FULL_POINTS}); "
-            f"Image 2 {shown[1][i]} ({scores[1][i]}/{FULL_POINTS})"
-            for i, dimension in enumerate(DIMENSIONS)
-        ),
+        observations(scene.wanted, scene.things),
         "Total score:",
-        total_lines(*scores),
+        total_lines(*(points(scene.wanted, thing) for thing in scene.things)),
         "</think>",
         f"<answer>Image {scene.label} is better</answer>",
     ]
