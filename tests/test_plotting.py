@@ -75,6 +75,30 @@ def test_the_plots_of_dpo(tmp_path: Path) -> None:
     assert not plotting.plot_log(history, groups, tmp_path / "none.png", "")
 
 
+def test_answer_and_reasoning_have_lines_of_their_own(tmp_path: Path) -> None:
+    history = [
+        {
+            "step": step,
+            "answer_rewards/margins": 0.2,
+            "reasoning_rewards/margins": 0.7,
+            "answer_rewards/margins_answer_1": 0.9,
+            "answer_rewards/margins_answer_2": 0.1,
+            "answer_logps/chosen": -0.5,
+            "agreement/coherent": 1.0,
+        }
+        for step in (1, 2)
+    ]
+    plots = {plot.name: plot for plot in plotting.dpo_plots(history)}
+    margin, answer = drawn(plots["answer_and_reasoning"], history, tmp_path)
+    assert legend(margin) == ["answer", "reasoning"]
+    assert [list(line.get_ydata()) for line in margin.lines[1:]] == [[0.2] * 2, [0.7] * 2]
+    assert answer.get_ylabel() == "log-prob per token, answer"
+    (by_position,) = drawn(plots["answer_by_position"], history, tmp_path)
+    assert legend(by_position) == ["chosen answer 1", "chosen answer 2"]
+    (agreement,) = drawn(plots["agreement"], history, tmp_path)
+    assert [line.get_label() for line in agreement.lines[1:]] == ["coherent"]
+
+
 def test_few_points_are_marked_and_many_smoothed(tmp_path: Path) -> None:
     def train_lines(steps: int) -> list[Any]:
         history = dpo_history(steps)

@@ -8,6 +8,13 @@ from typing import Any
 
 # Fewer points are drawn as they are, each with a mark.
 _MIN_POINTS_TO_SMOOTH = 30
+# Metrics of `dpo.agreement` -> their names.
+_AGREEMENT = {
+    "accuracy": "right",
+    "well_formed": "well-formed",
+    "coherent": "coherent",
+    "answers_1": "answers 1",
+}
 
 
 def new_figure() -> tuple[Any, Any]:
@@ -95,7 +102,10 @@ class LogPlot:
 
 
 def dpo_plots(history: Sequence[Mapping[str, Any]]) -> list[LogPlot]:
-    """The plots of a DPO run: loss with each of its terms, rewards with margin, accuracies."""
+    """The plots of a DPO run: loss with each of its terms, rewards with margin, accuracies.
+
+    And what shows a drift early: answer and reasoning apart, and the model's own texts.
+    """
     terms = dict.fromkeys(key for entry in history for key in entry if key.startswith("loss/"))
     losses = [Panel("weighted sum" if terms else "loss", {"loss": "loss"})]
     for key in terms:
@@ -130,6 +140,45 @@ def dpo_plots(history: Sequence[Mapping[str, Any]]) -> list[LogPlot]:
             [
                 accuracy({"_answer_1": "chosen answer 1", "_answer_2": "chosen answer 2"}),
                 accuracy({"_same_model": "texts of one model", "_cross_model": "of two models"}),
+            ],
+        ),
+        *_drift_plots(),
+    ]
+
+
+def _drift_plots() -> list[LogPlot]:
+    parts = ("answer", "reasoning")
+    by_answer = {f"answer_rewards/margins_answer_{n}": f"chosen answer {n}" for n in (1, 2)}
+    return [
+        LogPlot(
+            "answer_and_reasoning",
+            "answer and reasoning apart",
+            [
+                Panel("margin", {f"{part}_rewards/margins": part for part in parts}, (0.0, "")),
+                *(
+                    Panel(
+                        f"log-prob per token, {part}",
+                        {f"{part}_logps/{side}": side for side in ("chosen", "rejected")},
+                    )
+                    for part in parts
+                ),
+            ],
+        ),
+        LogPlot(
+            "answer_by_position",
+            "margin of the answer's tokens by position",
+            [Panel("margin of the answer", by_answer, (0.0, ""))],
+        ),
+        LogPlot(
+            "agreement",
+            "texts that the model writes itself",
+            [
+                Panel(
+                    "share",
+                    {f"agreement/{name}": title for name, title in _AGREEMENT.items()},
+                    (0.5, ""),
+                    (-0.03, 1.03),
+                )
             ],
         ),
     ]

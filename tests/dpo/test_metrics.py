@@ -18,6 +18,13 @@ PAIRS = {
     "other_loss": [0.5, 0.5, 0.5, 0.5],
     "sigmoid": [1.0, 2.0, 3.0, 4.0],
     "sft": [2.0, 4.0, 4.0, 0.4],
+    "has_blocks": [1, 1, 1, 0],
+    "chosen_answer_reward": [-1.0, 0.5, 2.0, 99.0],
+    "rejected_answer_reward": [-2.0, 1.0, -3.0, 99.0],
+    "chosen_answer_token_logp": [-0.1, -0.2, -0.6, 99.0],
+    "rejected_answer_token_logp": [-1.0, -1.0, -4.0, 99.0],
+    "chosen_reasoning_token_logp": [-0.5, -0.5, -2.0, 99.0],
+    "rejected_reasoning_token_logp": [-1.5, -1.5, -3.0, 99.0],
 }
 
 
@@ -44,6 +51,29 @@ def test_metrics_of_groups_of_pairs() -> None:
     alike = average(columns(2, 2, 2), weights)
     assert "rewards/accuracies_answer_1" not in alike
     assert "rewards/margin_length_correlation" not in alike
+
+
+def test_answer_and_reasoning_are_told_apart() -> None:
+    """Means over the three pairs whose two texts have an answer block."""
+    metrics = average(columns(0, 1, 2, 3), {"sigmoid": 1.0})
+    assert metrics["no_answer_block"] == 0.25
+    assert metrics["answer_logps/chosen"] == pytest.approx(-0.3)
+    assert metrics["answer_logps/rejected"] == -2
+    assert metrics["reasoning_logps/chosen"] == -1
+    assert metrics["reasoning_logps/rejected"] == -2
+    assert metrics["answer_rewards/chosen"] == 0.5
+    assert metrics["answer_rewards/rejected"] == pytest.approx(-4 / 3)
+    assert metrics["answer_rewards/margins"] == pytest.approx(5.5 / 3)
+    assert metrics["reasoning_rewards/chosen"] == pytest.approx(2.5 / 3)
+    assert metrics["reasoning_rewards/rejected"] == 2
+    # The margins of the three pairs are 1, -2 and 3.
+    assert metrics["reasoning_rewards/margins"] == pytest.approx(2 / 3 - 5.5 / 3)
+    assert metrics["answer_rewards/margins_answer_1"] == 0.25
+    assert metrics["answer_rewards/margins_answer_2"] == 5
+    without = average(columns(3), {"sigmoid": 1.0})
+    assert without["no_answer_block"] == 1
+    assert not [name for name in without if name.startswith(("answer_", "reasoning_"))]
+    assert "answer_rewards/margins_answer_2" not in average(columns(0, 1), {"sigmoid": 1.0})
 
 
 def test_a_loss_of_one_term_has_no_parts() -> None:

@@ -51,7 +51,8 @@ def test_training_writes_a_model_that_loads(
     assert {"rewards/margins", "eval_rewards/accuracies"} <= summary["metrics"].keys()
     assert list(out.glob("runs/*/events.out.tfevents.*"))
     assert {path.stem for path in out.glob("curves/*.png")} == {
-        "loss", "rewards", "reward_accuracy", "reward_accuracy_by_group",
+        "loss", "rewards", "reward_accuracy", "reward_accuracy_by_group", "answer_and_reasoning",
+        "answer_by_position",
     }  # fmt: skip
     assert {"loss/sigmoid", "loss/sft", "eval_loss/sft"} <= summary["metrics"].keys()
     assert "8 pairs, 2 steps of 2 pairs" in done.stdout

@@ -15,10 +15,10 @@ import pytest
 import torch
 from cot_reward.dpo import run
 from cot_reward.dpo.pairs import load_pairs
-from helpers.dpo import FORM, trainer_for, varied, write
+from helpers.dpo import FORM, collator_for, trainer_for, varied, write
 from helpers.environments import REPO
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import AutoModelForImageTextToText, TrainerCallback
 
 ENVIRONMENT = {
     **os.environ,
@@ -123,10 +123,11 @@ def test_two_processes_train_as_one(base: Path, folder: Path, pairs: str, tmp_pa
     assert len(history(one)) == 6
     expected_weights = weights(one)
     for out in many:
-        for key in ("loss", "rewards/margins", "rewards/accuracies_answer_2", "grad_norm"):
+        keys = ("loss", "rewards/margins", "rewards/accuracies_answer_2", "grad_norm")
+        for key in (*keys, "answer_rewards/margins", "reasoning_logps/chosen"):
             # At the first step policy and reference are one, and rounding makes the margin.
             assert history(out, key)[1:] == pytest.approx(history(one, key)[1:], rel=1e-3), key
-        for key in ("eval_rewards/margins", "eval_loss"):
+        for key in ("eval_rewards/margins", "eval_loss", "eval_answer_rewards/margins"):
             assert history(out, key) == pytest.approx(history(one, key), rel=1e-3)
         for name, weight in weights(out).items():
             # DeepSpeed writes the head, too, that is tied to the embedding.
@@ -240,10 +241,7 @@ def test_a_logged_point_weighs_every_pair_the_same(
     sizes = "--per_device_train_batch_size 5 --gradient_accumulation_steps 2"
     trainer, _ = trainer_for(base, folder, pairs, tmp_path / "out", *flags.split(), *sizes.split())
     trainer.get_train_dataloader()  # computes the reference log-probs
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in trainer.model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+    disturb(trainer.model)
     rows = trainer.train_dataset
     alone = [trainer.evaluate(rows.select([index])) for index in range(len(rows))]
     margins = torch.tensor([one["eval_rewards/margins"] for one in alone], dtype=torch.float64)
@@ -267,6 +265,94 @@ def test_a_logged_point_weighs_every_pair_the_same(
     assert steps_mean != pytest.approx(expected["loss"], rel=1e-3)
     for key, value in expected.items():
         assert logged[key] == pytest.approx(value, rel=1e-4), key
+
+
+def disturb(model: torch.nn.Module) -> None:
+    """Move the weights away from those of the reference."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+
+
+@pytest.mark.parametrize(
+    "flags", [(), ("--reference_cache", "false"), ("--shared_prefix", "false"), ("--use_peft",)]
+)
+@pytest.mark.parametrize("ld_alpha", [None, 0.5])
+def test_the_margin_is_that_of_the_answers_and_that_of_the_reasoning(
+    base: Path, folder: Path, tmp_path: Path, flags: tuple[str, ...], ld_alpha: float | None
+) -> None:
+    """Against log-probs of the tokens from the logits of policy and reference, pair by pair."""
+    rows = varied(4, images=(2, 1), form=FORM)
+    rows[1]["rejected"] = "no answer"
+    path = write(tmp_path / "pairs.jsonl", rows)
+    if ld_alpha:
+        flags = (*flags, "--ld_alpha", str(ld_alpha))
+    trainer, _ = trainer_for(base, folder, path, tmp_path / "out", *flags)
+    trainer.get_train_dataloader()  # computes the reference log-probs
+    batch = collator_for(base, folder)(load_pairs(path, str(folder)).rows)
+    stock = AutoModelForImageTextToText.from_pretrained(base)
+    reference = token_logps(stock, batch)
+    if "--use_peft" in flags:
+        disturb_adapter(trainer.model)
+        stock = trainer.model
+    else:
+        disturb(trainer.model)
+        stock.load_state_dict(trainer.model.state_dict())
+    policy = token_logps(stock, batch)
+
+    learned, answers = (batch[name][:, 1:] for name in ("completion_mask", "answer_mask"))
+    weights = torch.ones_like(policy)
+    if ld_alpha:
+        shorter = torch.minimum(*learned.sum(dim=1).chunk(2)).repeat(2)[:, None]
+        weights[learned.cumsum(dim=1) > shorter] = ld_alpha
+    kept = [0, 2, 3]  # the pair without an answer is left out
+    expected = {"no_answer_block": 0.25}
+    margins = []
+    for part, mask in (("answer", answers), ("reasoning", learned - answers)):
+        logps = ((policy * mask).sum(dim=1) / mask.sum(dim=1)).chunk(2)
+        rewards = 0.3 * ((policy - reference) * mask * weights).sum(dim=1)
+        chosen, rejected = rewards.chunk(2)
+        margins.append((chosen - rejected)[kept])
+        expected |= {
+            f"{part}_logps/chosen": logps[0][kept].mean(),
+            f"{part}_logps/rejected": logps[1][kept].mean(),
+            f"{part}_rewards/chosen": chosen[kept].mean(),
+            f"{part}_rewards/rejected": rejected[kept].mean(),
+            f"{part}_rewards/margins": margins[-1].mean(),
+        }
+    # The chosen answers of the three pairs are 1, 1 and 2.
+    expected["answer_rewards/margins_answer_1"] = margins[0][:2].mean()
+    expected["answer_rewards/margins_answer_2"] = margins[0][2]
+    trainer.eval_dataset = trainer.train_dataset
+    for size in (1, 3, 4):
+        trainer.args.per_device_eval_batch_size = size
+        found = trainer.evaluate()
+        for name, value in expected.items():
+            assert found[f"eval_{name}"] == pytest.approx(float(value), rel=1e-4, abs=1e-4), name
+    whole = sum(margins).mean()
+    trainer.eval_dataset = trainer.train_dataset.select(kept)
+    of_blocks = trainer.evaluate()["eval_rewards/margins"]
+    assert of_blocks == pytest.approx(float(whole), rel=1e-4, abs=1e-4)
+    assert min(part.abs().max() for part in margins) > 0.01
+
+
+def disturb_adapter(model: Any) -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+
+
+def token_logps(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """Log-probs of the responses' tokens, (2 x pairs, length - 1); 0 for all other tokens."""
+    skipped = ("completion_mask", "answer_mask", "pairs")
+    inputs = {name: value for name, value in batch.items() if name not in skipped}
+    with torch.no_grad():
+        logps = model(**inputs).logits[:, :-1].log_softmax(dim=-1)
+    of_tokens = logps.gather(2, batch["input_ids"][:, 1:, None])[..., 0]
+    return of_tokens * batch["completion_mask"][:, 1:]
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from collections import Counter
 from decimal import Decimal
 
 import pytest
-from cot_reward.judge import destination, has_unread_totals, judge, totals_in
+from cot_reward.judge import answer_block, destination, has_unread_totals, judge, totals_in
 from cot_reward.records import Verdict
 from cot_reward.tasks import TASKS
 from helpers.environments import REPO
@@ -109,6 +109,13 @@ def test_a_tag_that_comes_twice_is_unparsed(tag):
 def test_text_outside_the_blocks_is_unparsed(where):
     assert verdict(where.format(thought("x"))) == "unparsed"
     assert verdict(thought("x").replace("</think>", "</think> so:")) == "unparsed"
+
+
+def test_the_answer_block_is_that_of_a_text_of_the_asked_form():
+    assert answer_block(thought("x", 2) + "\n") == "<answer>Image 2 is better</answer>"
+    assert answer_block("<think>x</think><answer> both\n</answer>") == "<answer> both\n</answer>"
+    assert answer_block("<answer>Image 1 is better</answer>") is None
+    assert answer_block(thought("x") + thought("x")) is None
 
 
 def test_generation_must_have_ended_by_itself():

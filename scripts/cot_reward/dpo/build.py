@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import PretrainedConfig
 from trl import ModelConfig
 
+from cot_reward import judge
 from cot_reward.dpo import selfcheck, shared_prefix
 from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
 from cot_reward.dpo.reference import ReferenceCache
@@ -32,7 +33,7 @@ from cot_reward.training.model import (
 )
 
 # Raise it when reference log-probs begin to depend on something that their key does not hold.
-_REFERENCE_FORMAT = 1
+_REFERENCE_FORMAT = 2
 
 
 def build_trainer(
@@ -145,6 +146,8 @@ def _reference_dependencies(
     """All that the reference log-probs depend on, besides the rows; `model` tells its files."""
     return {
         "format": _REFERENCE_FORMAT,
+        # The judge's reader finds the answer blocks.
+        "judge_version": judge.VERSION,
         "model": model,
         "image_max_pixels": image_max_pixels,
         "ld_alpha": training.ld_alpha,

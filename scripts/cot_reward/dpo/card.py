@@ -34,6 +34,11 @@ from cot_reward.training.card_parts import (
 _METRICS = {
     "rewards/accuracies": "reward accuracy",
     "rewards/margins": "reward margin",
+    "answer_rewards/margins": "reward margin of the answer's tokens",
+    "answer_logps/chosen": "log-prob per token, chosen answer",
+    "reasoning_logps/chosen": "log-prob per token, chosen reasoning",
+    "agreement/coherent": "own texts, coherent",
+    "agreement/answers_1": "own texts, answers 1",
     "loss": "loss",
     "eval_rewards/accuracies": "reward accuracy, held out",
     "eval_rewards/margins": "reward margin, held out",

@@ -17,14 +17,19 @@ from trl import prepare_multimodal_messages
 from trl.data_utils import apply_chat_template
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
+from cot_reward.dpo.answer_tokens import answer_mask
 from cot_reward.dpo.shared_prefix import split_last_token
 from cot_reward.media.images import MAX_PIXELS
 from cot_reward.training.rows import open_image, without_null_keys
 
 # Columns of the rows by which the metrics group pairs; `pairs.group_labels` makes them.
 GROUP_COLUMNS = ("answer", "same_model")
-# TRL's names of the reference log-probs, in rows and batches.
-REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
+# The reference log-probs in rows and batches: of the whole texts, under TRL's names, and of the
+# tokens of their answer blocks, in the order of `reference.Logps`.
+REFERENCE_COLUMNS = (
+    "ref_chosen_logps", "ref_rejected_logps",
+    "ref_chosen_answer_logps", "ref_rejected_answer_logps",
+)  # fmt: skip
 
 
 @dataclass
@@ -33,8 +38,9 @@ class PairCollator(DataCollatorForVisionPreference):
 
     Returns TRL's keys: `input_ids`, `attention_mask`, `completion_mask` and `mm_token_type_ids` of
     shape (2 x pairs, length), chosen first, then rejected, with `pixel_values` and
-    `image_grid_thw` of both halves. Adds `ref_chosen_logps` and `ref_rejected_logps`, if the rows
-    have them, and `pairs`: the GROUP_COLUMNS and the number of `images`, each of shape (pairs,).
+    `image_grid_thw` of both halves. Adds `answer_mask`, of the shape of `completion_mask` (see
+    `answer_tokens`), the REFERENCE_COLUMNS, if the rows have them, and `pairs`: the GROUP_COLUMNS
+    and the number of `images`, each of shape (pairs,).
     Raises UserError for an image that cannot be opened.
     """
 
@@ -42,7 +48,23 @@ class PairCollator(DataCollatorForVisionPreference):
     image_max_pixels: int = MAX_PIXELS
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        return dict(super().torch_call(self.with_images(examples))) | _pair_fields(examples)
+        rows = self.with_images(examples)
+        texts = [apply_template(row, self.processor) for row in rows]
+        batch = dict(super().torch_call(rows))
+        batch["answer_mask"] = self.answer_mask(examples, texts, batch["completion_mask"])
+        return batch | _pair_fields(examples)
+
+    def answer_mask(
+        self, examples: list[dict[str, Any]], texts: list[dict[str, str]], completion_mask: Tensor
+    ) -> Tensor:
+        """`answer_tokens.answer_mask` of rows that are `texts` as the template writes them."""
+        sides = ("chosen", "rejected")
+        return answer_mask(
+            [example[side][0]["content"] for side in sides for example in examples],
+            [text[side] for side in sides for text in texts],
+            completion_mask,
+            self.processor.tokenizer,
+        )
 
     def with_images(self, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The conversational part of the rows, with opened images in place of their paths."""
@@ -97,10 +119,12 @@ class SharedPrefixCollator(PairCollator):
             prompts["input_ids"], full_mask, tokenizer.pad_token_id
         )
         heads = last.repeat(2, 1)
+        completion_mask = torch.cat((torch.zeros_like(heads), response_mask), dim=1)
         return {
             "input_ids": torch.cat((heads, response_ids), dim=1),
             "attention_mask": torch.cat((full_mask.repeat(2, 1), response_mask), dim=1),
-            "completion_mask": torch.cat((torch.zeros_like(heads), response_mask), dim=1),
+            "completion_mask": completion_mask,
+            "answer_mask": self.answer_mask(examples, texts, completion_mask),
             "prompt_ids": prompt_ids,
             "prompt_mask": prompt_mask,
             "prompt_mm_token_type_ids": prompts["mm_token_type_ids"][:, :-1] * prompt_mask.bool(),

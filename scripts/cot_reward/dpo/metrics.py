@@ -1,4 +1,7 @@
-"""Metrics of single pairs, averaged between two lines of the log: by answer, model and length."""
+"""Metrics of single pairs, averaged between two lines of the log.
+
+They are by answer, by model, by length, and for the answer blocks apart from the reasoning.
+"""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -42,6 +45,29 @@ def sequence_logps(log_probs: Tensor, completion_mask: Tensor, ld_alpha: float |
     return (log_probs * torch.where(tail, ld_alpha, 1.0)).sum(dim=1)
 
 
+def _answer_columns(
+    beta: float, log_probs: Tensor, inputs: Mapping[str, Tensor], ld_alpha: float | None
+) -> dict[str, Tensor]:
+    """Columns (pairs,) for answer block and reasoning, from the log-probs of the tokens.
+
+    `has_blocks` tells whether both texts of a pair have an answer block; the other columns are
+    meant for these pairs. Log-probs are means per token, and rewards are sums.
+    """
+    mask, answer = inputs["completion_mask"][:, 1:], inputs["answer_mask"][:, 1:]
+    token_logps = {}
+    for part, of_part in (("answer", answer), ("reasoning", mask - answer)):
+        token_logps[part] = (log_probs * of_part).sum(dim=1) / of_part.sum(dim=1).clamp(min=1)
+    answer_logps = sequence_logps(log_probs * answer, mask, ld_alpha)
+    blocks = answer.any(dim=1).chunk(2)
+    columns = {"has_blocks": blocks[0] & blocks[1]}
+    for place, side in enumerate(("chosen", "rejected")):
+        change = answer_logps.chunk(2)[place] - inputs[f"ref_{side}_answer_logps"]
+        columns[f"{side}_answer_reward"] = beta * change
+        for part, means in token_logps.items():
+            columns[f"{side}_{part}_token_logp"] = means.chunk(2)[place]
+    return columns
+
+
 class PairMetrics:
     """Collects pairs on every process; `take` averages them over all processes and resets."""
 
@@ -63,8 +89,9 @@ class PairMetrics:
     ) -> None:
         """Add the first `real` pairs of a micro-batch, from the policy's per-token `log_probs`.
 
-        `inputs["completion_mask"]` has the shape (2 x pairs, length), `log_probs` one position
-        less. `loss` is the micro-batch's: its `terms`, and TRL's router loss where there is one.
+        `inputs["completion_mask"]` and `inputs["answer_mask"]` have the shape (2 x pairs, length),
+        `log_probs` one position less. `loss` is the micro-batch's: its `terms`, and TRL's router
+        loss where there is one.
         """
         mask = inputs["completion_mask"][:, 1:]
         log_probs = log_probs[:, -mask.shape[1] :]
@@ -82,6 +109,7 @@ class PairMetrics:
             "rejected_tokens": rejected_tokens,
             "other_loss": other.expand(len(chosen)),
             **{term.kind: term.mean.expand(len(chosen)) for term in terms},
+            **_answer_columns(beta, log_probs, inputs, ld_alpha),
         }
         self._parts.append({name: column.double()[:real] for name, column in columns.items()})
 
@@ -146,4 +174,35 @@ def average(pairs: Mapping[str, np.ndarray], loss_weights: Mapping[str, float]) 
     excess_tokens = tokens - pairs["rejected_tokens"]
     if len(margin) > 2 and margin.std() > 0 and excess_tokens.std() > 0:
         metrics["rewards/margin_length_correlation"] = np.corrcoef(margin, excess_tokens)[0, 1]
+    metrics |= _of_answer_and_reasoning(pairs)
     return {name: float(value) for name, value in metrics.items()}
+
+
+def _of_answer_and_reasoning(pairs: Mapping[str, np.ndarray]) -> Metrics:
+    """Log-probs per token, rewards and margins of the answer blocks and of the reasoning.
+
+    They are means over the pairs whose two texts have an answer block; `no_answer_block` is the
+    share of the other pairs. The two parts of a reward, and of a margin, add up to the whole one.
+    """
+    has_blocks = pairs["has_blocks"] == 1
+    metrics = {"no_answer_block": 1 - has_blocks.mean()}
+    if not has_blocks.any():
+        return metrics
+    kept = {name: column[has_blocks] for name, column in pairs.items()}
+    rewards = {side: kept[f"{side}_reward"] for side in ("chosen", "rejected")}
+    answer_rewards = {side: kept[f"{side}_answer_reward"] for side in rewards}
+    parts = {
+        "answer": answer_rewards,
+        "reasoning": {side: rewards[side] - answer_rewards[side] for side in rewards},
+    }
+    for part, of_side in parts.items():
+        for side, values in of_side.items():
+            metrics[f"{part}_logps/{side}"] = kept[f"{side}_{part}_token_logp"].mean()
+            metrics[f"{part}_rewards/{side}"] = values.mean()
+        metrics[f"{part}_rewards/margins"] = (of_side["chosen"] - of_side["rejected"]).mean()
+    margin = answer_rewards["chosen"] - answer_rewards["rejected"]
+    for answer in (1, 2):
+        group = kept["answer"] == answer
+        if group.any():
+            metrics[f"answer_rewards/margins_answer_{answer}"] = margin[group].mean()
+    return metrics

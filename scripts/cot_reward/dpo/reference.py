@@ -1,7 +1,8 @@
 """Reference log-probs on disk: computed once for a model, its processor, a row and the settings.
 
     CACHE/KEY/about.json     what the key is the digest of
-    CACHE/KEY/*.jsonl        {"row": digest, "chosen": log-prob, "rejected": log-prob}
+    CACHE/KEY/*.jsonl        {"row": digest, "chosen": log-prob, "rejected": log-prob,
+                              "chosen_answer": log-prob, "rejected_answer": log-prob}
 
 Every process writes a file of its own, so concurrent runs do not collide. It appends batch by
 batch, so a crash loses one batch. A row is found by the digest of what the model is shown: when a
@@ -15,13 +16,20 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 from cot_reward.errors import UserError
 from cot_reward.rows.reading import read_rows
 from cot_reward.store import Journal, write_text_file
 
-Logps = tuple[float, float]
+
+class Logps(NamedTuple):
+    """The log-probs of a pair's texts, and of the tokens of their answer blocks (0 without one)."""
+
+    chosen: float
+    rejected: float
+    chosen_answer: float
+    rejected_answer: float
 
 
 def _is_finite(value: Any) -> bool:
@@ -40,7 +48,7 @@ class ReferenceCache:
         self._journal: Journal | None = None
 
     def read(self) -> dict[str, Logps]:
-        """All entries: digest of a row -> log-probs of its chosen and its rejected text."""
+        """All entries: digest of a row -> its log-probs."""
         entries: dict[str, Logps] = {}
         for path in sorted(self.folder.glob("*.jsonl")):
             # A crash leaves an empty file or half a line; its rows are computed again.
@@ -48,9 +56,10 @@ class ReferenceCache:
                 for _, entry in read_rows(path):
                     if isinstance(entry, ValueError):
                         continue
-                    row, logps = entry.get("row"), (entry.get("chosen"), entry.get("rejected"))
+                    row = entry.get("row")
+                    logps: list[Any] = [entry.get(name) for name in Logps._fields]
                     if isinstance(row, str) and all(map(_is_finite, logps)):
-                        entries[row] = cast(Logps, logps)
+                        entries[row] = Logps(*logps)
         return entries
 
     def add(self, rows: Iterable[str], logps: Iterable[Logps]) -> None:
@@ -61,8 +70,7 @@ class ReferenceCache:
                 write_text_file(self.folder / "about.json", self._dependencies)
                 self._journal = Journal(self.folder / f"{uuid.uuid4().hex}.jsonl")
             self._journal.append(
-                {"row": row, "chosen": chosen, "rejected": rejected}
-                for row, (chosen, rejected) in zip(rows, logps, strict=True)
+                {"row": row, **of_row._asdict()} for row, of_row in zip(rows, logps, strict=True)
             )
         except (OSError, UserError) as error:
             why = error.strerror if isinstance(error, OSError) else error

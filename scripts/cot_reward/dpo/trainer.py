@@ -23,7 +23,7 @@ from trl.trainer import dpo_trainer
 
 from cot_reward.dpo import shared_prefix
 from cot_reward.dpo.collator import GROUP_COLUMNS, REFERENCE_COLUMNS, keep_first_pairs
-from cot_reward.dpo.metrics import LossTerm, Metrics, PairMetrics
+from cot_reward.dpo.metrics import LossTerm, Metrics, PairMetrics, sequence_logps
 from cot_reward.dpo.reference import Logps, ReferenceCache
 from cot_reward.errors import UserError
 from cot_reward.training.checkpoint_keeper import CheckpointKeeper
@@ -33,7 +33,7 @@ from cot_reward.training.identity import Record
 # Columns of the rows that reach the collator.
 _COLUMNS = ["prompt", "chosen", "rejected", "image_paths", *GROUP_COLUMNS, *REFERENCE_COLUMNS]
 # Keys of a batch that neither TRL nor the model knows.
-_OUR_BATCH_KEYS = ("pairs", "share", "real")
+_OUR_BATCH_KEYS = ("pairs", "share", "real", "answer_mask", *REFERENCE_COLUMNS[2:])
 # An image's part in the approximate length of a row.
 _CHARACTERS_PER_IMAGE = 1000
 
@@ -113,8 +113,8 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
             indices.sort(key=lambda index: _approximate_length(dataset[index]))
             known |= self.compute_reference_logps(dataset, indices, name, batch_size)
         self._cache.close()
-        chosen, rejected = zip(*(known[digest] for digest in digests), strict=True)
-        for column, logps in zip(REFERENCE_COLUMNS, (chosen, rejected), strict=True):
+        kept = zip(*(known[digest] for digest in digests), strict=True)
+        for column, logps in zip(REFERENCE_COLUMNS, kept, strict=True):
             dataset = dataset.add_column(column, list(logps))
         return dataset
 
@@ -123,8 +123,8 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
     ) -> dict[str, Logps]:
         """Compute the log-probs of these rows on all processes and add them to the cache.
 
-        Returns digest of a row -> log-probs of its chosen and its rejected text. Raises UserError
-        for log-probs that are not finite.
+        Returns digest of a row -> its log-probs. Raises UserError for log-probs that are not
+        finite.
         """
         assert self._cache is not None
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -144,7 +144,7 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
             disable=bool(os.environ.get("TQDM_DISABLE")) or self.args.disable_tqdm,
         ):
             logps = self.reference_logps(model, self._prepare_inputs(batch))
-            pairs = list(zip(*(side.tolist() for side in logps), strict=True))
+            pairs = [Logps(*row) for row in torch.stack(logps, dim=1).tolist()]
             if not all(math.isfinite(value) for pair in pairs for value in pair):
                 raise UserError(
                     "the reference gives log-probs that are not finite; check that the model's "
@@ -164,10 +164,14 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
             return self._precompute_engine
         return self.ref_model or self.model
 
-    def reference_logps(self, model: Any, inputs: dict[str, Any]) -> Any:
-        """Log-probs of the chosen and of the rejected texts by `model`, each of shape (pairs,)."""
+    def reference_logps(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+        """The log-probs by `model`, in the order of `reference.Logps`, each of shape (pairs,)."""
         known = {name: value for name, value in inputs.items() if name not in _OUR_BATCH_KEYS}
-        return self.compute_ref_log_probs(model, known)
+        recorder = LogProbRecorder(model)
+        of_texts = self.compute_ref_log_probs(recorder, known)
+        mask, answer = (inputs[name][:, 1:] for name in ("completion_mask", "answer_mask"))
+        of_answers = recorder.log_probs[:, -mask.shape[1] :] * answer
+        return *of_texts, *sequence_logps(of_answers, mask, self.ld_alpha).chunk(2)
 
     # --- every pair weighs the same ---------------------------------------------------------------
     def get_batch_samples(
@@ -224,13 +228,14 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
         if REFERENCE_COLUMNS[0] not in inputs:
             live = self.reference_logps(self.ref_model or self.model, inputs)
             inputs |= dict(zip(REFERENCE_COLUMNS, live, strict=True))
+        known = {name: value for name, value in inputs.items() if name not in _OUR_BATCH_KEYS}
         recorder = LogProbRecorder(model)
         weights = self.loss_weights
         terms = self._loss_terms(*(share or (1.0, 1.0)))
         self.loss_weights = terms
         try:
             with _gather_unequal_lengths(self.accelerator) if uneven else nullcontext():
-                result = super()._compute_loss(recorder, inputs, return_outputs)
+                result = super()._compute_loss(recorder, known, return_outputs)
         finally:
             self.loss_weights = weights
         loss = result[0] if return_outputs else result

@@ -58,6 +58,16 @@ def destination(verdict: Verdict, allow_incoherent: bool = False) -> str:
     return "unusable"
 
 
+def answer_block(text: str) -> str | None:
+    """The answer block of a text, with its tags; None where `judge` would not look for an answer.
+
+    In a text of the asked form the block stands exactly once, whatever the answer in it says.
+    """
+    if _blocks(text) is None:
+        return None
+    return text[text.index(_TAGS[2]) : text.index(_TAGS[3]) + len(_TAGS[3])]
+
+
 def _blocks(text: str) -> tuple[str, str] | None:
     """The reasoning and the answer; None unless the text is one think and one answer block."""
     parts = []
