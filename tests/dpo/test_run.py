@@ -55,7 +55,8 @@ def test_training_writes_a_model_that_loads(
         "answer_by_position",
     }  # fmt: skip
     assert {"loss/sigmoid", "loss/sft", "eval_loss/sft"} <= summary["metrics"].keys()
-    assert "8 pairs, 2 steps of 2 pairs" in done.stdout
+    assert "8 pairs about 8 comparisons, 2 steps of 2 pairs" in done.stdout
+    assert "warning: 8 pairs, 2 steps: expect noise;" in done.stderr
     assert "warning: only 2 optimiser steps." in done.stderr
     card = (out / "README.md").read_text()
     assert f"- Data: `{pairs}`, 8 pairs, sha256 `" in card

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from cot_reward.dpo import run, steps, trl_settings
-from helpers.dpo import trainer_for
+from cot_reward.dpo.load import load_train_and_eval
+from cot_reward.rows.few_pairs import FEW_PAIRS, few_pairs_warning
+from helpers.dpo import row, trainer_for, write
 from helpers.environments import REPO
 from transformers import TrainerState
 
@@ -51,12 +53,31 @@ def test_the_told_learning_rates_are_those_of_the_trainer(
     assert [0.01 * rate for rate in rates] == pytest.approx(log)
     assert log[0] == 0
     printed = capsys.readouterr()
-    assert "8 pairs, 4 steps of 2 pairs" in printed.out.splitlines()
+    assert "8 pairs about 8 comparisons, 4 steps of 2 pairs" in printed.out.splitlines()
     assert (
         "warning: only 4 optimiser steps. The learning rate is 0 in 1 of them, and at 90% or more "
         "of its peak in 1 (warm-up begins at 0; --warmup_steps 0 trains from the first step). "
         "For more steps: a higher --max_steps (now 4)." in printed.err
     )
+
+
+def test_few_pairs_are_told_of_before_a_model_is_loaded(
+    tmp_path: Path, base: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two pairs are about one comparison, in both orders; the rows of others have no ids."""
+    rows = [row(["0.png", "1.png"]), row(["1.png", "0.png"]), row(["2.png", "1.png"])]
+    for without_id in rows:
+        del without_id["id"]
+    pairs = write(tmp_path / "pairs.jsonl", rows)
+    flags = f"--data_path {pairs} --model_name_or_path {base} --image_folder {folder}"
+    flags += f" --output_dir {tmp_path}/out --use_cpu --bf16 false --report_to none"
+    parsed = trl_settings.parse([*flags.split(), "--num_train_epochs", "40"])
+    assert load_train_and_eval(*parsed)[0].comparisons == 2
+    printed = capsys.readouterr()
+    assert printed.out == "3 pairs about 2 comparisons, 40 steps of 3 pairs\n"
+    assert printed.err == few_pairs_warning(3, 40) + "\n"
+    assert few_pairs_warning(3, 40).startswith("warning: 3 pairs, 40 steps: expect noise; in the")
+    assert few_pairs_warning(FEW_PAIRS, 40) == ""
 
 
 def test_the_warning_tells_only_what_is_so(tmp_path: Path) -> None:

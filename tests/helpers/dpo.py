@@ -108,6 +108,7 @@ def varied(
             "problem": "<image>" * len(shown) + CAPTION + " " + " ".join(rng.choices(words, k=9)),
             "chosen": text(answer, longest),
             "rejected": text(3 - answer, longest * 2 // 3),
+            "id": str(number),
         }
         rows.append(row(shown, rejected_model="ab"[number // 2 % 2]) | texts)
     return rows

@@ -13,6 +13,7 @@ from cot_reward.errors import UserError
 from cot_reward.judge import judge
 from cot_reward.pairing.audit import audit
 from cot_reward.records import PAIR_FIELDS, comparison_key, conversation
+from cot_reward.rows.few_pairs import few_pairs_warning
 from cot_reward.tasks import TASKS
 from helpers.environments import REPO
 from helpers.merging import RIGHT, WRONG, run
@@ -96,7 +97,7 @@ def test_texts_without_totals_may_be_chosen(tmp_path):
 
 def test_texts_of_two_templates_are_warned_of_by_merger_and_trainer(tmp_path, capsys):
     _, summary = run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)])
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == few_pairs_warning(1) + "\n"
     assert template_warning(str(tmp_path / "out/train.jsonl"), None) == ""
     assert summary["template_hashes"] == {"image_generation": ["0" * 16]}
     run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG, template_hash="1" * 16)])

@@ -11,6 +11,7 @@ from trl import ModelConfig
 from cot_reward.dpo.collator import apply_template
 from cot_reward.dpo.pairs import Pairs, TokenCount, load_pairs, template_warning
 from cot_reward.dpo.settings import DpoSettings
+from cot_reward.dpo.steps import announce
 from cot_reward.dpo.trl_settings import PairConfig
 from cot_reward.errors import UserError
 from cot_reward.training.distributed import broadcast_from_main
@@ -24,8 +25,8 @@ def load_train_and_eval(
 ) -> tuple[Pairs, Pairs | None]:
     """The rows to train on and the rows to evaluate on; the second are None without any.
 
-    Raises UserError for bad rows, see `pairs.load_pairs`, for a folder that is no whole model, and
-    for an output folder that cannot be written to.
+    Prints how many pairs and steps they are. Raises UserError for bad rows, see `pairs.load_pairs`,
+    for a folder that is no whole model, and for an output folder that cannot be written to.
     """
     count_tokens = token_counter(lambda: load_processor(training, model_config))
     cache_folder = settings.cache_folder(Path(str(training.output_dir)))
@@ -50,6 +51,7 @@ def load_train_and_eval(
         held_out = read(settings.eval_data_path) if settings.eval_data_path else None
         if warning := template_warning(settings.data_path, settings.eval_data_path):
             print(warning, file=sys.stderr)
+        announce(training, len(train.rows), train.comparisons)
         return train, held_out
 
     return broadcast_from_main(read_both)

@@ -33,8 +33,8 @@ class Pairs:
     """The rows of a file that can be trained on, and what is wrong with the others.
 
     Columns of `rows`: `prompt`, `chosen`, `rejected` (messages), `image_paths` (relative to the
-    image folder), `digest` (of all that the model is shown), and `answer` and `same_model` (see
-    `group_labels`).
+    image folder), `digest` (of all that the model is shown), `comparison` (tells which one the row
+    is about), and `answer` and `same_model` (see `group_labels`).
     """
 
     rows: list[dict[str, Any]]
@@ -42,6 +42,10 @@ class Pairs:
 
     def dataset(self) -> Dataset:
         return Dataset.from_list(self.rows)
+
+    @property
+    def comparisons(self) -> int:
+        return len({row["comparison"] for row in self.rows})
 
 
 def load_pairs(
@@ -96,7 +100,8 @@ def load_pairs(
             problems[number] = bad
             continue
         digests = [what[0] for what in shown]
-        good.append(ready | group_labels(row) | {"digest": digest(row, digests)})
+        labels = {"digest": digest(row, digests), "comparison": comparison_of(row)}
+        good.append(ready | group_labels(row) | labels)
 
     problems = {number: printable(what) for number, what in problems.items()}
     if problems and not skip_bad_rows:
@@ -149,6 +154,14 @@ def group_labels(row: Mapping[str, Any]) -> dict[str, int]:
         "answer": answer,
         "same_model": int(models[0] == models[1]) if all(models) else -1,
     }
+
+
+def comparison_of(row: Mapping[str, Any]) -> str:
+    """What tells the comparison of a row: its id or, without one, its prompt and its images.
+
+    Both presentation orders of two images are one comparison.
+    """
+    return str(row.get("id") or dump([row["problem"], sorted(row["images"])]))
 
 
 def digest(row: Mapping[str, Any], images: list[Any]) -> str:

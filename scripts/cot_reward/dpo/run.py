@@ -11,7 +11,6 @@ from trl import ModelConfig
 
 from cot_reward.dpo.card import FinishedRun, model_card
 from cot_reward.dpo.settings import DpoSettings
-from cot_reward.dpo.steps import announce
 from cot_reward.dpo.trainer import PairTrainer
 from cot_reward.dpo.trl_settings import PairConfig
 from cot_reward.plotting import dpo_plots, plot_log
@@ -38,7 +37,6 @@ def train(
     is_main = trainer.is_world_process_zero()
     if is_main:
         identity.claim(trainer.record, output, settings.overwrite_output_dir)
-        announce(training, len(dataset))
     started = time.monotonic()
     first = FirstStep()
     trainer.add_callback(first)

@@ -1,4 +1,4 @@
-"""How many optimiser steps a run takes, and a word when they are few."""
+"""How many optimiser steps a run takes, and a word when they, or the pairs, are few."""
 
 import math
 import sys
@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from cot_reward.dpo.trl_settings import PairConfig
+from cot_reward.rows.few_pairs import few_pairs_warning
 
 # Below it, warm-up and the fall of the learning rate leave few steps that learn.
 FEW_STEPS = 30
@@ -26,7 +27,7 @@ class Steps:
 
     def __str__(self) -> str:
         steps = f"{self.total} step{'s' * (self.total != 1)}"
-        return f"{self.pairs} pairs, {steps} of {min(self.pairs, self.pairs_per_step)} pairs"
+        return f"{steps} of {min(self.pairs, self.pairs_per_step)} pairs"
 
 
 def count_steps(training: PairConfig, pairs: int) -> Steps:
@@ -100,9 +101,13 @@ def _how_to_take_more(training: PairConfig) -> str:
     return f"For more steps: {', '.join(ways)}, or more pairs."
 
 
-def announce(training: PairConfig, pairs: int) -> None:
-    """Print the number of steps, and a warning when they are few."""
+def announce(training: PairConfig, pairs: int, comparisons: int) -> None:
+    """Print the numbers of pairs, comparisons and steps, and a warning when pairs or steps are few.
+
+    It needs no model, so that nothing is spent yet.
+    """
     steps = count_steps(training, pairs)
-    print(steps)
-    if warning := few_steps_warning(training, steps):
-        print(warning, file=sys.stderr)
+    print(f"{pairs} pairs about {comparisons} comparison{'s' * (comparisons != 1)}, {steps}")
+    for warning in (few_pairs_warning(pairs, steps.total), few_steps_warning(training, steps)):
+        if warning:
+            print(warning, file=sys.stderr)

@@ -8,6 +8,7 @@ from typing import Any
 from cot_reward.pairing import shortcut
 from cot_reward.pairing.engine.database import Engine
 from cot_reward.pairing.summary import count_presentations
+from cot_reward.rows.few_pairs import few_pairs_warning
 
 _KIND_NAMES = {
     "same_model": "pairs of one model",
@@ -68,7 +69,7 @@ def leak_warning(leaks: Mapping[str, int], trained_on: int, eval_fraction: float
 
 
 def print_summary(out: Path, summary: Mapping[str, Any]) -> None:
-    """Print what a merge wrote into the folder, and the warning about shortcuts to stderr."""
+    """Print what a merge wrote into the folder, and the warnings to stderr."""
     train = out / "train.jsonl"
     balancing = {change: sum(counts.values()) for change, counts in summary["balancing"].items()}
     dropped = balancing["dropped_for_positions"] + balancing["dropped_for_lengths"]
@@ -81,6 +82,8 @@ def print_summary(out: Path, summary: Mapping[str, Any]) -> None:
         f"{answers['1']}, 2: {answers['2']}; chosen longer: "
         f"{summary['chosen_longer']}; bad rows: {bad}"
     )
+    if warning := few_pairs_warning(summary["pairs"]):
+        print(warning, file=sys.stderr)
     first_pass = summary["rejected_from_first_pass"]
     print(
         f"{summary['same_model']} pairs of one model, {summary['cross_model']} of two"
