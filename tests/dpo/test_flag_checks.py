@@ -1,11 +1,13 @@
 """Flags that exclude each other, or that would be lost, are refused before anything is read."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from cot_reward.dpo import trl_settings
-from cot_reward.dpo.flag_checks import LOSSES
+from cot_reward.dpo.flag_checks import LOSSES, check
 from cot_reward.errors import UserError
 from cot_reward.training import flag_checks
 from helpers.dpo import trainer_for
@@ -42,6 +44,13 @@ REQUIRED = "--data_path x.jsonl --model_name_or_path x --use_cpu --bf16 false --
         ("--label_smoothing_factor 0.1", "DPO has --label_smoothing"),
         ("--neftune_noise_alpha 5", "with different noise"),
         ("--train_sampling_strategy group_by_length", "use random or sequential"),
+        # texts that the model writes in between
+        ("--agreement_steps=-1", "--agreement_steps -1: must be at least 0 (0: never)"),
+        ("--agreement_rows 0", "--agreement_rows 0: must be at least 1"),
+        (
+            "--agreement_steps 5 --fsdp full_shard",
+            "--agreement_steps 5: no process has the whole model under FSDP",
+        ),
         # lengths
         ("--per_device_train_batch_size 0", "--per_device_train_batch_size 0: must be at least 1"),
         ("--gradient_accumulation_steps 0", "--gradient_accumulation_steps 0: must be at least 1"),
@@ -82,6 +91,15 @@ def test_wrong_flags_are_one_sentence(flags: str, message: str) -> None:
         trl_settings.parse((REQUIRED + flags).split())
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("stage", "refused"), [(2, False), (3, True)])
+def test_texts_need_a_process_with_the_whole_model(stage: int, refused: bool) -> None:
+    parsed = trl_settings.parse([*REQUIRED.split(), "--agreement_steps", "5"])
+    parsed[1].deepspeed_plugin = SimpleNamespace(zero_stage=stage)
+    message = "under DeepSpeed ZeRO-3, so that none can write texts"
+    with pytest.raises(UserError, match=message) if refused else nullcontext():
+        check(*parsed)
 
 
 @pytest.mark.parametrize("flag", ["--load_in_4bit", "--load_in_8bit"])

@@ -11,6 +11,7 @@ from trl import ModelConfig
 
 from cot_reward import judge
 from cot_reward.dpo import selfcheck, shared_prefix
+from cot_reward.dpo.agreement import Agreement, choose_prompts
 from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
 from cot_reward.dpo.reference import ReferenceCache
 from cot_reward.dpo.settings import DpoSettings
@@ -104,6 +105,9 @@ def build_trainer(
     )
     freeze(trainer.model, frozen)
     lora.keep_fp32_beside_quantized(trainer.model, training)
+    if settings.agreement_steps:
+        prompts = choose_prompts(eval_rows or train_rows, settings.agreement_rows)
+        trainer.add_callback(Agreement(trainer, settings.agreement_steps, prompts))
     return trainer
 
 

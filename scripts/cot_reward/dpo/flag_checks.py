@@ -19,6 +19,7 @@ from cot_reward.training.flag_checks import (
     of_machine,
     of_model,
 )
+from cot_reward.training.model import is_fsdp
 
 LOSSES = (
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
@@ -50,6 +51,7 @@ def check(settings: DpoSettings, training: Any, model_config: ModelConfig) -> No
         of_evaluation(settings, training),
         _of_reference(settings, training, model_config),
         of_model(settings, training, model_config),
+        _of_agreement(settings, training),
         of_attention(training, model_config),
         of_machine(training),
     ):
@@ -127,6 +129,23 @@ def _of_reference(settings: DpoSettings, training: Any, model_config: ModelConfi
         )
     if training.sync_ref_model and model_config.use_peft:
         yield "--sync_ref_model does not go with --use_peft: there is no reference model to change"
+
+
+def _of_agreement(settings: DpoSettings, training: Any) -> Iterator[str]:
+    if settings.agreement_steps < 0:
+        yield f"--agreement_steps {settings.agreement_steps}: must be at least 0 (0: never)"
+    if settings.agreement_rows < 1:
+        yield f"--agreement_rows {settings.agreement_rows}: must be at least 1"
+    if not settings.agreement_steps:
+        return
+    plugin = training.deepspeed_plugin
+    is_zero3 = plugin is not None and plugin.zero_stage == 3
+    if is_zero3 or is_fsdp(training):
+        yield (
+            f"--agreement_steps {settings.agreement_steps}: no process has the whole model under "
+            f"{'DeepSpeed ZeRO-3' if is_zero3 else 'FSDP'}, so that none can write texts; leave it "
+            "out, and compare the trained model by scripts/check_model.py"
+        )
 
 
 def _default(name: str) -> Any:

@@ -14,6 +14,7 @@ from datasets import Dataset
 from cot_reward.errors import UserError
 from cot_reward.judge import judge
 from cot_reward.media.images import MAX_PIXELS
+from cot_reward.records import Task
 from cot_reward.rows.preference_forms import prompt_messages
 from cot_reward.rows.preferences import PairReader
 from cot_reward.rows.reading import read_rows
@@ -34,7 +35,7 @@ class Pairs:
 
     Columns of `rows`: `prompt`, `chosen`, `rejected` (messages), `image_paths` (relative to the
     image folder), `digest` (of all that the model is shown), `comparison` (tells which one the row
-    is about), and `answer` and `same_model` (see `group_labels`).
+    is about), `task` (its name), and `answer` and `same_model` (see `group_labels`).
     """
 
     rows: list[dict[str, Any]]
@@ -100,8 +101,15 @@ def load_pairs(
             problems[number] = bad
             continue
         digests = [what[0] for what in shown]
-        labels = {"digest": digest(row, digests), "comparison": comparison_of(row)}
-        good.append(ready | group_labels(row) | labels)
+        good.append(
+            ready
+            | group_labels(row)
+            | {
+                "digest": digest(row, digests),
+                "comparison": comparison_of(row),
+                "task": task_of(row).name,
+            }
+        )
 
     problems = {number: printable(what) for number, what in problems.items()}
     if problems and not skip_bad_rows:
@@ -147,13 +155,17 @@ def group_labels(row: Mapping[str, Any]) -> dict[str, int]:
     answer = row.get("chosen_answer")
     if type(answer) is not int or answer not in (1, 2):
         # The merger did not write this row, so the answer is read out of the text.
-        task = TASKS.get(str(row.get("task")), TASKS["image_generation"])
-        answer = judge(row["chosen"], task, 1).answer
+        answer = judge(row["chosen"], task_of(row), 1).answer
     models = [row.get(name) for name in ("chosen_model", "rejected_model")]
     return {
         "answer": answer,
         "same_model": int(models[0] == models[1]) if all(models) else -1,
     }
+
+
+def task_of(row: Mapping[str, Any]) -> Task:
+    """The task of a row; rows of other trainers name none."""
+    return TASKS.get(str(row.get("task")), TASKS["image_generation"])
 
 
 def comparison_of(row: Mapping[str, Any]) -> str:

@@ -57,6 +57,16 @@ class DpoSettings:
         "adapter/",
         default=False,
     )
+    agreement_steps: int = _help(
+        "every so many optimiser steps, and before the first one, write greedy texts and log how "
+        "many are right, well-formed, coherent with their own totals, and answer 1; 0: never",
+        default=0,
+    )
+    agreement_rows: int = _help(
+        "with --agreement_steps: so many prompts of the rows to evaluate on (without any: to train "
+        "on)",
+        default=16,
+    )
     freeze_vision_tower: bool = _help("do not train the vision tower", default=True)
     freeze_multi_modal_projector: bool = _help(
         "do not train the projector between vision tower and text model", default=True

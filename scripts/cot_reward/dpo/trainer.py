@@ -274,6 +274,11 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
         return int(super().floating_point_ops(inputs))
 
     # --- log --------------------------------------------------------------------------------------
+    def add_to_next_log(self, metrics: Metrics) -> None:
+        """Have these values, or their mean where there are several, in training's next line."""
+        for name, value in metrics.items():
+            self._metrics["train"][name].append(value)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
         if self._metrics[mode]:
