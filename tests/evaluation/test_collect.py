@@ -204,3 +204,38 @@ def test_a_comparison_that_failed_for_one_stage_is_left_out(tmp_path):
         if (entry["after"], entry["before"]) == ("stage3", "stage2")
     ]
     assert [entry["units"] for entry in found] == [39, 40]
+
+
+def test_several_held_out_files_are_told_apart(tmp_path):
+    """Comparisons 0 and 2 are of the first file, 1 and 3 of the second one."""
+    verdicts = {"stage2": [RIGHT, RIGHT, WRONG, RIGHT], "stage3": [RIGHT, WRONG, RIGHT, TURNED]}
+    runs = finished_demo(tmp_path, seeds=(0, 1), verdicts=verdicts, sources=("a/test", "b/test"))
+    results = collect(runs, [0, 1])
+    by_stage = {record["stage"]: record for record in results["stages"]}
+    for mode in MODES:
+        counts = {
+            stage: {
+                source: (found["count"], found["of"])
+                for source, found in by_stage[stage][mode]["accuracy_by_source"].items()
+            }
+            for stage in ("base", "stage2", "stage3")
+        }
+        assert counts == {
+            "base": {"a/test": (4, 4), "b/test": (4, 4)},  # one model, whatever the seeds
+            "stage2": {"a/test": (4, 8), "b/test": (8, 8)},
+            "stage3": {"a/test": (8, 8), "b/test": (2, 8)},
+        }
+        found = by_stage["stage3"][mode]["accuracy_by_source"]["b/test"]
+        assert found["low"] < found["share"] == 0.25 < found["high"]
+        assert found["bootstrap_low"] <= 0.25 <= found["bootstrap_high"]
+        differences = results["differences_by_source"][mode]
+        assert {name: (one["difference"], one["units"]) for name, one in differences.items()} == {
+            "a/test": (0.5, 2), "b/test": (-0.75, 2),
+        }  # fmt: skip
+        assert differences["b/test"]["low"] <= -0.75 <= differences["b/test"]["high"]
+
+
+def test_one_held_out_file_is_not_told_apart(tmp_path):
+    results = collect(finished_demo(tmp_path), [0])
+    assert "differences_by_source" not in results
+    assert not any("accuracy_by_source" in record["greedy"] for record in results["stages"])

@@ -180,3 +180,19 @@ def test_the_watch_stands_below_the_table(tmp_path: Path) -> None:
     text = table(collect(runs, [0, 1])).split("Stage 3 less stage 2 on")[1]
     assert cells(text, "0") == []
     assert cells(text, "1") == [["1", *["-10.0 [-15.0, -5.0]"] * 5, "accuracy"]]
+
+
+def test_several_held_out_files_have_a_table(tmp_path: Path) -> None:
+    runs = finished_demo(tmp_path, verdicts=VERDICTS, sources=("a/test", "b/test"))
+    text = table(collect(runs, [0]))
+    assert "by source" not in table(collect(finished_demo(tmp_path / "one"), [0]))
+    part = text.split("Held-out accuracy by source")[1]
+    assert cells(part, "stage") == [["stage", "decoding", "a/test", "b/test"]]
+    assert cells(part, "stage 3: DPO") == [
+        ["stage 3: DPO", "greedy", "100.0 [83.9, 100.0]", "100.0 [83.9, 100.0]"]
+    ]
+    (control,) = cells(part, "control: SFT on the chosen")
+    assert control[2].startswith("50.0 [")
+    assert cells(part, "stage 3 less stage 2") == [
+        ["stage 3 less stage 2", "greedy", *["+0.0 [+0.0, +0.0]"] * 2]
+    ]

@@ -20,14 +20,20 @@ RIGHT, WRONG, TURNED = (
 )
 
 
-def judged_run(folder: Path, verdicts: Sequence[Verdicts], sample: int = 0) -> Path:
-    """A finished run: two rows for each comparison, and an empty file where no row goes."""
+def judged_run(
+    folder: Path, verdicts: Sequence[Verdicts], sample: int = 0, sources: Sequence[str] = ("made",)
+) -> Path:
+    """A finished run: two rows for each comparison, and an empty file where no row goes.
+
+    The comparisons are of the `sources` in turns.
+    """
     files: dict[str, list[dict[str, Any]]] = {"correct": [], "incorrect": [], "unusable": []}
     for number, both in enumerate(verdicts):
         for order, verdict in zip(("given", "swapped"), both, strict=True):
             label = 1 if order == "given" else 2
             row = judged_row("text", label, id=f"comparison {number}", order=order, sample=sample)
             row |= {"verdict": verdict, "coherence": "coherent"}
+            row["source"] = sources[number % len(sources)]
             if verdict in ("correct", "incorrect"):
                 row["answer"] = label if verdict == "correct" else 3 - label
             else:
@@ -75,6 +81,7 @@ def finished_demo(
     runs: Path,
     seeds: Sequence[int] = (0,),
     verdicts: Mapping[str, Sequence[Verdicts]] | None = None,
+    sources: Sequence[str] = ("made",),
 ) -> Path:
     """Every run of a demo that has ended; `verdicts` by stage, else all comparisons are right."""
     for stage in STAGES:
@@ -83,7 +90,7 @@ def finished_demo(
             folder = runs / f"seed{seed}"
             answers = runs / "eval_base" if stage == "base" else folder / f"eval_{stage}"
             for mode in MODES:
-                judged_run(answers / mode, of_stage)
+                judged_run(answers / mode, of_stage, sources=sources)
             if stage != "base":
                 trained(folder / stage)
     return runs

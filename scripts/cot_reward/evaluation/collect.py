@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cot_reward.errors import UserError
+from cot_reward.evaluation.by_source import accuracy_by_source, differences_by_source
 from cot_reward.evaluation.rounds import WATCH_FILE, evaluated_rounds, round_folder
 from cot_reward.rows.reading import read_rows
 from cot_reward.stats import bootstrap_mean, paired_difference, tally
@@ -147,13 +148,15 @@ def collect(runs: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """
     folders = run_folders(runs, seeds)
     hits: Hits = {}
-    records = [_record(model, hits) for model in _models(runs, folders)]
+    sources: dict[str, str] = {}
+    records = [_record(model, hits, sources) for model in _models(runs, folders)]
     rounds = _round_folders(folders)
     steps = runs / "steps.jsonl"
     return {
         "seeds": list(seeds),
         "stages": records,
         "differences": _differences(hits),
+        **_differences_by_source(hits, sources),
         "pairs": {name: _pairs(folder) for name, folder in rounds.items()},
         "watch": {name: read_json(folder / WATCH_FILE) for name, folder in rounds.items()},
         "step_seconds": [row for _, row in read_rows(steps)] if steps.exists() else [],
@@ -202,8 +205,11 @@ def _pairs(folder: Path) -> dict[str, Any]:
     return {name: summary[name] for name in PAIR_METRICS if name in summary}
 
 
-def _record(model: Model, hits: Hits) -> dict[str, Any]:
-    """The metrics of a model in each mode, pooled over its seeds; adds to `hits`."""
+def _record(model: Model, hits: Hits, sources: dict[str, str]) -> dict[str, Any]:
+    """The metrics of a model in each mode, pooled over its seeds.
+
+    Adds to `hits`, and to `sources`: comparison -> its data set.
+    """
     record: dict[str, Any] = {"stage": model.stage, "title": model.title}
     record["seeds"] = [int(seed) for seed in model.answers if seed]
     for mode in MODES:
@@ -220,9 +226,22 @@ def _record(model: Model, hits: Hits) -> dict[str, Any]:
         record[mode]["accuracy_by_seed"] = {
             seed: tally(rows)["accuracy"]["share"] for seed, rows in by_seed.items()
         }
+        pooled = [row for rows in by_seed.values() for row in rows]
+        sources |= {row["id"]: row["source"] for row in pooled}
+        if by_source := accuracy_by_source(pooled, accuracy):
+            record[mode]["accuracy_by_source"] = by_source
     if model.training:
         record["training"] = training_pace(model.training)
     return record
+
+
+def _differences_by_source(hits: Hits, sources: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Stage 3 less stage 2 by mode and source; empty where the held-out data have one source."""
+    found = {}
+    for mode in MODES:
+        after, before = (_shares(hits[stage, mode].values()) for stage in ("stage3", "stage2"))
+        found[mode] = differences_by_source(after, before, sources)
+    return {"differences_by_source": found} if any(found.values()) else {}
 
 
 def _compared(evaluated: Sequence[str]) -> list[tuple[str, str]]:

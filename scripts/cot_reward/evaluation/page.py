@@ -23,6 +23,8 @@ LOSS_CURVES = {
 def table(results: Mapping[str, Any]) -> str:
     """The results as Markdown: a row for each stage and mode, then the differences."""
     lines = [*_stage_lines(results), "", *_difference_lines(results)]
+    if by_source := results.get("differences_by_source"):
+        lines += ["", *_source_lines(results["stages"], by_source)]
     if pairs := _pair_lines(results["pairs"]):
         lines += ["", *pairs]
     if watched := _watch_lines(results["watch"]):
@@ -77,6 +79,32 @@ def _difference_lines(results: Mapping[str, Any]) -> list[str]:
         if seeds != results["seeds"]:
             after = f"{after} ({seeds_in_words(seeds)})"
         lines.append(f"| {before} | {after} | {' | '.join(cells)} | {finding} |")
+    return lines
+
+
+def _source_lines(
+    stages: Sequence[Mapping[str, Any]], differences: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Accuracy of each stage for each source, then stage 3 less stage 2."""
+    sources = sorted({source for of_mode in differences.values() for source in of_mode})
+    lines = [
+        "Held-out accuracy by source (data set) in %, with 95% Wilson intervals; the last rows are "
+        "stage 3 less stage 2 in points (paired bootstrap, comparisons):",
+        "",
+        "| stage | decoding | " + " | ".join(sources) + " |",
+        "|---" * (2 + len(sources)) + "|",
+    ]
+    for record in stages:
+        for mode, title in MODES.items():
+            found = record[mode].get("accuracy_by_source", {})
+            cells = [_percent_with_interval(found[s]) if s in found else "-" for s in sources]
+            name = record["title"] if mode == "greedy" else ""
+            lines.append("| " + " | ".join([name, title, *cells]) + " |")
+    for mode, title in MODES.items():
+        of_mode = differences[mode]
+        cells = [_points(of_mode[s]) if s in of_mode else "-" for s in sources]
+        name = "stage 3 less stage 2" if mode == "greedy" else ""
+        lines.append("| " + " | ".join([name, title, *cells]) + " |")
     return lines
 
 
