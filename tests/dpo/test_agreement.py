@@ -1,6 +1,9 @@
 """Texts that the model writes while it is trained: what is asked, logged, and left as it was."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from cot_reward.dpo.pairs import load_pairs
 from cot_reward.errors import UserError
 from cot_reward.tasks import TASKS
 from helpers.dpo import FORM, row, trainer_for, varied, write
+from helpers.environments import REPO
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -83,29 +87,58 @@ def test_the_texts_are_the_models_own_greedy_ones(
     assert len(set(written)) > 1
 
 
-def test_a_model_that_learns_its_texts_is_seen_to_agree(
-    base: Path, folder: Path, tmp_path: Path
-) -> None:
-    """The texts are learnt by heart: all are right, and those of answer 2 contradict themselves."""
+def learnt_by_heart(base: Path, folder: Path, tmp_path: Path, *flags: str) -> tuple[str, Path]:
+    """Two pairs, and a run that ends with the chosen texts; that of answer 2 contradicts itself."""
     rows = [
         row(["0.png", "1.png"], id=str(answer), problem=f"<image><image>{caption}")
         | {"chosen": TEXT.format(7, 5, answer), "rejected": TEXT.format(6, 8, 3 - answer)}
         for answer, caption in ((1, "red"), (2, "blue"))
     ]
     pairs = write(tmp_path / "pairs.jsonl", rows)
-    flags = "--max_steps 60 --learning_rate 0.01 --loss_type sft --loss_weights 1 --warmup_steps 0"
-    flags += " --agreement_steps 30 --agreement_rows 8"
-    out = train(base, folder, pairs, tmp_path / "out", *flags.split())
+    common = "--max_steps 60 --learning_rate 0.01 --loss_type sft --loss_weights 1 --warmup_steps 0"
+    return pairs, train(base, folder, pairs, tmp_path / "learnt", *common.split(), *flags)
+
+
+def shares(entry: dict[str, Any]) -> list[float | None]:
+    names = ("accuracy", "well_formed", "coherent", "answers_1")
+    return [entry.get(f"agreement/{name}") for name in names]
+
+
+def test_a_model_that_learns_its_texts_is_seen_to_agree(
+    base: Path, folder: Path, tmp_path: Path
+) -> None:
+    flags = ("--agreement_steps", "30", "--agreement_rows", "8")
+    _, out = learnt_by_heart(base, folder, tmp_path, *flags)
     entries = [entry for entry in history(out) if "agreement/accuracy" in entry]
     assert [entry["step"] for entry in entries] == [0, 30, 60]
-    names = ("accuracy", "well_formed", "coherent", "answers_1")
-    first, last = (
-        [entry.get(f"agreement/{name}") for name in names] for entry in (entries[0], entries[-1])
-    )
-    assert first == [0, 0, 0, None]
-    assert last == [1, 1, 0.5, 0.5]
+    assert shares(entries[0]) == [0, 0, 0, None]
+    assert shares(entries[-1]) == [1, 1, 0.5, 0.5]
     # Not only the step of the texts is in the log.
     assert len([entry for entry in history(out) if "loss" in entry]) == 60
+
+
+@pytest.mark.slow
+def test_each_process_writes_its_share(base: Path, folder: Path, tmp_path: Path) -> None:
+    """Two prompts and three processes: one has nothing to write, and the others one text each."""
+    pairs, learnt = learnt_by_heart(base, folder, tmp_path)
+    out = tmp_path / "three"
+    command = (
+        "-m torch.distributed.run --standalone --nproc_per_node 3 scripts/DPO_VL.py "
+        f"--config configs/demo/dpo.yaml --model_name_or_path {learnt} --data_path {pairs} "
+        f"--image_folder {folder} --output_dir {out} --report_to none --max_steps 1 "
+        "--per_device_train_batch_size 1 --agreement_steps 1 --learning_rate 0"
+    )
+    done = subprocess.run(
+        [sys.executable, *command.split()],
+        cwd=REPO,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    entries = [entry for entry in history(out) if "agreement/accuracy" in entry]
+    assert [entry["step"] for entry in entries] == [0, 1]
+    assert [shares(entry) for entry in entries] == [[1, 1, 0.5, 0.5]] * 2
 
 
 @pytest.mark.parametrize(
