@@ -50,24 +50,31 @@ def test_picture_lessons_are_descriptions_and_true_checks() -> None:
     assert 0.65 < sum(len(lesson.images) == 2 for lesson in made) / len(made) < 0.75
 
 
+def check_totals(observed: str, totals: str) -> str:
+    """The totals are the sums of the points, in their order; returns what is said to be more."""
+    points = [re.findall(r"\((\d+)/40\)", line) for line in observed.splitlines() if "/40" in line]
+    sums = re.findall(r"Image [12]: (\d+)\+(\d+)=(\d+)", totals)
+    assert list(zip(*points, strict=True)) == [(first, second) for first, second, _ in sums]
+    assert all(int(first) + int(second) == int(total) for first, second, total in sums)
+    first, second = (int(total) for *_, total in sums)
+    more = totals.rsplit("More: ", 1)[1]
+    assert {"Image 1": first > second, "Image 2": first < second, "none": first == second}[more]
+    return more
+
+
 def test_sums_and_comparisons_are_right() -> None:
     rng = random.Random(0)
-    seen = set()
-    for _ in range(200):
-        lesson = lessons.sum_lesson(rng)
-        assert not lesson.images
-        points = re.findall(r"Image 1 \((\d+)/40\); Image 2 \((\d+)/40\)", lesson.prompt)
-        sums = re.findall(r"Image [12]: (\d+)\+(\d+)=(\d+)", lesson.target)
-        assert [tuple(column) for column in zip(*points, strict=True)] == [
-            (first, second) for first, second, _ in sums
-        ]
-        assert all(int(first) + int(second) == int(total) for first, second, total in sums)
-        totals = [int(total) for *_, total in sums]
-        more = lesson.target.rsplit("More: ", 1)[1]
-        best = {"Image 1": totals[0] > totals[1], "Image 2": totals[0] < totals[1]}
-        assert best.get(more, totals[0] == totals[1])
-        seen.add(more)
-    assert seen == {"Image 1", "Image 2", "none"}
+    texts = [lessons.sum_lesson(rng) for _ in range(300)]
+    assert not any(lesson.images for lesson in texts)
+    said = {check_totals(lesson.prompt, lesson.target) for lesson in texts}
+    assert said == {"Image 1", "Image 2", "none"}
+    pictures = [lessons.picture_lesson(rng, noise=0.0) for _ in range(100)]
+    checks = [
+        lesson for lesson in pictures if len(lesson.images) == 2 and "Describe" not in lesson.prompt
+    ]
+    assert len(checks) > 30
+    for lesson in checks:
+        check_totals(lesson.target, lesson.target)
 
 
 def test_points_lessons_have_no_pictures() -> None:

@@ -4,6 +4,7 @@ A model must see before it can judge. No lesson has the form of the task's chain
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -22,7 +23,10 @@ class Lesson:
 
 
 def picture_lesson(rng: random.Random, noise: float) -> Lesson:
-    """A description (30%) or a check against a caption of one or two (70%) new pictures."""
+    """A description (30%) or a check against a caption of one or two (70%) new pictures.
+
+    A check of two goes on with their totals.
+    """
     number = 2 if rng.random() < 0.7 else 1
     noun = "images" if number == 2 else "image"
     wanted, *things = (random_thing(rng) for _ in range(1 + number))
@@ -34,16 +38,24 @@ def picture_lesson(rng: random.Random, noise: float) -> Lesson:
         )
         return Lesson("<image>" * number + f"Describe the {noun}.", target, images)
     prompt = "<image>" * number + check_prompt(noun, wanted)
-    return Lesson(prompt, world.observations(wanted, things), images)
+    target = world.observations(wanted, things)
+    if number == 2:
+        target += "\n" + _totals(wanted, things)
+    return Lesson(prompt, target, images)
 
 
 def sum_lesson(rng: random.Random) -> Lesson:
     """Points to copy, to add up and to compare, without pictures."""
-    wanted = random_thing(rng)
-    first, second = (world.points(wanted, random_thing(rng)) for _ in range(2))
+    wanted, *things = (random_thing(rng) for _ in range(3))
+    prompt = f"Add up.\n{world.observations(wanted, things)}"
+    return Lesson(prompt, _totals(wanted, things), ())
+
+
+def _totals(wanted: world.Thing, things: Sequence[world.Thing]) -> str:
+    """The totals of two pictures, and the image with more: "Image 1: ... Image 2: ... More: ..."."""
+    first, second = (world.points(wanted, thing) for thing in things)
     more = "none" if sum(first) == sum(second) else f"Image {1 + (sum(first) < sum(second))}"
-    prompt = f"Add up.\n{world.score_lines(first, second)}"
-    return Lesson(prompt, f"{world.total_lines(first, second)}\nMore: {more}", ())
+    return f"{world.total_lines(first, second)}\nMore: {more}"
 
 
 def points_lesson(rng: random.Random) -> Lesson:

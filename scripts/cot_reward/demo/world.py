@@ -154,16 +154,6 @@ def teacher_cot(scene: Scene) -> str:
     return "\n".join(lines)
 
 
-def score_lines(first: tuple[int, int], second: tuple[int, int]) -> str:
-    """A line for each dimension: "1. Shade: Image 1 (37/40); Image 2 (22/40)"."""
-    return "\n".join(
-        f"{i}. {dimension}: Image 1 ({points_1}/{FULL_POINTS}); Image 2 ({points_2}/{FULL_POINTS})"
-        for i, (dimension, points_1, points_2) in enumerate(
-            zip(DIMENSIONS, first, second, strict=True), start=1
-        )
-    )
-
-
 def total_lines(first: tuple[int, int], second: tuple[int, int]) -> str:
     """A line for each image: "Image 1: 37+40=77"."""
     return "\n".join(
