@@ -52,7 +52,7 @@ def sum_lesson(rng: random.Random) -> Lesson:
 
 
 def _totals(wanted: world.Thing, things: Sequence[world.Thing]) -> str:
-    """The totals of two pictures, and the image with more: "Image 1: ... Image 2: ... More: ..."."""
+    """The totals of two pictures, and a line "More: Image 1", "More: Image 2" or "More: none"."""
     first, second = (world.points(wanted, thing) for thing in things)
     more = "none" if sum(first) == sum(second) else f"Image {1 + (sum(first) < sum(second))}"
     return f"{world.total_lines(first, second)}\nMore: {more}"
