@@ -12,6 +12,9 @@ from PIL import Image
 from cot_reward.demo import world
 from cot_reward.tasks.generation import CAPTION_MARKER
 
+# What may stand before the image with the higher total.
+BEST_WORDS = ("More: ", "Best: ", "So it is ", "It follows: ", "[", "*", "#", "(", "=", "")
+
 
 @dataclass(frozen=True)
 class Lesson:
@@ -40,7 +43,7 @@ def picture_lesson(rng: random.Random, noise: float) -> Lesson:
     prompt = "<image>" * number + check_prompt(noun, wanted)
     target = world.observations(wanted, things)
     if number == 2:
-        target += "\n" + _totals(wanted, things)
+        target += "\n" + _totals(wanted, things, rng)
     return Lesson(prompt, target, images)
 
 
@@ -48,14 +51,20 @@ def sum_lesson(rng: random.Random) -> Lesson:
     """Points to copy, to add up and to compare, without pictures."""
     wanted, *things = (random_thing(rng) for _ in range(3))
     prompt = f"Add up.\n{world.observations(wanted, things)}"
-    return Lesson(prompt, _totals(wanted, things), ())
+    return Lesson(prompt, _totals(wanted, things, rng), ())
 
 
-def _totals(wanted: world.Thing, things: Sequence[world.Thing]) -> str:
-    """The totals of two pictures, and a line "More: Image 1", "More: Image 2" or "More: none"."""
+def _totals(wanted: world.Thing, things: Sequence[world.Thing], rng: random.Random) -> str:
+    """The totals of two pictures and, unless they are equal, the image with more.
+
+    The word before this image changes, so that the base learns to compare totals wherever an image
+    is to be named. With one word for it, answers of the task left their own totals in 17% of texts.
+    """
     first, second = (world.points(wanted, thing) for thing in things)
-    more = "none" if sum(first) == sum(second) else f"Image {1 + (sum(first) < sum(second))}"
-    return f"{world.total_lines(first, second)}\nMore: {more}"
+    lines = [world.total_lines(first, second)]
+    if sum(first) != sum(second):
+        lines.append(f"{rng.choice(BEST_WORDS)}Image {1 + (sum(first) < sum(second))}")
+    return "\n".join(lines)
 
 
 def points_lesson(rng: random.Random) -> Lesson:
