@@ -30,7 +30,7 @@ def check(lesson: lessons.Lesson) -> int:
 
 def test_picture_lessons_are_descriptions_and_true_checks() -> None:
     rng = random.Random(0)
-    made = [lessons.picture_lesson(rng, noise=0.0) for _ in range(400)]
+    made = [lessons.picture_lesson(rng, noise=0.0) for _ in range(2000)]
     descriptions = 0
     for lesson in made:
         number = len(lesson.images)
