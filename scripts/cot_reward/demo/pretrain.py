@@ -241,7 +241,8 @@ def perception(
 ) -> dict[str, float]:
     """Shares of right shades, sizes and their points on `number` new pictures, and of right sums.
 
-    A sum is right with the image that has more. Right means that the most likely token at each place of the true text is the true one.
+    Right means that the most likely token at each place of the true text is the true one; a sum
+    is right together with the image that has more.
     """
     model.eval()
     rng = random.Random(f"{seed}/perception")
