@@ -76,7 +76,7 @@ def test_few_pairs_are_told_of_before_a_model_is_loaded(
     printed = capsys.readouterr()
     assert printed.out == "3 pairs about 2 comparisons, 40 steps of 3 pairs\n"
     assert printed.err == few_pairs_warning(3, 40) + "\n"
-    assert few_pairs_warning(3, 40).startswith("warning: 3 pairs, 40 steps: expect noise; in the")
+    assert few_pairs_warning(3, 40).startswith("warning: 3 pairs, 40 steps: expect noise; on 83")
     assert few_pairs_warning(FEW_PAIRS, 40) == ""
 
 
