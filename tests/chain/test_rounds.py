@@ -48,8 +48,8 @@ def test_a_round_goes_on_from_the_model_and_the_wrong_texts_of_the_one_before() 
         assert set(value_of(infer, "--image-root")) == {"dataset"}
         assert value_of(infer, "--num-samples") == ["6"]
         assert value_of(infer, "--exclude") == [
-            "dataset/demo/heldout.json", "dataset/demo/validation.json"
-        ]  # fmt: skip
+            f"dataset/demo/{pool}.json" for pool in ("heldout", "heldout_new", "validation")
+        ]
         assert value_of(pairs, "--correct") == [f"{folder}/infer/correct.jsonl"]
         assert value_of(pairs, "--incorrect") == [
             *earlier[number], f"{folder}/infer/incorrect.jsonl"

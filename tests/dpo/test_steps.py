@@ -46,6 +46,7 @@ def test_the_told_learning_rates_are_those_of_the_trainer(
 ) -> None:
     """Warm-up begins at 0: the first step changes nothing."""
     flags = ["--max_steps", "4", "--warmup_steps", "1", "--learning_rate", "0.01"]
+    flags += ["--lr_scheduler_type", "cosine", "--lr_scheduler_kwargs", "{}"]
     trainer, parsed = trainer_for(base, folder, pairs, tmp_path / "out", *flags)
     run.train(trainer, *parsed)
     log = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
