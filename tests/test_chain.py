@@ -18,7 +18,7 @@ from helpers.serving import RealServer
 
 RUNS = REPO / "runs/demo-smoke"
 DATA = REPO / "dataset/demo-smoke"
-# A copy of the demo's settings of the merger, which a test changes.
+# A copy of the settings of the merger, which a test changes.
 MERGE = REPO / "runs/demo-smoke-merge.yaml"
 COMMAND = [
     "scripts/chain.sh",
@@ -56,7 +56,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     shutil.rmtree(RUNS, ignore_errors=True)
     shutil.rmtree(DATA, ignore_errors=True)
     MERGE.parent.mkdir(exist_ok=True)
-    shutil.copy(REPO / "configs/demo/merge.yaml", MERGE)
+    shutil.copy(REPO / "configs/demo/smoke/merge.yaml", MERGE)
     log = tmp_path_factory.mktemp("chain") / "log.txt"
     with log.open("w") as output:
         first = subprocess.Popen(
