@@ -160,8 +160,10 @@ def test_the_table_has_every_stage_with_its_metrics(chain: dict[str, Any]) -> No
     assert trained["control"]["steps"] == trained["stage3"]["steps"] > 0
     names = {path.name for path in (RUNS / "curves").glob("*.png")}
     assert names == {
-        "stages.png", "stage1_loss.png", "stage2_loss.png", "dpo_loss.png",
-        "dpo_rewards.png", "dpo_reward_accuracy.png", "dpo_reward_accuracy_by_group.png",
+        "stages.png", "stage1_loss.png", "stage2_loss.png", "control_rejection_loss.png",
+        "dpo_loss.png", "dpo_rewards.png", "dpo_reward_accuracy.png",
+        "dpo_reward_accuracy_by_group.png", "dpo_answer_and_reasoning.png",
+        "dpo_answer_by_position.png",
     }  # fmt: skip
 
 
@@ -208,7 +210,8 @@ def test_pairs_of_both_kinds_exist(chain: dict[str, Any]) -> None:
 @pytest.mark.slow
 def test_a_worse_stage_3_is_not_the_result(chain: dict[str, Any]) -> None:
     found = json.loads((RUNS / "seed0/check_stage3.json").read_text())
-    assert found["comparisons"] == len(json.loads((DATA / "heldout.json").read_text()))
+    held_out = [json.loads(path.read_text()) for path in DATA.glob("heldout*.json")]
+    assert found["comparisons"] == sum(map(len, held_out))
     assert bool(found["fell"]) == (chain["code"] == 4)
     result = "stage2" if found["fell"] else "stage3"
     assert str((RUNS / "seed0/result").readlink()) == result
