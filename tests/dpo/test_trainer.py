@@ -125,10 +125,12 @@ def test_two_processes_train_as_one(base: Path, folder: Path, pairs: str, tmp_pa
     for out in many:
         keys = ("loss", "rewards/margins", "rewards/accuracies_answer_2", "grad_norm")
         for key in (*keys, "answer_rewards/margins", "reasoning_logps/chosen"):
-            # At the first step policy and reference are one, and rounding makes the margin.
-            assert history(out, key)[1:] == pytest.approx(history(one, key)[1:], rel=1e-3), key
+            # At the first step policy and reference are one, and rounding makes the margin. A later
+            # one is a difference of sums of some -200, whose last bit is 1.5e-5; times beta.
+            near = pytest.approx(history(one, key)[1:], rel=1e-3, abs=1e-5)
+            assert history(out, key)[1:] == near, key
         for key in ("eval_rewards/margins", "eval_loss", "eval_answer_rewards/margins"):
-            assert history(out, key) == pytest.approx(history(one, key), rel=1e-3)
+            assert history(out, key) == pytest.approx(history(one, key), rel=1e-3, abs=1e-5), key
         for name, weight in weights(out).items():
             # DeepSpeed writes the head, too, that is tied to the embedding.
             expected = expected_weights[
