@@ -40,11 +40,10 @@ def findings(row: dict[str, Any], scene: world.Scene) -> Iterator[tuple[str, boo
         name = world.DIMENSIONS[attribute].lower()
         yield f"{name} read", word == words[things[image][attribute]]
         if word in words:
-            steps = abs(words.index(word) - scene.wanted[attribute])
-            yield (
-                f"{name} points",
-                int(points) == world.FULL_POINTS - world.STEP_COSTS[attribute] * steps,
-            )
+            read = list(scene.wanted)
+            read[attribute] = words.index(word)
+            due = world.points(scene.wanted, (read[0], read[1]))[attribute]
+            yield f"{name} points", int(points) == due
     if len(sums) != 2:
         return
     yield "copied", all(sums[i][:2] == (seen[i][1], seen[2 + i][1]) for i in (0, 1))

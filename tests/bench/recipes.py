@@ -3,7 +3,7 @@
     make demo SEEDS="0 1 2"
     .envs/main/bin/python tests/bench/recipes.py --seeds 0 1 2 [--recipes demo "lr 5e-5"] [--jobs 2]
 
-For every recipe and seed this makes the pairs, trains stage 3 (or GRPO), and answers the validation
+For every recipe and seed this makes the pairs, trains stage 3, and answers the validation
 comparisons at T=1; all before (models of stages 1 and 2, their texts) is the finished demo's. A
 recipe says what differs from the demo's YAMLs. Prints a table: accuracy, its difference from stage
 2 pooled over the seeds and by seed (paired bootstrap over comparisons), and what else may suffer. A
@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -25,6 +26,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 from cot_reward.evaluation.collect import accuracy_by_comparison, judged_rows
+from cot_reward.judge import FINDINGS
 from cot_reward.stats import paired_difference, tally
 
 REPO = Path(__file__).resolve().parents[2]
@@ -36,14 +38,10 @@ MADE = ("stage1_infer", "stage2", "stage2_infer", "stage2_infer_hot")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What differs from configs/demo/merge.yaml and configs/demo/dpo.yaml.
-
-    grpo: instead of DPO, configs/demo/grpo.yaml with these values
-    """
+    """What differs from configs/demo/merge.yaml and configs/demo/dpo.yaml."""
 
     merge: Mapping[str, Any] = field(default_factory=dict)
     stage3: Mapping[str, Any] = field(default_factory=dict)
-    grpo: Mapping[str, Any] | None = None
 
 
 RECIPES = {
@@ -66,9 +64,7 @@ RECIPES = {
     "random": Recipe(merge={"select": "random"}),
     "hardest": Recipe(merge={"select": "hardest"}),
     "2 a comparison": Recipe(merge={"pairs_per_comparison": 2}),
-    "rejected with any finding": Recipe(
-        merge={"rejected_coherence": ["coherent", "contradicts", "tie", "unknown"]}
-    ),
+    "rejected with any finding": Recipe(merge={"rejected_coherence": list(FINDINGS)}),
     "incoherent, too": Recipe(merge={"rejected_kinds": ["incorrect", "incoherent"]}),
     "positions as they come": Recipe(merge={"balance_positions": False}),
 }
@@ -78,7 +74,7 @@ def folder_of(name: str) -> Path:
     return OUT / "".join(letter if letter.isalnum() else "_" for letter in name)
 
 
-def prepare(name: str, seed: int) -> Path:
+def prepare(name: str, seed: int) -> None:
     """The folder of a recipe, in which all that precedes the pairs is the demo's."""
     runs, recipe = folder_of(name), RECIPES[name]
     run = runs / f"seed{seed}"
@@ -91,74 +87,56 @@ def prepare(name: str, seed: int) -> Path:
     for config, changes in (("merge", recipe.merge), ("dpo", recipe.stage3)):
         settings = yaml.safe_load((REPO / f"configs/demo/{config}.yaml").read_text()) | changes
         (runs / f"{config}.yaml").write_text(yaml.safe_dump(settings))
-    return runs
 
 
 def run(name: str, seed: int) -> None:
     """The steps of a recipe that are not done, for one seed; their output is in its log."""
-    runs, recipe = folder_of(name), RECIPES[name]
-    if recipe.grpo is not None:
-        train_with_grpo(runs / f"seed{seed}", recipe.grpo, seed)
-    steps = ["pairs", "stage3"] if recipe.grpo is None else []
-    adopted = [["--adopt", "--only", "stage3"]] if recipe.grpo is not None else []
-    wanted = [part for step in [*steps, "validate_stage3"] for part in ("--only", step)]
+    runs = folder_of(name)
+    wanted = [part for step in ("pairs", "stage3", "validate_stage3") for part in ("--only", step)]
     with (runs / f"seed{seed}.log").open("a") as log:
-        for flags in [*adopted, wanted]:
-            subprocess.run(
-                [
-                    "scripts/chain.sh", "--profile", "configs/demo", "--seeds", str(seed),
-                    "--runs", runs.relative_to(REPO), "--base", DEMO.relative_to(REPO) / "base",
-                    "--merge", (runs / "merge.yaml").relative_to(REPO),
-                    "--stage3", (runs / "dpo.yaml").relative_to(REPO), *flags,
-                ],
-                cwd=REPO, check=True, stdout=log, stderr=log,
-            )  # fmt: skip
-    print(f"{name}, seed {seed}: done", file=sys.stderr, flush=True)
-
-
-def train_with_grpo(run: Path, changes: Mapping[str, Any], seed: int) -> None:
-    if (run / "stage3/summary.json").exists():
-        return
-    settings = yaml.safe_load((REPO / "configs/demo/grpo.yaml").read_text()) | changes
-    (run / "grpo.yaml").write_text(yaml.safe_dump(settings))
-    with (run / "grpo.log").open("a") as log:
         subprocess.run(
             [
-                REPO / ".envs/main/bin/accelerate", "launch", "-q",
-                "--config_file", "configs/demo/accelerate.yaml",
-                "--num_cpu_threads_per_process", "1", "scripts/GRPO_VL.py",
-                "--config", run / "grpo.yaml", "--model_name_or_path", DEMO / run.name / "stage2",
-                "--exclude", "dataset/demo/heldout.json", "dataset/demo/heldout_new.json",
-                "dataset/demo/validation.json", "--template", DEMO / "template.txt",
-                "--output_dir", run / "stage3", "--seed", str(seed),
+                "scripts/chain.sh", "--profile", "configs/demo", "--seeds", str(seed),
+                "--runs", runs.relative_to(REPO), "--base", DEMO.relative_to(REPO) / "base",
+                "--merge", (runs / "merge.yaml").relative_to(REPO),
+                "--stage3", (runs / "dpo.yaml").relative_to(REPO), *wanted,
             ],
             cwd=REPO, check=True, stdout=log, stderr=log,
         )  # fmt: skip
+    print(f"{name}, seed {seed}: done", file=sys.stderr, flush=True)
 
 
-def answers(run: Path, stage: str) -> list[dict[str, Any]]:
-    return judged_rows(run / f"validate_{stage}")
+def answers(runs: Path, stage: str, seeds: list[int]) -> list[dict[str, Any]]:
+    """The judged validation texts of these seeds."""
+    folders = [runs / f"seed{seed}/validate_{stage}" for seed in seeds]
+    return [
+        row | {"seed": s}
+        for s, folder in zip(seeds, folders, strict=True)
+        for row in judged_rows(folder)
+    ]
+
+
+def pooled(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The metrics of all seeds together; orders pair within a seed."""
+    return tally(row | {"id": f"{row['seed']}/{row['id']}"} for row in rows)
 
 
 def line(name: str, seeds: list[int]) -> str:
     """A row of the table."""
-    before: dict[str, float] = {}
-    after: dict[str, float] = {}
-    rows: list[dict[str, Any]] = []
-    by_seed, sizes = [], []
-    for seed in seeds:
-        run = folder_of(name) / f"seed{seed}"
-        written = answers(run, "stage3")
-        start = accuracy_by_comparison(answers(DEMO / f"seed{seed}", "stage2"))
-        end = accuracy_by_comparison(written)
-        by_seed.append(f"{100 * (mean(end) - mean(start)):+.1f}")
-        before |= {f"{seed}/{key}": share for key, share in start.items()}
-        after |= {f"{seed}/{key}": share for key, share in end.items()}
-        rows += [row | {"id": f"{seed}/{row['id']}"} for row in written]
-        sizes.append(size(run))
+    runs = folder_of(name)
+    rows = answers(runs, "stage3", seeds)
+    before, after = map(accuracy_by_comparison, (answers(DEMO, "stage2", seeds), rows))
     keys = sorted(before.keys() & after.keys())
     difference = paired_difference([after[key] for key in keys], [before[key] for key in keys])
-    metrics = tally(rows)
+    by_seed = []
+    for seed in seeds:
+        start, end = (
+            accuracy_by_comparison(answers(folder, stage, [seed])).values()
+            for folder, stage in ((DEMO, "stage2"), (runs, "stage3"))
+        )
+        by_seed.append(f"{100 * (fmean(end) - fmean(start)):+.1f}")
+    sizes = [size(runs / f"seed{seed}") for seed in seeds]
+    metrics = pooled(rows)
     cells = [
         name,
         " / ".join(sizes),
@@ -175,16 +153,9 @@ def line(name: str, seeds: list[int]) -> str:
 
 
 def size(run: Path) -> str:
-    """Pairs and optimiser steps of a run; the steps alone of GRPO."""
+    """Pairs and optimiser steps of a run."""
     steps = json.loads((run / "stage3/trainer_state.json").read_text())["global_step"]
-    pairs = run / "pairs/summary.json"
-    if not pairs.exists():
-        return f"{steps}"
-    return f"{json.loads(pairs.read_text())['pairs']}, {steps}"
-
-
-def mean(shares: Mapping[str, float]) -> float:
-    return sum(shares.values()) / len(shares)
+    return f"{json.loads((run / 'pairs/summary.json').read_text())['pairs']}, {steps}"
 
 
 def main() -> None:
@@ -198,11 +169,7 @@ def main() -> None:
         prepare(*job)
     with ThreadPoolExecutor(chosen.jobs) as pool:
         list(pool.map(lambda job: run(*job), jobs))
-    start = tally(
-        row | {"id": f"{seed}/{row['id']}"}
-        for seed in chosen.seeds
-        for row in answers(DEMO / f"seed{seed}", "stage2")
-    )
+    start = pooled(answers(DEMO, "stage2", chosen.seeds))
     print(f"stage 2: accuracy {100 * start['accuracy']['share']:.1f}, " + ", ".join(
         f"{name} {100 * start[name]['share']:.1f}"
         for name in ("well_formed", "coherent", "answers_1", "survives_swap")

@@ -42,7 +42,7 @@ class WorldSettings:
         default=0.7, metadata={"help": "share of comparisons whose totals differ by 1, not by 5"}
     )
     noise: float = field(
-        default=50.0, metadata={"help": "standard deviation of the pixel noise, of 255"}
+        default=110.0, metadata={"help": "standard deviation of the pixel noise, of 255"}
     )
 
     def __post_init__(self) -> None:

@@ -23,7 +23,8 @@ Record = dict[str, Any]
 # Settings that change neither what is learnt nor in which order. Paths are among them, because
 # the record has what the files hold. All other settings must be the same.
 _HARMLESS = re.compile(
-    "activation_.*|adapter|agreement_.*|attn_implementation|batch_eval_metrics|bf16_full_eval|data_path|"
+    "activation_.*|adapter|agreement_.*|attn_implementation|batch_eval_metrics|bf16_full_eval|"
+    "data_path|"
     "dataloader_(?!drop_last).*|dataset_num_proc|ddp_.*|debug|deepspeed|disable_tqdm|do_.*|"
     "ds3_gather_.*|"
     "enable_jit_checkpoint|eval_.*|fp16_full_eval|fsdp.*|full_determinism|gradient_checkpointing.*|"
