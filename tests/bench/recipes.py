@@ -65,6 +65,15 @@ RECIPES = {
     "hardest": Recipe(merge={"select": "hardest"}),
     "2 a comparison": Recipe(merge={"pairs_per_comparison": 2}),
     "rejected with any finding": Recipe(merge={"rejected_coherence": list(FINDINGS)}),
+    "reasoning": Recipe(stage3={"preference_tokens": "reasoning"}),
+    "reasoning, lr 2e-4": Recipe(
+        stage3={"preference_tokens": "reasoning", "learning_rate": 2e-4}
+    ),
+    "contradictions, too": Recipe(merge={"rejected_coherence": ["coherent", "contradicts"]}),
+    "wrong part": Recipe(
+        merge={"rejected_coherence": ["coherent", "contradicts"]},
+        stage3={"preference_tokens": "wrong_part"},
+    ),
     "incoherent, too": Recipe(merge={"rejected_kinds": ["incorrect", "incoherent"]}),
     "positions as they come": Recipe(merge={"balance_positions": False}),
 }

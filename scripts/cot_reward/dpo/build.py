@@ -89,6 +89,7 @@ def build_trainer(
         record=record,
         shared=settings.shared_prefix,
         cache=cache,
+        preference_tokens=settings.preference_tokens,
         model=name,
         args=training,
         data_collator=collator(

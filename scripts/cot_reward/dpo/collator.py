@@ -23,7 +23,7 @@ from cot_reward.media.images import MAX_PIXELS
 from cot_reward.training.rows import open_image, without_null_keys
 
 # Columns of the rows by which the metrics group pairs; `pairs.group_labels` makes them.
-GROUP_COLUMNS = ("answer", "same_model")
+GROUP_COLUMNS = ("answer", "same_model", "answer_only")
 # The reference log-probs in rows and batches: of the whole texts, under TRL's names, and of the
 # tokens of their answer blocks, in the order of `reference.Logps`.
 REFERENCE_COLUMNS = (

@@ -10,6 +10,7 @@ from typing import Any
 
 from trl import DPOConfig, ModelConfig
 
+from cot_reward.dpo.preference_tokens import CHOICES
 from cot_reward.dpo.settings import DpoSettings
 from cot_reward.errors import UserError, nearest
 from cot_reward.training.flag_checks import (
@@ -28,6 +29,7 @@ LOSSES = (
 _SMOOTHED = ("robust", "exo_pair", "aot", "aot_unpaired")
 # Their terms are sorted, or one mean for all pairs: no pair has a term that could be weighted.
 _NOT_WEIGHTED = ("aot", "aot_unpaired", "sft")
+_BY_LENGTH = ("ipo", "sigmoid_norm")
 _DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 _WITH_DIVERGENCES = (
     "sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft",
@@ -46,6 +48,7 @@ def check(settings: DpoSettings, training: Any, model_config: ModelConfig) -> No
     """Raise UserError for the first fault that the flags have; `training` is a DPOConfig."""
     for faults in (
         _of_losses(training),
+        _of_preference_tokens(settings, training),
         _of_lost_flags(training),
         of_lengths(training),
         of_evaluation(settings, training),
@@ -98,6 +101,29 @@ def _of_losses(training: Any) -> Iterator[str]:
     ):
         if not there and getattr(training, name) != _default(name):
             yield f"--{name} {getattr(training, name)} is ignored without {needed}"
+
+
+def _of_preference_tokens(settings: DpoSettings, training: Any) -> Iterator[str]:
+    tokens = settings.preference_tokens
+    if tokens not in CHOICES:
+        close = nearest(tokens, CHOICES)
+        yield f"--preference_tokens {tokens}: not one of {', '.join(CHOICES)}.{close}"
+    if tokens == "all":
+        return
+    losses = training.loss_type
+    if all(name == "sft" for name in losses):
+        yield f"--preference_tokens {tokens} has no effect on the loss sft, which has all tokens"
+    for name in losses:
+        if name in _BY_LENGTH:
+            yield (
+                f"--preference_tokens {tokens} does not go with the loss {name}, which divides "
+                "log-probs by the length of the whole texts"
+            )
+    if training.use_weighting:
+        yield (
+            f"--preference_tokens {tokens} does not go with --use_weighting, which weights a pair "
+            "by the log-probs of its whole texts"
+        )
 
 
 def _of_lost_flags(training: Any) -> Iterator[str]:

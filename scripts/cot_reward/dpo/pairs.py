@@ -157,9 +157,11 @@ def group_labels(row: Mapping[str, Any]) -> dict[str, int]:
         # The merger did not write this row, so the answer is read out of the text.
         answer = judge(row["chosen"], task_of(row), 1).answer
     models = [row.get(name) for name in ("chosen_model", "rejected_model")]
+    finding = judge(row["rejected"], task_of(row), answer).coherence if answer else ""
     return {
         "answer": answer,
         "same_model": int(models[0] == models[1]) if all(models) else -1,
+        "answer_only": int(finding == "contradicts"),
     }
 
 

@@ -57,6 +57,13 @@ class DpoSettings:
         "adapter/",
         default=False,
     )
+    preference_tokens: str = _help(
+        "the tokens by which chosen and rejected are compared. all: of the whole texts, as TRL "
+        "does. reasoning: of all that precedes the answer blocks. wrong_part: of the answer blocks "
+        "where the rejected text contradicts its own totals, else of the reasoning. The loss sft "
+        "has all tokens of the chosen text in any case",
+        default="all",
+    )
     agreement_steps: int = _help(
         "every so many optimiser steps, and before the first one, write greedy texts and log how "
         "many are right, well-formed, coherent with their own totals, and answer 1; 0: never",

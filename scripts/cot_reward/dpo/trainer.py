@@ -7,7 +7,7 @@ processes and accumulation steps.
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest import mock
@@ -24,6 +24,7 @@ from trl.trainer import dpo_trainer
 from cot_reward.dpo import shared_prefix
 from cot_reward.dpo.collator import GROUP_COLUMNS, REFERENCE_COLUMNS, keep_first_pairs
 from cot_reward.dpo.metrics import LossTerm, Metrics, PairMetrics, sequence_logps
+from cot_reward.dpo.preference_tokens import compared_tokens
 from cot_reward.dpo.reference import Logps, ReferenceCache
 from cot_reward.errors import UserError
 from cot_reward.training.checkpoint_keeper import CheckpointKeeper
@@ -51,9 +52,11 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
     _precompute_engine: Any
 
     def __init__(
-        self, *, record: Record, shared: bool, cache: ReferenceCache | None, **arguments: Any
+        self, *, record: Record, shared: bool, cache: ReferenceCache | None,
+        preference_tokens: str = "all", **arguments: Any
     ) -> None:
         self.record, self._shared, self._cache = record, shared, cache
+        self._preference_tokens = preference_tokens
         self.reference_counts = {"found": 0, "computed": 0}
         arguments["args"].precompute_ref_log_probs = cache is not None
         if shared and arguments["args"].ddp_find_unused_parameters is None:
@@ -231,7 +234,16 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
         known = {name: value for name, value in inputs.items() if name not in _OUR_BATCH_KEYS}
         recorder = LogProbRecorder(model)
         weights = self.loss_weights
-        terms = self._loss_terms(*(share or (1.0, 1.0)))
+        sft_mean = None
+        if self._preference_tokens != "all":
+            recorder.compared, references = compared_tokens(
+                self._preference_tokens, inputs, pairs["answer_only"]
+            )
+            known |= references
+            # TRL takes this mean over what the other losses are given; a text is learned as a whole.
+            chosen = inputs["completion_mask"][:, 1:].chunk(2)[0].bool()
+            sft_mean = lambda: -recorder.of_tokens.chunk(2)[0][chosen].mean()
+        terms = self._loss_terms(*(share or (1.0, 1.0)), sft_mean)
         self.loss_weights = terms
         try:
             with _gather_unequal_lengths(self.accelerator) if uneven else nullcontext():
@@ -251,10 +263,17 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
         )
         return result
 
-    def _loss_terms(self, pair_share: float, token_share: float) -> list[LossTerm]:
+    def _loss_terms(
+        self,
+        pair_share: float,
+        token_share: float,
+        sft_mean: Callable[[], torch.Tensor] | None = None,
+    ) -> list[LossTerm]:
         """The loss's terms, weighted for a micro-batch with these shares of its step."""
         return [
-            LossTerm(kind, weight * (token_share if kind == "sft" else pair_share))
+            LossTerm(kind, weight * token_share, sft_mean)
+            if kind == "sft"
+            else LossTerm(kind, weight * pair_share)
             for kind, weight in zip(self.loss_types, self.loss_weights, strict=True)
         ]
 
@@ -297,15 +316,25 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
 
 
 class LogProbRecorder:
-    """Calls a model and keeps the `log_probs` of its last output."""
+    """Calls a model and keeps the `log_probs` of its last output.
 
-    def __init__(self, model: Any) -> None:
+    `compared`, a mask of the last tokens, has the output's other log-probs set to 0; `of_tokens`
+    then has all of them, with their graph.
+    """
+
+    def __init__(self, model: Any, compared: torch.Tensor | None = None) -> None:
         self._model = model
+        self.compared = compared
         self.log_probs: torch.Tensor = torch.empty(0)
+        self.of_tokens = self.log_probs
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         outputs = self._model(*args, **named)
         self.log_probs = outputs.log_probs.detach()
+        if self.compared is not None:
+            # A virtual token of prompt learning, before the others, is not compared.
+            of_tokens = outputs.log_probs[:, -self.compared.shape[1] :]
+            self.of_tokens, outputs.log_probs = of_tokens, of_tokens * self.compared
         return outputs
 
 
