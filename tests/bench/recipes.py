@@ -74,6 +74,16 @@ RECIPES = {
         merge={"rejected_coherence": ["coherent", "contradicts"]},
         stage3={"preference_tokens": "wrong_part"},
     ),
+    "first step": Recipe(stage3={"preference_tokens": "first_step"}),
+    "first token": Recipe(stage3={"preference_tokens": "first_token"}),
+    "wrong step": Recipe(
+        merge={"rejected_coherence": ["coherent", "contradicts"]},
+        stage3={"preference_tokens": "wrong_step"},
+    ),
+    "wrong step, lr 2e-4": Recipe(
+        merge={"rejected_coherence": ["coherent", "contradicts"]},
+        stage3={"preference_tokens": "wrong_step", "learning_rate": 2e-4},
+    ),
     "incoherent, too": Recipe(merge={"rejected_kinds": ["incorrect", "incoherent"]}),
     "positions as they come": Recipe(merge={"balance_positions": False}),
 }

@@ -34,7 +34,7 @@ from cot_reward.training.model import (
 )
 
 # Raise it when reference log-probs begin to depend on something that their key does not hold.
-_REFERENCE_FORMAT = 2
+_REFERENCE_FORMAT = 3
 
 
 def build_trainer(
@@ -81,15 +81,12 @@ def build_trainer(
     if settings.reference_cache:
         cache = ReferenceCache(
             settings.cache_folder(Path(str(training.output_dir))),
-            _reference_dependencies(
-                settings.image_max_pixels, training, model_config, model_digest
-            ),
+            _reference_dependencies(settings, training, model_config, model_digest),
         )
     trainer = PairTrainer(
         record=record,
         shared=settings.shared_prefix,
         cache=cache,
-        preference_tokens=settings.preference_tokens,
         model=name,
         args=training,
         data_collator=collator(
@@ -97,6 +94,7 @@ def build_trainer(
             max_length=training.max_length,
             image_folder=Path(settings.image_folder),
             image_max_pixels=settings.image_max_pixels,
+            preference_tokens=settings.preference_tokens,
         ),
         train_dataset=train_rows,
         eval_dataset=eval_rows,
@@ -143,7 +141,7 @@ def _can_share_prefix(config: PretrainedConfig, attention: str | None) -> bool:
 
 
 def _reference_dependencies(
-    image_max_pixels: int,
+    settings: DpoSettings,
     training: PairConfig,
     model_config: ModelConfig,
     model: str,
@@ -154,7 +152,8 @@ def _reference_dependencies(
         # The judge's reader finds the answer blocks.
         "judge_version": judge.VERSION,
         "model": model,
-        "image_max_pixels": image_max_pixels,
+        "image_max_pixels": settings.image_max_pixels,
+        "preference_tokens": settings.preference_tokens,
         "ld_alpha": training.ld_alpha,
         "disable_dropout": training.disable_dropout,
         "model_init_kwargs": str(sorted((training.model_init_kwargs or {}).items())),

@@ -18,17 +18,19 @@ from trl.data_utils import apply_chat_template
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
 from cot_reward.dpo.answer_tokens import answer_mask
+from cot_reward.dpo.preference_tokens import compared_mask
 from cot_reward.dpo.shared_prefix import split_last_token
 from cot_reward.media.images import MAX_PIXELS
 from cot_reward.training.rows import open_image, without_null_keys
 
 # Columns of the rows by which the metrics group pairs; `pairs.group_labels` makes them.
-GROUP_COLUMNS = ("answer", "same_model", "answer_only")
-# The reference log-probs in rows and batches: of the whole texts, under TRL's names, and of the
-# tokens of their answer blocks, in the order of `reference.Logps`.
+GROUP_COLUMNS = ("answer", "same_model")
+# The reference log-probs in rows and batches: of the whole texts, under TRL's names, of the tokens
+# of their answer blocks, and of the compared tokens, in the order of `reference.Logps`.
 REFERENCE_COLUMNS = (
     "ref_chosen_logps", "ref_rejected_logps",
     "ref_chosen_answer_logps", "ref_rejected_answer_logps",
+    "ref_chosen_compared_logps", "ref_rejected_compared_logps",
 )  # fmt: skip
 
 
@@ -38,33 +40,35 @@ class PairCollator(DataCollatorForVisionPreference):
 
     Returns TRL's keys: `input_ids`, `attention_mask`, `completion_mask` and `mm_token_type_ids` of
     shape (2 x pairs, length), chosen first, then rejected, with `pixel_values` and
-    `image_grid_thw` of both halves. Adds `answer_mask`, of the shape of `completion_mask` (see
-    `answer_tokens`), the REFERENCE_COLUMNS, if the rows have them, and `pairs`: the GROUP_COLUMNS
+    `image_grid_thw` of both halves. Adds `answer_mask` and `compared_mask`, of the shape of
+    `completion_mask` (see `answer_tokens` and `preference_tokens`), the REFERENCE_COLUMNS, if the rows have them, and `pairs`: the GROUP_COLUMNS
     and the number of `images`, each of shape (pairs,).
     Raises UserError for an image that cannot be opened.
     """
 
     image_folder: Path = field(default_factory=Path)
     image_max_pixels: int = MAX_PIXELS
+    preference_tokens: str = "all"
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         rows = self.with_images(examples)
         texts = [apply_template(row, self.processor) for row in rows]
         batch = dict(super().torch_call(rows))
-        batch["answer_mask"] = self.answer_mask(examples, texts, batch["completion_mask"])
-        return batch | _pair_fields(examples)
+        return batch | self.token_masks(examples, texts, batch["completion_mask"])
 
-    def answer_mask(
+    def token_masks(
         self, examples: list[dict[str, Any]], texts: list[dict[str, str]], completion_mask: Tensor
-    ) -> Tensor:
-        """`answer_tokens.answer_mask` of rows that are `texts` as the template writes them."""
-        sides = ("chosen", "rejected")
-        return answer_mask(
-            [example[side][0]["content"] for side in sides for example in examples],
-            [text[side] for side in sides for text in texts],
-            completion_mask,
-            self.processor.tokenizer,
+    ) -> dict[str, Any]:
+        """The masks of single tokens and the pair fields of rows that the template writes so."""
+        sides, tokenizer = ("chosen", "rejected"), self.processor.tokenizer
+        written = [text[side] for side in sides for text in texts]
+        contents = [example[side][0]["content"] for side in sides for example in examples]
+        answer = answer_mask(contents, written, completion_mask, tokenizer)
+        answer_only = [example["answer_only"] for example in examples]
+        compared = compared_mask(
+            self.preference_tokens, written, completion_mask, answer, answer_only, tokenizer
         )
+        return {"answer_mask": answer, "compared_mask": compared} | _pair_fields(examples)
 
     def with_images(self, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The conversational part of the rows, with opened images in place of their paths."""
@@ -120,18 +124,18 @@ class SharedPrefixCollator(PairCollator):
         )
         heads = last.repeat(2, 1)
         completion_mask = torch.cat((torch.zeros_like(heads), response_mask), dim=1)
-        return {
+        batch = {
             "input_ids": torch.cat((heads, response_ids), dim=1),
             "attention_mask": torch.cat((full_mask.repeat(2, 1), response_mask), dim=1),
             "completion_mask": completion_mask,
-            "answer_mask": self.answer_mask(examples, texts, completion_mask),
             "prompt_ids": prompt_ids,
             "prompt_mask": prompt_mask,
             "prompt_mm_token_type_ids": prompts["mm_token_type_ids"][:, :-1] * prompt_mask.bool(),
             "widths": tuple(1 + max(map(len, part)) for part in (chosen, rejected)),
             "pixel_values": prompts["pixel_values"],
             "image_grid_thw": prompts["image_grid_thw"],
-        } | _pair_fields(examples)
+        }
+        return batch | self.token_masks(examples, texts, completion_mask)
 
 
 def apply_template(row: dict[str, Any], processor: Any) -> dict[str, str]:

@@ -1,38 +1,66 @@
-"""Which tokens of a pair DPO's losses compare: those of the whole texts, or of the part that is wrong.
+"""Which tokens of a pair DPO's losses compare: of the whole texts, or of the part that is wrong.
 
-A rejected text is mostly right. In one that is coherent, the answer follows from the totals: the
-mistake lies before. DPO over whole texts lowers the log-probs of that answer, too, and teaches the
-model not to answer as its totals say. In one that contradicts its totals the reasoning leads to the
-right answer, and the answer alone is wrong. Step-DPO (arXiv 2406.18629) compares the first wrong step
-for this reason; here the judge's finding tells which of two parts is wrong.
+A rejected text is mostly right. Where it is coherent, its answer follows from its totals, and they
+from its scores: the mistake lies before. DPO over whole texts lowers the log-probs of these tokens,
+too, and teaches the model to leave its own reasoning. Up to the first step in which two texts
+differ, their context is the same, so that this step alone can be blamed for what follows (Step-DPO,
+arXiv 2406.18629). In a text that contradicts its totals the answer alone is wrong.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-CHOICES = ("all", "reasoning", "wrong_part")
+CHOICES = ("all", "reasoning", "wrong_part", "first_step", "first_token", "wrong_step", "wrong_token")
 
 
-def compared_tokens(
-    choice: str, inputs: Mapping[str, Any], answer_only: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The mask of the compared tokens, and the reference log-probs of the same tokens.
+def compared_mask(
+    choice: str,
+    texts: Sequence[str],
+    completion_mask: Tensor,
+    answer_mask: Tensor,
+    answer_only: Sequence[int],
+    tokenizer: Any,
+) -> Tensor:
+    """1 for the compared tokens, in the shape of `completion_mask`, (2 x pairs, length).
 
-    `inputs` are a batch of `collator`, with its reference log-probs. `answer_only`, (pairs,), is 1
-    where only the rejected text's answer is wrong. The mask is of shape (2 x pairs, length - 1),
-    chosen first; the reference log-probs are under TRL's names, each of shape (pairs,). A text
-    without an answer block has its whole length compared.
+    `texts` are the responses as the chat template writes them, chosen first. `answer_only`,
+    (pairs,), is 1 where the rejected text's answer alone is wrong.
     """
-    mask, answer = (inputs[name][:, 1:] for name in ("completion_mask", "answer_mask"))
-    by_answer = torch.zeros_like(answer_only, dtype=torch.bool, device=answer.device)
-    if choice == "wrong_part":
-        has_blocks = answer.any(dim=1).view(2, -1).all(dim=0)
-        by_answer = has_blocks & (answer_only.to(answer.device) == 1)
-    references = {}
-    for side in ("chosen", "rejected"):
-        of_text, of_answer = (inputs[f"ref_{side}{part}_logps"] for part in ("", "_answer"))
-        references[f"ref_{side}_logps"] = torch.where(by_answer, of_answer, of_text - of_answer)
-    return torch.where(by_answer.repeat(2)[:, None], answer, mask - answer), references
+    if choice == "all":
+        return completion_mask
+    if choice in ("reasoning", "wrong_part"):
+        compared = completion_mask - answer_mask
+    else:
+        compared = _first_steps(texts, completion_mask, tokenizer, choice.endswith("token"))
+    if choice.startswith("wrong"):
+        has_blocks = answer_mask.any(dim=1).view(2, -1).all(dim=0)
+        by_answer = has_blocks & torch.tensor(answer_only, dtype=torch.bool)
+        compared = torch.where(by_answer.repeat(2)[:, None], answer_mask, compared)
+    return compared
+
+
+def _first_steps(texts: Sequence[str], completion_mask: Tensor, tokenizer: Any, one: bool) -> Tensor:
+    """1 for the tokens from the first one that differs within a pair to the end of its line."""
+    encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    mask, pairs = torch.zeros_like(completion_mask), len(texts) // 2
+    for row, text in enumerate(texts):
+        own, other = ids[row], ids[(row + pairs) % (2 * pairs)]
+        start = next(
+            (place for place, (a, b) in enumerate(zip(own, other, strict=False)) if a != b),
+            min(len(own), len(other)),
+        )
+        places = completion_mask[row].nonzero()[:, 0]
+        assert len(places) == len(own)
+        if start == len(own):
+            continue
+        end = text.find("\n", offsets[row][start][1])
+        end = len(text) if end < 0 else end
+        within = [start <= place and first < end for place, (first, _) in enumerate(offsets[row])]
+        if one:
+            within = [place == start for place in range(len(own))]
+        mask[row, places] = torch.tensor(within, dtype=mask.dtype)
+    return mask

@@ -2,7 +2,8 @@
 
     CACHE/KEY/about.json     what the key is the digest of
     CACHE/KEY/*.jsonl        {"row": digest, "chosen": log-prob, "rejected": log-prob,
-                              "chosen_answer": log-prob, "rejected_answer": log-prob}
+                              "chosen_answer": ..., "rejected_answer": ...,
+                              "chosen_compared": ..., "rejected_compared": ...}
 
 Every process writes a file of its own, so concurrent runs do not collide. It appends batch by
 batch, so a crash loses one batch. A row is found by the digest of what the model is shown: when a
@@ -24,12 +25,14 @@ from cot_reward.store import Journal, write_text_file
 
 
 class Logps(NamedTuple):
-    """The log-probs of a pair's texts, and of the tokens of their answer blocks (0 without one)."""
+    """The log-probs of a pair's texts, of their answer blocks (0 without), of what is compared."""
 
     chosen: float
     rejected: float
     chosen_answer: float
     rejected_answer: float
+    chosen_compared: float
+    rejected_compared: float
 
 
 def _is_finite(value: Any) -> bool:

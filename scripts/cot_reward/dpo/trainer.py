@@ -24,17 +24,18 @@ from trl.trainer import dpo_trainer
 from cot_reward.dpo import shared_prefix
 from cot_reward.dpo.collator import GROUP_COLUMNS, REFERENCE_COLUMNS, keep_first_pairs
 from cot_reward.dpo.metrics import LossTerm, Metrics, PairMetrics, sequence_logps
-from cot_reward.dpo.preference_tokens import compared_tokens
 from cot_reward.dpo.reference import Logps, ReferenceCache
 from cot_reward.errors import UserError
 from cot_reward.training.checkpoint_keeper import CheckpointKeeper
 from cot_reward.training.distributed import split_evenly
 from cot_reward.training.identity import Record
 
+SIDES = ("chosen", "rejected")
 # Columns of the rows that reach the collator.
-_COLUMNS = ["prompt", "chosen", "rejected", "image_paths", *GROUP_COLUMNS, *REFERENCE_COLUMNS]
+_COLUMNS = ["prompt", "chosen", "rejected", "image_paths", "answer_only", *GROUP_COLUMNS]
+_COLUMNS += REFERENCE_COLUMNS
 # Keys of a batch that neither TRL nor the model knows.
-_OUR_BATCH_KEYS = ("pairs", "share", "real", "answer_mask", *REFERENCE_COLUMNS[2:])
+_OUR_BATCH_KEYS = ("pairs", "share", "real", "answer_mask", "compared_mask", *REFERENCE_COLUMNS[2:])
 # An image's part in the approximate length of a row.
 _CHARACTERS_PER_IMAGE = 1000
 
@@ -52,11 +53,9 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
     _precompute_engine: Any
 
     def __init__(
-        self, *, record: Record, shared: bool, cache: ReferenceCache | None,
-        preference_tokens: str = "all", **arguments: Any
+        self, *, record: Record, shared: bool, cache: ReferenceCache | None, **arguments: Any
     ) -> None:
         self.record, self._shared, self._cache = record, shared, cache
-        self._preference_tokens = preference_tokens
         self.reference_counts = {"found": 0, "computed": 0}
         arguments["args"].precompute_ref_log_probs = cache is not None
         if shared and arguments["args"].ddp_find_unused_parameters is None:
@@ -172,9 +171,13 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
         known = {name: value for name, value in inputs.items() if name not in _OUR_BATCH_KEYS}
         recorder = LogProbRecorder(model)
         of_texts = self.compute_ref_log_probs(recorder, known)
-        mask, answer = (inputs[name][:, 1:] for name in ("completion_mask", "answer_mask"))
-        of_answers = recorder.log_probs[:, -mask.shape[1] :] * answer
-        return *of_texts, *sequence_logps(of_answers, mask, self.ld_alpha).chunk(2)
+        mask = inputs["completion_mask"][:, 1:]
+        of_tokens = recorder.log_probs[:, -mask.shape[1] :]
+        of_parts = [
+            sequence_logps(of_tokens * inputs[part][:, 1:], mask, self.ld_alpha).chunk(2)
+            for part in ("answer_mask", "compared_mask")
+        ]
+        return *of_texts, *of_parts[0], *of_parts[1]
 
     # --- every pair weighs the same ---------------------------------------------------------------
     def get_batch_samples(
@@ -235,12 +238,10 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
         recorder = LogProbRecorder(model)
         weights = self.loss_weights
         sft_mean = None
-        if self._preference_tokens != "all":
-            recorder.compared, references = compared_tokens(
-                self._preference_tokens, inputs, pairs["answer_only"]
-            )
-            known |= references
-            # TRL takes this mean over what the other losses are given; a text is learned as a whole.
+        if self.data_collator.preference_tokens != "all":
+            recorder.compared = inputs["compared_mask"][:, 1:]
+            known |= {f"ref_{side}_logps": inputs[f"ref_{side}_compared_logps"] for side in SIDES}
+            # The texts are learned as a whole; TRL's mean is of what the other losses compare.
             chosen = inputs["completion_mask"][:, 1:].chunk(2)[0].bool()
             sft_mean = lambda: -recorder.of_tokens.chunk(2)[0][chosen].mean()
         terms = self._loss_terms(*(share or (1.0, 1.0)), sft_mean)
