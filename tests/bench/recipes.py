@@ -46,7 +46,14 @@ class Recipe:
 
 RECIPES = {
     "demo": Recipe(),
-    "SFT on the chosen": Recipe(stage3={"loss_type": ["sft"], "loss_weights": None}),
+    "all tokens": Recipe(stage3={"preference_tokens": "all"}),
+    "all tokens, coherent": Recipe(
+        merge={"rejected_coherence": ["coherent"]}, stage3={"preference_tokens": "all"}
+    ),
+    "coherent": Recipe(merge={"rejected_coherence": ["coherent"]}),
+    "SFT on the chosen": Recipe(
+        stage3={"loss_type": ["sft"], "loss_weights": None, "preference_tokens": "all"}
+    ),
     "lr 3e-5": Recipe(stage3={"learning_rate": 3e-5}),
     "lr 5e-5": Recipe(stage3={"learning_rate": 5e-5}),
     "lr 2e-4": Recipe(stage3={"learning_rate": 2e-4}),
@@ -57,33 +64,15 @@ RECIPES = {
     "no SFT": Recipe(stage3={"loss_type": ["sigmoid"], "loss_weights": None}),
     "normalised": Recipe(
         stage3={"loss_type": ["sigmoid_norm", "sft"], "loss_weights": [1.0, 0.1], "beta": 10.0}
+        | {"preference_tokens": "all"}
     ),
-    "IPO": Recipe(stage3={"loss_type": ["ipo", "sft"], "loss_weights": [1.0, 5.0]}),
+    "IPO": Recipe(stage3={"loss_type": ["ipo", "sft"], "preference_tokens": "all"}),
     "one model": Recipe(merge={"pair_from": "same-model"}),
     "published": Recipe(merge={"pair_from": "published"}),
     "random": Recipe(merge={"select": "random"}),
     "hardest": Recipe(merge={"select": "hardest"}),
     "2 a comparison": Recipe(merge={"pairs_per_comparison": 2}),
     "rejected with any finding": Recipe(merge={"rejected_coherence": list(FINDINGS)}),
-    "reasoning": Recipe(stage3={"preference_tokens": "reasoning"}),
-    "reasoning, lr 2e-4": Recipe(
-        stage3={"preference_tokens": "reasoning", "learning_rate": 2e-4}
-    ),
-    "contradictions, too": Recipe(merge={"rejected_coherence": ["coherent", "contradicts"]}),
-    "wrong part": Recipe(
-        merge={"rejected_coherence": ["coherent", "contradicts"]},
-        stage3={"preference_tokens": "wrong_part"},
-    ),
-    "first step": Recipe(stage3={"preference_tokens": "first_step"}),
-    "first token": Recipe(stage3={"preference_tokens": "first_token"}),
-    "wrong step": Recipe(
-        merge={"rejected_coherence": ["coherent", "contradicts"]},
-        stage3={"preference_tokens": "wrong_step"},
-    ),
-    "wrong step, lr 2e-4": Recipe(
-        merge={"rejected_coherence": ["coherent", "contradicts"]},
-        stage3={"preference_tokens": "wrong_step", "learning_rate": 2e-4},
-    ),
     "incoherent, too": Recipe(merge={"rejected_kinds": ["incorrect", "incoherent"]}),
     "positions as they come": Recipe(merge={"balance_positions": False}),
 }

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from cot_reward.dpo.preference_tokens import compared_mask
 from helpers.dpo import row, trainer_for, write
 
 # The totals of the text, and its answer; label 1.
@@ -14,12 +15,8 @@ COT = (
 )
 RIGHT = COT.format(9, 4, 1)
 REJECTED = [COT.format(3, 4, 2), COT.format(9, 4, 2), COT.format(4, 4, 2), "no block at all"]
-ALL, REASONING, ANSWER = range(3)
-# The part of each pair of REJECTED that is compared.
-EXPECTED = {
-    "reasoning": [REASONING, REASONING, REASONING, REASONING],
-    "wrong_part": [REASONING, ANSWER, REASONING, REASONING],
-}
+# What is compared of RIGHT and of the first three of REJECTED.
+COMPARED = [("9", "3"), ("1", "2"), ("9", "4")]
 
 
 @pytest.fixture
@@ -37,60 +34,68 @@ def moved_away(trainer: Any) -> None:
             parameter += 0.02 * torch.randn_like(parameter)
 
 
-@pytest.mark.parametrize("flags", [(), ("--reference_cache", "false"), ("--shared_prefix", "false")])
-@pytest.mark.parametrize("choice", list(EXPECTED))
-def test_only_the_wrong_part_is_compared(
-    base: Path, folder: Path, pairs: str, tmp_path: Path, choice: str, flags: tuple[str, ...]
+@pytest.mark.parametrize(
+    "flags", [(), ("--reference_cache", "false"), ("--shared_prefix", "false")]
+)
+def test_only_the_first_difference_is_compared(
+    base: Path, folder: Path, pairs: str, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
-    trainer, _ = trainer_for(
-        base, folder, pairs, tmp_path / "out", "--preference_tokens", choice, *flags
-    )
-    trainer.loss_types, trainer.loss_weights = ["sigmoid", "sft"], [1.0, 5.0]
+    flags = ("--preference_tokens", "first_difference", *flags)
+    trainer, _ = trainer_for(base, folder, pairs, tmp_path / "out", *flags)
     batch = trainer._prepare_inputs(trainer.data_collator(list(trainer.train_dataset)))
+    kept = batch["compared_mask"][:, 1:]
+    ids = batch["input_ids"][:, 1:]
+    decode = trainer.processing_class.tokenizer.decode
+    found = [
+        decode(of_row[of_mask.bool()]).strip() for of_row, of_mask in zip(ids, kept, strict=True)
+    ]
+    assert list(zip(found[:3], found[4:7], strict=True)) == COMPARED
+    # The last rejected text has nothing in common with its chosen one up to its own end.
+    whole = batch["completion_mask"][:, 1:]
+    assert kept[3].argmax() == whole[3].argmax()
+    assert kept[7].argmax() == whole[7].argmax()
+    assert found[7].startswith("no block")
+
+    trainer.loss_types, trainer.loss_weights = ["sigmoid", "sft"], [1.0, 5.0]
     model = trainer.model.eval()
-    known = {k: v for k, v in batch.items() if k not in ("pairs", "completion_mask", "answer_mask")}
-    known = {k: v for k, v in known.items() if not k.startswith("ref_")}
-    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
-    answer, mask = (batch[name][:, 1:] for name in ("answer_mask", "completion_mask"))
+    known = {
+        name: value
+        for name, value in batch.items()
+        if name not in ("pairs", "completion_mask", "answer_mask", "compared_mask")
+        and not name.startswith("ref_")
+    }
+    mask = batch["completion_mask"]
+    labels = batch["input_ids"].masked_fill(mask == 0, -100)
 
     def token_logps() -> torch.Tensor:
         with torch.no_grad():
             out = model(**known, labels=labels, fused_lm_head=True, use_cache=False)
-        return out.log_probs[:, -mask.shape[1] :]
+        return out.log_probs[:, -kept.shape[1] :]
 
     before = token_logps()
     moved_away(trainer)
     after = token_logps()
-    # The chosen text has a block in every pair; one rejected text has none.
-    assert answer.any(dim=1).tolist() == [True] * 4 + [True, True, True, False]
-    kept = []
-    for side in range(2):
-        for pair, part in enumerate(EXPECTED[choice]):
-            row_mask, row_answer = mask[4 * side + pair], answer[4 * side + pair]
-            kept.append({REASONING: row_mask - row_answer, ANSWER: row_answer}[part])
-    change = ((after - before) * torch.stack(kept)).sum(dim=1)
+    change = ((after - before) * kept).sum(dim=1)
     margins = change[:4] - change[4:]
-    chosen = mask[:4].bool()
-    expected = -torch.nn.functional.logsigmoid(trainer.beta * margins).mean()
-    expected += 5 * -after[:4][chosen].mean()
+    sft = -after[:4][mask[:4, 1:].bool()].mean().item()
+    expected = -torch.nn.functional.logsigmoid(trainer.beta * margins).mean().item() + 5 * sft
     loss = trainer._compute_loss(trainer.model, batch, return_outputs=False)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    whole = ((after - before) * mask).sum(dim=1)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    whole = (after - before).sum(dim=1)
     assert not torch.allclose(margins, whole[:4] - whole[4:], atol=1e-3)
     logged: dict[str, float] = {}
     trainer.model.train()
     trainer._compute_loss(trainer.model, batch, return_outputs=False)
     trainer.log(logged)
-    assert logged["loss"] == pytest.approx(loss.item(), rel=1e-4)
-    assert logged["loss/sft"] == pytest.approx(-after[:4][chosen].mean().item(), rel=1e-4)
+    assert logged["loss"] == pytest.approx(expected, rel=1e-4)
+    assert logged["loss/sft"] == pytest.approx(sft, rel=1e-4)
 
 
 def test_what_the_loss_does_not_compare_gets_no_gradient(
     base: Path, folder: Path, pairs: str, tmp_path: Path
 ) -> None:
-    trainer, _ = trainer_for(
-        base, folder, pairs, tmp_path / "out", "--preference_tokens", "reasoning"
-    )
+    flags = ("--preference_tokens", "first_difference")
+    trainer, _ = trainer_for(base, folder, pairs, tmp_path / "out", *flags)
     trainer.loss_types, trainer.loss_weights = ["sigmoid"], [1.0]
     batch = trainer._prepare_inputs(trainer.data_collator(list(trainer.train_dataset)))
     seen: list[torch.Tensor] = []
@@ -105,7 +110,48 @@ def test_what_the_loss_does_not_compare_gets_no_gradient(
 
     trainer.model.forward = kept
     trainer._compute_loss(trainer.model, batch, return_outputs=False).backward()
-    answer, mask = (batch[name][:, 1:] for name in ("answer_mask", "completion_mask"))
+    compared, mask = (batch[name][:, 1:] for name in ("compared_mask", "completion_mask"))
     gradient = seen[-1].grad[:, -mask.shape[1] :]
-    assert (gradient[answer.bool()] == 0).all()
-    assert (gradient[(mask - answer).bool()] != 0).all()
+    assert (gradient[compared == 0] == 0).all()
+    assert (gradient[compared == 1] != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "expected"),
+    [
+        ([1, 2, 3, 4], [1, 5, 3, 4], ([2], [5])),
+        ([1, 2, 2, 3, 4], [1, 5, 3, 6], ([2, 2], [5])),
+        # A token more on one side: what the other one has there instead.
+        ([1, 2, 3, 4], [1, 3, 4], ([2, 3], [3])),
+        ([1, 3, 4], [1, 2, 3, 4], ([3], [2, 3])),
+        # The end of one text: the other one goes on.
+        ([1, 2], [1, 2, 3, 4], ([], [3, 4])),
+        ([9], [8, 7], ([9], [8, 7])),
+    ],
+)
+@pytest.mark.parametrize("offset", [0, 3])
+def test_the_first_difference_ends_where_the_texts_agree_again(
+    chosen: list[int], rejected: list[int], expected: Any, offset: int
+) -> None:
+    """Whatever precedes the texts in a row and pads them behind."""
+    rows = [[0] * offset + text + [0] * (9 - len(text)) for text in (chosen, rejected)]
+    mask = torch.tensor(
+        [[0] * offset + [1] * len(t) + [0] * (9 - len(t)) for t in (chosen, rejected)]
+    )
+    ids, none = torch.tensor(rows), torch.zeros_like(mask)
+    kept = compared_mask("first_difference", ids, mask, none, [0])
+    found = [of_row[of_mask.bool()].tolist() for of_row, of_mask in zip(ids, kept, strict=True)]
+    assert tuple(found) == expected
+    assert compared_mask("all", ids, mask, none, [0]) is mask
+
+
+def test_answers_are_compared_where_the_answer_alone_is_wrong() -> None:
+    ids = torch.tensor([[1, 2, 7, 8, 9], [1, 3, 7, 8, 9], [1, 4, 7, 6, 9], [1, 5, 7, 6, 9]])
+    mask = torch.ones_like(ids)
+    answer = torch.tensor([[0, 0, 1, 1, 1]]).repeat(4, 1)
+    kept = compared_mask("first_difference", ids, mask, answer, [0, 1])
+    assert [row.nonzero()[:, 0].tolist() for row in kept] == [[1], [3], [1], [3]]
+    # Without an answer block in one of the texts, the whole texts are looked at.
+    answer[3] = 0
+    kept = compared_mask("first_difference", ids, mask, answer, [0, 1])
+    assert [row.nonzero()[:, 0].tolist() for row in kept] == [[1], [1], [1], [1]]

@@ -54,21 +54,28 @@ class PairCollator(DataCollatorForVisionPreference):
         rows = self.with_images(examples)
         texts = [apply_template(row, self.processor) for row in rows]
         batch = dict(super().torch_call(rows))
-        return batch | self.token_masks(examples, texts, batch["completion_mask"])
+        return self.with_token_masks(batch, examples, texts)
 
-    def token_masks(
-        self, examples: list[dict[str, Any]], texts: list[dict[str, str]], completion_mask: Tensor
+    def with_token_masks(
+        self, batch: dict[str, Any], examples: list[dict[str, Any]], texts: list[dict[str, str]]
     ) -> dict[str, Any]:
-        """The masks of single tokens and the pair fields of rows that the template writes so."""
-        sides, tokenizer = ("chosen", "rejected"), self.processor.tokenizer
-        written = [text[side] for side in sides for text in texts]
-        contents = [example[side][0]["content"] for side in sides for example in examples]
-        answer = answer_mask(contents, written, completion_mask, tokenizer)
+        """The batch with the masks of single tokens and the pair fields.
+
+        `texts` are the rows as the template writes them.
+        """
+        sides, whole = ("chosen", "rejected"), batch["completion_mask"]
+        answer = answer_mask(
+            [example[side][0]["content"] for side in sides for example in examples],
+            [text[side] for side in sides for text in texts],
+            whole,
+            self.processor.tokenizer,
+        )
         answer_only = [example["answer_only"] for example in examples]
         compared = compared_mask(
-            self.preference_tokens, written, completion_mask, answer, answer_only, tokenizer
+            self.preference_tokens, batch["input_ids"], whole, answer, answer_only
         )
-        return {"answer_mask": answer, "compared_mask": compared} | _pair_fields(examples)
+        masks = {"answer_mask": answer, "compared_mask": compared}
+        return batch | masks | _pair_fields(examples)
 
     def with_images(self, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The conversational part of the rows, with opened images in place of their paths."""
@@ -135,7 +142,7 @@ class SharedPrefixCollator(PairCollator):
             "pixel_values": prompts["pixel_values"],
             "image_grid_thw": prompts["image_grid_thw"],
         }
-        return batch | self.token_masks(examples, texts, completion_mask)
+        return self.with_token_masks(batch, examples, texts)
 
 
 def apply_template(row: dict[str, Any], processor: Any) -> dict[str, str]:

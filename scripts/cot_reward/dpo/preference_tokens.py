@@ -1,66 +1,57 @@
-"""Which tokens of a pair DPO's losses compare: of the whole texts, or of the part that is wrong.
+"""Which tokens of a pair DPO's losses compare: of the whole texts, or of their first difference.
 
 A rejected text is mostly right. Where it is coherent, its answer follows from its totals, and they
 from its scores: the mistake lies before. DPO over whole texts lowers the log-probs of these tokens,
-too, and teaches the model to leave its own reasoning. Up to the first step in which two texts
-differ, their context is the same, so that this step alone can be blamed for what follows (Step-DPO,
-arXiv 2406.18629). In a text that contradicts its totals the answer alone is wrong.
+too, and teaches the model to leave its own reasoning, and the form. Up to the first place in which
+two texts differ their context is the same, so that this place alone can be blamed for what follows.
+(Step-DPO, arXiv 2406.18629, compares the first wrong step; of a step of this form most tokens are
+right, too.) In a text that contradicts its totals, the answer alone is wrong.
 """
 
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 from typing import Any
 
 import torch
 from torch import Tensor
 
-CHOICES = ("all", "reasoning", "wrong_part", "first_step", "first_token", "wrong_step", "wrong_token")
+CHOICES = ("all", "first_difference")
 
 
 def compared_mask(
-    choice: str,
-    texts: Sequence[str],
-    completion_mask: Tensor,
-    answer_mask: Tensor,
-    answer_only: Sequence[int],
-    tokenizer: Any,
+    choice: str, input_ids: Tensor, completion_mask: Tensor, answer_mask: Tensor, answer_only: Any
 ) -> Tensor:
     """1 for the compared tokens, in the shape of `completion_mask`, (2 x pairs, length).
 
-    `texts` are the responses as the chat template writes them, chosen first. `answer_only`,
-    (pairs,), is 1 where the rejected text's answer alone is wrong.
+    `answer_only`, (pairs,), is 1 where the rejected text's answer alone is wrong: there the answer
+    blocks are compared, up to where they agree again, if both texts have one.
     """
     if choice == "all":
         return completion_mask
-    if choice in ("reasoning", "wrong_part"):
-        compared = completion_mask - answer_mask
-    else:
-        compared = _first_steps(texts, completion_mask, tokenizer, choice.endswith("token"))
-    if choice.startswith("wrong"):
-        has_blocks = answer_mask.any(dim=1).view(2, -1).all(dim=0)
-        by_answer = has_blocks & torch.tensor(answer_only, dtype=torch.bool)
-        compared = torch.where(by_answer.repeat(2)[:, None], answer_mask, compared)
+    compared = torch.zeros_like(completion_mask)
+    pairs = len(completion_mask) // 2
+    for pair, of_answer in enumerate(answer_only):
+        sides = [pair, pair + pairs]
+        in_answers = of_answer and all(answer_mask[side].any() for side in sides)
+        mask = answer_mask if in_answers else completion_mask
+        places = [mask[side].nonzero()[:, 0] for side in sides]
+        ids = [input_ids[side, at].tolist() for side, at in zip(sides, places, strict=True)]
+        for side, at, (start, end) in zip(sides, places, _first_difference(*ids), strict=True):
+            compared[side, at[start:end]] = 1
     return compared
 
 
-def _first_steps(texts: Sequence[str], completion_mask: Tensor, tokenizer: Any, one: bool) -> Tensor:
-    """1 for the tokens from the first one that differs within a pair to the end of its line."""
-    encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-    mask, pairs = torch.zeros_like(completion_mask), len(texts) // 2
-    for row, text in enumerate(texts):
-        own, other = ids[row], ids[(row + pairs) % (2 * pairs)]
-        start = next(
-            (place for place, (a, b) in enumerate(zip(own, other, strict=False)) if a != b),
-            min(len(own), len(other)),
-        )
-        places = completion_mask[row].nonzero()[:, 0]
-        assert len(places) == len(own)
-        if start == len(own):
-            continue
-        end = text.find("\n", offsets[row][start][1])
-        end = len(text) if end < 0 else end
-        within = [start <= place and first < end for place, (first, _) in enumerate(offsets[row])]
-        if one:
-            within = [place == start for place in range(len(own))]
-        mask[row, places] = torch.tensor(within, dtype=mask.dtype)
-    return mask
+def _first_difference(
+    first: Sequence[int], second: Sequence[int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Start and end, in each text, of the tokens from the first difference to where both agree.
+
+    Where one text has nothing there, both are taken one token further: what it has instead.
+    """
+    for kind, start, end, other_start, other_end in SequenceMatcher(
+        a=first, b=second, autojunk=False
+    ).get_opcodes():
+        if kind != "equal":
+            further = int(kind != "replace")
+            return (start, end + further), (other_start, other_end + further)
+    return (0, 0), (0, 0)

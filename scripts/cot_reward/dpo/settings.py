@@ -58,10 +58,10 @@ class DpoSettings:
         default=False,
     )
     preference_tokens: str = _help(
-        "the tokens by which chosen and rejected are compared. all: of the whole texts, as TRL "
-        "does. reasoning: of all that precedes the answer blocks. wrong_part: of the answer blocks "
-        "where the rejected text contradicts its own totals, else of the reasoning. The loss sft "
-        "has all tokens of the chosen text in any case",
+        "the tokens by which chosen and rejected are compared: all, of the whole texts, as TRL "
+        "does, or first_difference, from where they differ to where they agree again; of the "
+        "answers where the rejected text contradicts its own totals. The loss sft has the whole "
+        "chosen text",
         default="all",
     )
     agreement_steps: int = _help(
