@@ -41,8 +41,9 @@ class PairCollator(DataCollatorForVisionPreference):
     Returns TRL's keys: `input_ids`, `attention_mask`, `completion_mask` and `mm_token_type_ids` of
     shape (2 x pairs, length), chosen first, then rejected, with `pixel_values` and
     `image_grid_thw` of both halves. Adds `answer_mask` and `compared_mask`, of the shape of
-    `completion_mask` (see `answer_tokens` and `preference_tokens`), the REFERENCE_COLUMNS, if the rows have them, and `pairs`: the GROUP_COLUMNS
-    and the number of `images`, each of shape (pairs,).
+    `completion_mask` (see `answer_tokens` and `preference_tokens`), the REFERENCE_COLUMNS, if the
+    rows have them, and `pairs`: the GROUP_COLUMNS and the number of `images`, each of shape
+    (pairs,).
     Raises UserError for an image that cannot be opened.
     """
 

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -242,9 +243,9 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
             recorder.compared = inputs["compared_mask"][:, 1:]
             known |= {f"ref_{side}_logps": inputs[f"ref_{side}_compared_logps"] for side in SIDES}
             # The texts are learned as a whole; TRL's mean is of what the other losses compare.
-            chosen = inputs["completion_mask"][:, 1:].chunk(2)[0].bool()
-            sft_mean = lambda: -recorder.of_tokens.chunk(2)[0][chosen].mean()
-        terms = self._loss_terms(*(share or (1.0, 1.0)), sft_mean)
+            sft_mean = partial(recorder.sft_mean, inputs["completion_mask"][:, 1:])
+        of_pairs, of_tokens = share or (1.0, 1.0)
+        terms = self._loss_terms(of_pairs, of_tokens, sft_mean)
         self.loss_weights = terms
         try:
             with _gather_unequal_lengths(self.accelerator) if uneven else nullcontext():
@@ -337,6 +338,11 @@ class LogProbRecorder:
             of_tokens = outputs.log_probs[:, -self.compared.shape[1] :]
             self.of_tokens, outputs.log_probs = of_tokens, of_tokens * self.compared
         return outputs
+
+    def sft_mean(self, completion_mask: torch.Tensor) -> torch.Tensor:
+        """The mean negative log-prob per token of the chosen texts, of all their tokens."""
+        chosen = completion_mask.chunk(2)[0].bool()
+        return -self.of_tokens.chunk(2)[0][chosen].mean()
 
 
 @contextmanager
