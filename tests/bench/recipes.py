@@ -59,8 +59,8 @@ RECIPES = {
     "lr 2e-4": Recipe(stage3={"learning_rate": 2e-4}),
     "beta 0.1": Recipe(stage3={"beta": 0.1}),
     "beta 1": Recipe(stage3={"beta": 1.0}),
-    "SFT weight 1": Recipe(stage3={"loss_weights": [1.0, 1.0]}),
-    "SFT weight 20": Recipe(stage3={"loss_weights": [1.0, 20.0]}),
+    "SFT weight 5": Recipe(stage3={"loss_weights": [1.0, 5.0]}),
+    "SFT weight 50": Recipe(stage3={"loss_weights": [1.0, 50.0]}),
     "no SFT": Recipe(stage3={"loss_type": ["sigmoid"], "loss_weights": None}),
     "normalised": Recipe(
         stage3={"loss_type": ["sigmoid_norm", "sft"], "loss_weights": [1.0, 0.1], "beta": 10.0}
