@@ -28,6 +28,7 @@ def main() -> int:
     settings = parse(SftCheckSettings, __doc__ or "")
     from cot_reward.errors import UserError
     from cot_reward.model_folder import fault_of_model
+    from cot_reward.sft.chat_template import check_template
     from cot_reward.sft.config import data_files, describe, read_config
     from cot_reward.sft.guard import admit
 
@@ -36,6 +37,7 @@ def main() -> int:
     model = Path(config["model_name_or_path"])
     if model.is_dir() and (fault := fault_of_model(model)):
         raise UserError(f"{model}: {fault}")
+    check_template(model, config.get("template"))
     files = data_files(config)
     described = describe(config, path, files, settings.processes)
     print(f"{config['output_dir']}: {admit(config, files)}; {described}")

@@ -20,7 +20,6 @@ Exits with 1 when a loss is more than 1e-3 (relative) from stock's.
 
 import argparse
 import ctypes
-import functools
 import gc
 import itertools
 import json
@@ -56,7 +55,7 @@ QUICK = {"hidden": 64, "mlp": 128, "layers": 2, "vision_hidden": 32}, 4, (60, 50
 # --- inputs ---------------------------------------------------------------------------------------
 
 
-def prepare(folder: Path, sizes: Any, prompts: list[int]) -> str:
+def prepare(folder: Path, sizes: Any, prompts: list[int], family: str) -> str:
     """Write `folder`/base, and P.jsonl with its pictures for every P; describes the model."""
     import torch
     from cot_reward.demo import tiny_qwen
@@ -66,9 +65,10 @@ def prepare(folder: Path, sizes: Any, prompts: list[int]) -> str:
     model_sizes, count, completions, _ = sizes
     torch.manual_seed(0)
     sizes_of_model = ModelSizes(vocab=1000, heads=4, kv_heads=2, **model_sizes)
-    tokenizer = tiny_qwen.build_tokenizer("Judge. Text Caption: [{caption}]", sizes_of_model.vocab)
-    processor = tiny_qwen.build_processor(tokenizer)
-    model = tiny_qwen.build_model(tokenizer, sizes_of_model)
+    template = "Judge. Text Caption: [{caption}]"
+    tokenizer = tiny_qwen.build_tokenizer(template, sizes_of_model.vocab, family)
+    processor = tiny_qwen.build_processor(tokenizer, family)
+    model = tiny_qwen.build_model(tokenizer, sizes_of_model, family)
     model.save_pretrained(folder / "base")
     processor.save_pretrained(folder / "base")
     # Of one token each, so that texts can be filled up to a number of tokens.
@@ -77,7 +77,7 @@ def prepare(folder: Path, sizes: Any, prompts: list[int]) -> str:
     collator = SharedPrefixCollator(processor, image_folder=folder)
     for prompt in prompts:
         rows = [
-            make_row(folder, f"{prompt}_{number}", [prompt, *completions], words, collator)
+            make_row(folder, f"{prompt}_{number}", [prompt, *completions], words, collator, family)
             for number in range(count)
         ]
         (folder / f"{prompt}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -86,19 +86,20 @@ def prepare(folder: Path, sizes: Any, prompts: list[int]) -> str:
 
 
 def make_row(
-    folder: Path, name: str, wanted: list[int], words: list[str], collator: Any
+    folder: Path, name: str, wanted: list[int], words: list[str], collator: Any, family: str
 ) -> dict[str, Any]:
     """A DPO row of exactly `wanted` tokens: prompt with images, chosen, rejected."""
-    from cot_reward.demo.tiny_qwen import TOKEN_PIXELS
+    from cot_reward.demo.tiny_qwen import FAMILIES
     from cot_reward.dpo.pairs import conversational, group_labels
 
     rng = random.Random(name)
     images = [f"{name}_0.png", f"{name}_1.jpg"]
-    # 330 tokens of 28 x 28 pixels are below the bound of 262,144 pixels.
-    budget = min(330, wanted[0] // 3)
+    # 330 tokens of 28 x 28 pixels, or 250 of 32 x 32, are below the bound of 262,144 pixels.
+    pixels = FAMILIES[family].token_pixels
+    budget = min(258_720 // pixels**2, wanted[0] // 3)
     for image in images:
         wide = rng.randint(int(0.8 * budget**0.5), int(1.3 * budget**0.5))
-        size = [side * TOKEN_PIXELS for side in (wide, budget // wide)]
+        size = [side * pixels for side in (wide, budget // wide)]
         picture(rng.randrange(2**32), *size).save(folder / image)
 
     def made(counts: list[int]) -> tuple[dict[str, Any], list[int]]:
@@ -133,12 +134,12 @@ def picture(seed: int, width: int, height: int) -> Any:
     return Image.fromarray(pixels.clip(0, 255).astype("uint8"))
 
 
-def full_mask(of_responses: Any, prompt_mask: Any, widths: tuple[int, ...]) -> Any:
+def full_mask(of_responses: Any, layout: Any) -> Any:
     """What every token of a row sees, (pairs, 1, length, length): the plain way of sharing."""
     import torch
 
-    rest = of_responses(prompt_mask, widths)
-    pairs, prompt = prompt_mask.shape
+    rest = of_responses(layout)
+    pairs, prompt = layout.prompt_mask.shape
     first = torch.ones(prompt, rest.shape[-1]).tril().bool()
     return torch.cat((first.expand(pairs, 1, -1, -1), rest), dim=2)
 
@@ -191,10 +192,12 @@ def ours(base: str, rows: Path, settings: dict[str, Any], cache: str | None) -> 
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Build a trainer and, unless the cache alone is to be filled, train."""
     import transformers
-    from cot_reward.dpo import shared_prefix, trainer
+    from cot_reward.dpo import trainer
+    from cot_reward.dpo.families.layout import Layout
 
     if job["variant"] == "masked":
-        shared_prefix.response_mask = functools.partial(full_mask, shared_prefix.response_mask)
+        stock_mask = Layout.response_mask
+        Layout.response_mask = lambda layout: full_mask(stock_mask, layout)
     base, rows = f"{job['folder']}/base", Path(job["folder"], f"{job['prompt']}.jsonl")
     settings = TRAINING | {
         "gradient_checkpointing": job["checkpointing"],
@@ -301,12 +304,12 @@ class Turns:
 def measure(options: argparse.Namespace, sizes: Any, folder: Path) -> float:
     """Print the tables; returns the largest relative difference of a loss."""
     _, count, completions, main = sizes
-    model = prepare(folder, sizes, options.prompts)
+    model = prepare(folder, sizes, options.prompts, options.family)
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "trl", "transformers"))
     print(
         f"{date.today()}; {os.cpu_count()} CPUs, {options.threads} threads, load "
         f"{os.getloadavg()[0]:.1f} at the start; Python {platform.python_version()}, {versions}.\n"
-        f"Random Qwen2.5-VL of {model}, fp32; {count} rows of two images, P tokens of prompt, "
+        f"Random {options.family} of {model}, fp32; {count} rows of two images, P tokens of prompt, "
         f"{completions} of completions; {options.steps} timed steps of one pair "
         f"after {WARM_UP_STEPS}; medians of {options.rounds} rounds (least to most), ratios within "
         "a round.\n\n"
@@ -375,6 +378,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--steps", type=int, help="timed ones of a run")
     parser.add_argument("--prompts", type=int, nargs="+", help="numbers of prompt tokens")
+    parser.add_argument("--family", default="qwen2_5_vl", help="qwen2_5_vl, qwen3_vl or qwen3_5")
     parser.add_argument("--masked", action="store_true", help="a variant more")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true", help="tiny: to see that this file works")

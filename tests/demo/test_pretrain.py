@@ -46,7 +46,7 @@ def test_a_batch_teaches_the_targets_and_nothing_else(encoder, tokenizer) -> Non
         assert (ids[~mask.bool()] == encoder.pad).all()
     pictures = sum(len(row.images) for row in rows)
     assert batch["image_grid_thw"].tolist() == [[1, 4, 4]] * pictures
-    image_tokens = pictures * tiny_qwen.IMAGE_TOKENS
+    image_tokens = pictures * tiny_qwen.FAMILIES["qwen2_5_vl"].image_tokens
     assert (batch["input_ids"] == encoder.image).sum() == image_tokens
     assert batch["mm_token_type_ids"].sum() == image_tokens
 

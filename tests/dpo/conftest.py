@@ -15,6 +15,5 @@ def pairs(tmp_path: Path) -> str:
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny random model of each supported type, saved."""
-    return {
-        kind: save_model(tmp_path_factory.mktemp(kind), kind) for kind in ("qwen2_vl", "qwen2_5_vl")
-    }
+    kinds = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
+    return {kind: save_model(tmp_path_factory.mktemp(kind), kind) for kind in kinds}

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 from cot_reward.dpo import selfcheck, shared_prefix
+from cot_reward.dpo.families.layout import Layout
 from cot_reward.errors import UserError
 from transformers import AutoConfig
 from trl import DPOTrainer
 
 
-@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"])
 @pytest.mark.parametrize("fault", ["positions", "mask", "head", "argument", "weights"])
 def test_a_changed_internal_is_an_error_at_start(
     bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: str, fault: str
@@ -24,9 +25,9 @@ def test_a_changed_internal_is_an_error_at_start(
             shared_prefix, "row_positions", lambda *a: stock(*a) + (torch.arange(15) > 12)
         )
     elif fault == "mask":
-        stock_mask = shared_prefix.response_mask
+        stock_mask = Layout.response_mask
         monkeypatch.setattr(
-            shared_prefix, "response_mask", lambda *a: torch.ones_like(stock_mask(*a)).bool()
+            Layout, "response_mask", lambda layout: torch.ones_like(stock_mask(layout)).bool()
         )
     elif fault == "head":
         monkeypatch.setattr(selfcheck, "add_fused_lm_head", lambda *_, **__: None)

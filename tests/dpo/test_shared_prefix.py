@@ -37,6 +37,12 @@ CASES = [
     ("qwen2_5_vl", ("--use_peft", "--gradient_checkpointing", "--freeze_vision_tower")),
     ("qwen2_vl", ()),
     ("qwen2_vl", ("--use_peft", "--gradient_checkpointing")),
+    ("qwen3_vl", ()),
+    ("qwen3_vl", ("--gradient_checkpointing", "--freeze_vision_tower")),
+    ("qwen3_vl", ("--use_peft", "--gradient_checkpointing")),
+    ("qwen3_5", ()),
+    ("qwen3_5", ("--gradient_checkpointing", "--freeze_vision_tower")),
+    ("qwen3_5", ("--use_peft", "--gradient_checkpointing")),
 ]
 
 
@@ -223,7 +229,7 @@ def test_other_models_and_settings_fall_back_to_stock_trl_with_one_line(
     assert not shared_prefix.unsupported(config, "sdpa")
     config.get_text_config().layer_types = ["sliding_attention", "full_attention"]
     assert "sliding-window" in shared_prefix.unsupported(config)
-    assert "qwen3_vl" in shared_prefix.unsupported(AutoConfig.for_model("qwen3_vl"))
+    assert "llava" in shared_prefix.unsupported(AutoConfig.for_model("llava"))
 
     pairs = write(tmp_path / "pairs.jsonl", varied(4, images=(2, 1)))
     flags = ("--attn_implementation", "eager")

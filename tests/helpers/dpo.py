@@ -24,8 +24,9 @@ def save_model(folder: Path, kind: str = "qwen2_5_vl") -> Path:
     """A random model of some 0.1 M parameters with tokenizer and processor."""
     torch.manual_seed(0)
     small = ModelSizes(hidden=32, mlp=64, layers=2, heads=2, kv_heads=1, vision_hidden=32)
-    tokenizer = tiny_qwen.build_tokenizer("Judge. Text Caption: [{caption}]", 400)
-    model: Any = tiny_qwen.build_model(tokenizer, small)
+    family = "qwen2_5_vl" if kind == "qwen2_vl" else kind
+    tokenizer = tiny_qwen.build_tokenizer("Judge. Text Caption: [{caption}]", 400, family)
+    model: Any = tiny_qwen.build_model(tokenizer, small, family)
     if kind == "qwen2_vl":
         config = Qwen2VLConfig(
             text_config=model.config.text_config.to_dict() | {"model_type": "qwen2_vl_text"},
@@ -45,7 +46,7 @@ def save_model(folder: Path, kind: str = "qwen2_5_vl") -> Path:
         made = Qwen2VLForConditionalGeneration(config)
         made.generation_config, model = model.generation_config, made
     model.save_pretrained(folder)
-    tiny_qwen.build_processor(tokenizer).save_pretrained(folder)
+    tiny_qwen.build_processor(tokenizer, family).save_pretrained(folder)
     return folder
 
 

@@ -154,6 +154,9 @@ class Commands:
             **({} if seed is None else {"seed": str(seed)}),
             "output_dir": str(out),
         }
+        chat_template = self.profile.sft_template
+        template = {"template": chat_template} if chat_template else {}
+        values |= template
         deepspeed = read_yaml(training.config).get("deepspeed")
         environment = {"PATH": f"{SFT_BIN}:$PATH"}
         if deepspeed:
@@ -166,7 +169,7 @@ class Commands:
             name, training.title,
             ("llamafactory-cli", "train", str(training.config), *_assign(values)),
             (training.config, training.start, *training.inputs),
-            {key: values[key] for key in ("media_dir", "seed") if key in values},
+            {key: values[key] for key in ("media_dir", "seed", "template") if key in values},
             out, out / "trainer_state.json", environment=environment, trains="sft",
             sft=training,
         )  # fmt: skip
@@ -177,7 +180,7 @@ class Commands:
                 ("llamafactory-cli", "export", str(training.export), *_assign({
                     "model_name_or_path": str(training.start),
                     "adapter_name_or_path": str(out), "export_dir": str(merged),
-                })),
+                } | template)),
                 (training.export, training.start, out), out=merged,
                 done_file=merged / "config.json",
                 environment={"PATH": environment["PATH"]}, trains="export",

@@ -27,6 +27,7 @@ from cot_reward.evaluation.rounds import is_round_folder
 from cot_reward.evaluation.watch import WORSE
 from cot_reward.model_folder import fault_of_model
 from cot_reward.settings import read_yaml
+from cot_reward.sft.chat_template import check_template
 from cot_reward.sft.config import describe
 from cot_reward.store import lock, write_jsonl
 from cot_reward.tasks.prompts import TEMPLATE_FILE
@@ -198,6 +199,8 @@ def _run_step(step: Step, records: Records, processes: Processes, chain: Chain) 
         if step.sft.start.is_dir() and (fault := fault_of_model(step.sft.start)):
             raise UserError(f"{step.name}: {step.sft.start}: {fault}")
         config = read_yaml(step.sft.config)
+        template = chain.profile.sft_template or config.get("template")
+        check_template(step.sft.start, template)
         told = describe(config, step.sft.config, [step.sft.rows], chain.gpus)
         print(f"   {told}", flush=True)
     print("+ " + shown(command, step.environment), flush=True)

@@ -57,6 +57,9 @@ class Profile:
     stage1_export: Path | None = _setting("YAML that merges stage 1's adapter", default=None)
     stage2: Path = _setting("LLaMA-Factory YAML of stage 2", default=Path("configs/rejection.yaml"))
     stage2_export: Path | None = _setting("YAML that merges stage 2's adapter", default=None)
+    sft_template: str = _setting(
+        "LLaMA-Factory's template of the base's family (default: the YAMLs')", default=""
+    )
     inference: Path = _setting("YAML of every inference", default=Path("configs/inference.yaml"))
     merge: Path = _setting("YAML of the merger", default=Path("configs/merge.yaml"))
     stage3: Path = _setting("YAML of stage 3 (DPO)", default=Path("configs/dpo.yaml"))

@@ -16,11 +16,7 @@ import torch
 from torch import distributed
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import (
-    AttentionInterface,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
-)
+from transformers import AttentionInterface
 
 from cot_reward import store
 from cot_reward.demo import world
@@ -33,13 +29,7 @@ from cot_reward.demo.lessons import (
     sum_lesson,
 )
 from cot_reward.demo.settings import BaseSettings, WorldSettings
-from cot_reward.demo.tiny_qwen import (
-    IMAGE_TOKENS,
-    SYSTEM_PROMPT,
-    build_model,
-    build_processor,
-    build_tokenizer,
-)
+from cot_reward.demo.tiny_qwen import FAMILIES, build_model, build_processor, build_tokenizer
 from cot_reward.provenance import versions
 
 SUM_INTERVAL_STEPS = 3  # every so many steps, a step of sums
@@ -62,11 +52,17 @@ VISION_ATTENTION = "flash_equal_lengths"
 class Encoder:
     """Turns lessons into batches, in the token layout of the chat template."""
 
-    def __init__(self, processor: Qwen2_5_VLProcessor) -> None:
+    def __init__(self, processor: Any, family: str = "qwen2_5_vl") -> None:
         self.images = processor.image_processor
         self.tokenizer = processor.tokenizer
         self.pad = self.tokenizer.convert_tokens_to_ids("<|endoftext|>")
         self.image = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        pads = "<|image_pad|>" * FAMILIES[family].image_tokens
+        self._block = f"<|vision_start|>{pads}<|vision_end|>"
+        chat = [{"role": "user", "content": "<text>"}]
+        self._chat = self.tokenizer.apply_chat_template(
+            chat, tokenize=False, add_generation_prompt=True
+        )
         self._cache: dict[str, list[int]] = {}
 
     def ids(self, text: str) -> list[int]:
@@ -77,11 +73,7 @@ class Encoder:
 
     def prompt(self, text: str) -> str:
         """The text of a chat with one user turn; `<image>` becomes its image tokens."""
-        block = "<|vision_start|>" + "<|image_pad|>" * IMAGE_TOKENS + "<|vision_end|>"
-        return (
-            f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n"
-            f"{text.replace('<image>', block)}<|im_end|>\n<|im_start|>assistant\n"
-        )
+        return self._chat.replace("<text>", text.replace("<image>", self._block))
 
     def batch(self, lessons: Sequence[Lesson]) -> dict[str, torch.Tensor]:
         """Inputs and labels, right-padded, (lessons, longest); the label of a prompt is -100."""
@@ -132,7 +124,7 @@ AttentionInterface.register(VISION_ATTENTION, _attention_over_equal_pictures)
 
 
 def _forward(
-    model: Qwen2_5_VLForConditionalGeneration, batch: dict[str, torch.Tensor]
+    model: Any, batch: dict[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of the learned tokens, (tokens, vocabulary), and the tokens themselves, (tokens,)."""
     labels = batch["labels"][:, 1:]
@@ -176,7 +168,7 @@ def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
 
 
 def _train(
-    model: Qwen2_5_VLForConditionalGeneration,
+    model: Any,
     team: Team,
     batch_of: Callable[[int], dict[str, torch.Tensor]],
     steps: int,
@@ -233,7 +225,7 @@ def _points_batch(encoder: Encoder, rng: random.Random, size: int) -> dict[str, 
 
 @torch.no_grad()
 def perception(
-    model: Qwen2_5_VLForConditionalGeneration,
+    model: Any,
     encoder: Encoder,
     seed: int,
     noise: float,
@@ -271,14 +263,16 @@ def perception(
 
 def _train_base(
     world_settings: WorldSettings, settings: BaseSettings, rank: int, rendezvous: Path
-) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, dict[str, Any]]:
+) -> tuple[Any, Any, dict[str, Any]]:
     """The work of one process; returns the model, the same in each, its processor and metrics."""
     torch.set_num_threads(1)
     torch.manual_seed(world_settings.seed)
     team = Team(rank, settings.processes, rendezvous)
-    processor = build_processor(build_tokenizer(world_settings.read_template(), settings.vocab))
-    encoder = Encoder(processor)
-    model = build_model(processor.tokenizer, settings)
+    family = settings.family
+    tokenizer = build_tokenizer(world_settings.read_template(), settings.vocab, family)
+    processor = build_processor(tokenizer, family)
+    encoder = Encoder(processor, family)
+    model = build_model(tokenizer, settings, family)
     model.model.visual.config._attn_implementation = VISION_ATTENTION
     size = settings.batch // team.size
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cot_reward.errors import UserError
+from cot_reward.errors import UserError, nearest
 from cot_reward.settings import shipped
 from cot_reward.tasks import TASKS, prompts
 
@@ -68,6 +68,10 @@ class WorldSettings:
         return text
 
 
+# The keys of `tiny_qwen.FAMILIES`, which takes seconds to import.
+MODEL_FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_5")
+
+
 @dataclass(frozen=True)
 class ModelSizes:
     """The sizes of the tiny model. Raises ValueError for a bad value."""
@@ -94,6 +98,9 @@ class BaseSettings(ModelSizes):
     """The base model: its sizes, and the training that stands in for its pre-training."""
 
     model_out: Path = field(default=Path("runs/demo/base"), metadata={"help": "base checkpoint"})
+    family: str = field(
+        default="qwen2_5_vl", metadata={"help": f"of the model: {', '.join(MODEL_FAMILIES)}"}
+    )
     warmup_steps: int = field(default=600, metadata={"help": "upper bound on the text-only steps"})
     base_steps: int = field(default=1000, metadata={"help": "steps with pictures and sums"})
     base_noise: float = field(
@@ -106,6 +113,11 @@ class BaseSettings(ModelSizes):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.family not in MODEL_FAMILIES:
+            close = nearest(self.family, MODEL_FAMILIES)
+            raise ValueError(
+                f"family {self.family}: not one of {', '.join(MODEL_FAMILIES)}.{close}"
+            )
         if not self.processes or self.batch % self.processes:
             raise ValueError(f"batch {self.batch} does not divide by processes {self.processes}")
 

@@ -69,7 +69,6 @@ def build_trainer(
     if settings.shared_prefix:
         attention = training.model_init_kwargs["attn_implementation"]
         settings.shared_prefix = _can_share_prefix(config, attention)
-        settings.reference_cache = settings.reference_cache and settings.shared_prefix
     check_saves_weights(training.deepspeed_plugin)
     if model_config.use_peft and settings.reference_cache and is_fsdp(training):
         # An adapter's reference is the policy without it, and FSDP never has the policy unsharded.
@@ -133,7 +132,7 @@ def _can_share_prefix(config: PretrainedConfig, attention: str | None) -> bool:
     Raises UserError when a self-check fails.
     """
     if reason := shared_prefix.unsupported(config, attention):
-        print_once(f"stock TRL runs every prompt four times a step: {reason}")
+        print_once(f"stock TRL's forward runs a pair's prompt twice: {reason}")
         return False
     with unsharded_models():
         selfcheck.check(config)

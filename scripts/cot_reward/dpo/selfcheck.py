@@ -13,6 +13,7 @@ from transformers import PretrainedConfig
 from trl import DPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from cot_reward.dpo.families import family_of
 from cot_reward.dpo.shared_prefix import attach
 from cot_reward.errors import UserError
 
@@ -81,26 +82,23 @@ _TEXT_CONFIG = {
     "eos_token_id": 0,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
 }
-_VISION_CONFIG = {"depth": 1, "num_heads": 2, "patch_size": 4, "spatial_merge_size": _MERGE_SIZE}
-# Names of Qwen2-VL; the configuration of Qwen2.5-VL ignores them.
-_VISION_CONFIG |= {"embed_dim": 16, "mlp_ratio": 1}
-_VISION_CONFIG_BY_TYPE: dict[str, dict[str, Any]] = {
-    "qwen2_vl": {"hidden_size": 16},
-    "qwen2_5_vl": {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "out_hidden_size": 16,
-        "window_size": 16,
-        "fullatt_block_indexes": [0],
-    },
+_VISION_CONFIG = {
+    "depth": 1,
+    "num_heads": 2,
+    "patch_size": 4,
+    "spatial_merge_size": _MERGE_SIZE,
+    "hidden_size": 16,
+    "out_hidden_size": 16,
+    "intermediate_size": 16,
 }
 
 
 def _toy_model(config: PretrainedConfig) -> Any:
     """A tiny model of the same class with random weights."""
+    family: Any = family_of(config)
     toy_config = type(config)(
-        text_config=_TEXT_CONFIG,
-        vision_config=_VISION_CONFIG | _VISION_CONFIG_BY_TYPE[config.model_type],
+        text_config=_TEXT_CONFIG | family.TEXT_CONFIG,
+        vision_config=_VISION_CONFIG | family.VISION_CONFIG,
         image_token_id=_IMAGE_TOKEN,
         video_token_id=2,
         vision_start_token_id=3,

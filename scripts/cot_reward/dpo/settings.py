@@ -33,8 +33,8 @@ class DpoSettings:
         "train on the usable rows and count the others; off: a bad row is an error", default=False
     )
     shared_prefix: bool = _help(
-        "run the prompt of a pair once a step, not four times; off: TRL's own forward and batches, "
-        "with a live reference",
+        "run the prompt of a pair once a step; off: TRL's own forward and batches, which run it for "
+        "each response",
         default=True,
     )
     reference_cache: bool = _help(
@@ -82,8 +82,6 @@ class DpoSettings:
     def __post_init__(self) -> None:
         if self.image_max_pixels < 1:
             raise ValueError(f"image_max_pixels is {self.image_max_pixels}; it must be positive")
-        # Without shared prefixes stock TRL runs, and it cannot precompute for vision models.
-        self.reference_cache = self.reference_cache and self.shared_prefix
 
     def cache_folder(self, output: Path) -> Path:
         """The folder of what later runs need not compute again; `output` is the output_dir."""

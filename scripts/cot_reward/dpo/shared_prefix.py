@@ -1,7 +1,7 @@
 """The shared-prefix forward: both responses share their prompt in one row of a batch.
 
-TRL scores a pair as two rows, each with the full prompt. Here the backbone of a Qwen2-VL or
-Qwen2.5-VL runs one row per pair, [prompt | chosen | rejected], and returns its states in TRL's
+TRL scores a pair as two rows, each with the full prompt. Here the backbone of a model of
+`families` runs one row per pair, [prompt | chosen | rejected], and returns its states in TRL's
 order, so that TRL's fused LM head, losses and metrics work on them unchanged. The result is the
 same up to rounding: in a causal model the states of a prompt do not depend on the tokens after it.
 
@@ -31,14 +31,15 @@ from transformers import AttentionInterface, AttentionMaskInterface, PretrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from cot_reward.dpo.families import family_of
+from cot_reward.dpo.families.layout import Layout
+
 ATTENTION = "shared_prefix"
-# Values of a configuration's model_type; these backbones have the same parts and arguments.
-SUPPORTED_MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl")
 
 
 def unsupported(config: PretrainedConfig, attention: str | None = None) -> str:
     """The reason why a model cannot run shared prompts; "" when it can."""
-    if config.model_type not in SUPPORTED_MODEL_TYPES:
+    if family_of(config) is None:
         return f"models of type {config.model_type} have no shared-prefix forward here"
     if "sliding_attention" in (getattr(config.get_text_config(), "layer_types", None) or ()):
         return "this model has layers with sliding-window attention"
@@ -88,20 +89,6 @@ def split_last_token(ids: Tensor, mask: Tensor, pad: int) -> tuple[Tensor, Tenso
     return ids[:, :-1].masked_fill(~kept, pad), kept.to(mask.dtype), last
 
 
-def response_mask(prompt_mask: Tensor, widths: tuple[int, ...]) -> Tensor:
-    """The mask of the response tokens: each sees its prompt and its own response up to itself.
-
-    `prompt_mask` is (pairs, P); returns booleans of (pairs, 1, sum of widths, P + sum of widths).
-    """
-    device = prompt_mask.device
-    causal = torch.block_diag(
-        *(torch.ones(width, width, device=device, dtype=torch.bool).tril() for width in widths)
-    )
-    pairs, queries = len(prompt_mask), len(causal)
-    prompt = prompt_mask.bool()[:, None, None, :].expand(pairs, 1, queries, -1)
-    return torch.cat((prompt, causal.expand(pairs, 1, -1, -1)), dim=-1)
-
-
 def row_positions(
     backbone: Any, ids: Tensor, mask: Tensor, types: Tensor, grid: Tensor, widths: tuple[int, ...]
 ) -> Tensor:
@@ -143,7 +130,8 @@ def attach(model: Any) -> None:
     backbone = model.base_model
     if getattr(backbone, "shares_prefix", False):
         return
-    stock_forward = backbone.forward
+    family, stock_forward = family_of(model.config), backbone.forward
+    assert family is not None, "see `unsupported`"
 
     def forward(
         self: Any,
@@ -172,7 +160,7 @@ def attach(model: Any) -> None:
             features = self.get_image_features(pixels, grid, return_dict=True)
         outputs = stock_forward(
             input_ids=_join_rows(prompt_ids, input_ids, widths),
-            attention_mask={"full_attention": response_mask(prompt_mask, widths)},
+            attention_mask=family.attention_masks(Layout(prompt_mask, widths)),
             position_ids=row_positions(self, prompt_ids, prompt_mask, types, grid, widths),
             mm_encoder_outputs={"image": features},
             **arguments,
@@ -180,6 +168,7 @@ def attach(model: Any) -> None:
         outputs.last_hidden_state = _split_responses(outputs.last_hidden_state, widths)
         return outputs
 
+    family.attach(backbone)
     backbone.forward = MethodType(forward, backbone)
     backbone.shares_prefix = True
     model.set_attn_implementation({"text_config": ATTENTION})
