@@ -67,11 +67,15 @@ lock: | $(UV_FILE) ## write all pins anew from the short inputs
 
 # --- work -----------------------------------------------------------------------------------------
 SEEDS ?= 0
+# BASE=qwen3_vl, BASE=qwen3_5: the same pictures and settings, another family's base.
+DEMO_qwen3_vl := --world-family qwen3_vl --sft-template qwen3_vl_nothink --runs runs/demo-qwen3_vl
+DEMO_qwen3_5 := --world-family qwen3_5 --sft-template qwen3_5_nothink --runs runs/demo-qwen3_5
+DEMO_BASE = $(if $(BASE),$(or $(DEMO_$(BASE)),$(error BASE=$(BASE): not qwen3_vl or qwen3_5)))
 .PHONY: demo demo-clean
-demo: envs ## the whole chain in small, on real engines (SEEDS="0 1 2" for three)
-	scripts/chain.sh --profile configs/demo --seeds $(SEEDS)
+demo: envs ## the whole chain in small, on real engines (SEEDS="0 1 2" for three; BASE=qwen3_vl)
+	scripts/chain.sh --profile configs/demo --seeds $(SEEDS) $(DEMO_BASE)
 demo-clean: ## forget every result of the demo
-	rm -rf runs/demo dataset/demo
+	rm -rf runs/demo runs/demo-qwen3_vl runs/demo-qwen3_5 dataset/demo
 
 # More workers than cores: many tests wait for servers. So one thread for each.
 QUICK_TESTS := OMP_NUM_THREADS=1 $(ENVS)/dev/bin/pytest -m "not slow" -n 3 --dist loadfile

@@ -232,17 +232,31 @@ def test_other_models_and_settings_fall_back_to_stock_trl_with_one_line(
     assert "llava" in shared_prefix.unsupported(AutoConfig.for_model("llava"))
 
     pairs = write(tmp_path / "pairs.jsonl", varied(4, images=(2, 1)))
-    flags = ("--attn_implementation", "eager")
+    flags = ["--attn_implementation", "eager"]
     ours, _ = trainer_for(bases["qwen2_5_vl"], folder, pairs, tmp_path / "ours", *flags)
     (line,) = [
         line for line in capsys.readouterr().err.splitlines() if line.startswith("stock TRL")
     ]
     assert "eager" in line
-    assert ours.ref_model is not None
-    batch = ours.data_collator(list(ours.train_dataset))
-    assert "prompt_ids" not in batch
-    assert len(batch["image_grid_thw"]) == 2 * 6
-    assert ours.compute_loss(ours.model, ours._prepare_inputs(batch)).item() > 0
+    # Reference log-probs are cached all the same, and they are those of a live reference.
+    assert ours.ref_model is None
+    assert ours.reference_counts["computed"] == 4
+    flags += ["--reference_cache", "false"]
+    live, _ = trainer_for(bases["qwen2_5_vl"], folder, pairs, tmp_path / "live", *flags)
+    assert live.ref_model is not None
+    losses = []
+    for trainer in (ours, live):
+        batch = trainer.data_collator(list(trainer.train_dataset))
+        assert "prompt_ids" not in batch
+        assert len(batch["image_grid_thw"]) == 2 * 6
+        with torch.no_grad():
+            for parameter in trainer.model.parameters():
+                parameter += 0.02 * torch.randn(
+                    parameter.shape, generator=torch.Generator().manual_seed(len(parameter.shape))
+                )
+        losses.append(trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch)).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] > 0
 
 
 def test_generation_with_an_attached_model_is_unchanged(

@@ -88,9 +88,12 @@ class Commands:
             PYTHON, "scripts/make_demo.py", "--config", str(config),
             "--out", str(data), "--model-out", str(self.base),
         )  # fmt: skip
+        family = self.profile.world_family
+        command += ("--family", family) if family else ()
         # make_demo.py itself leaves data and base that were made with the same settings.
         return Step(
             "world", "a toy world and its base model", command, (config,),
+            {"family": family} if family else {},
             done_file=self.base / "summary.json", trains="base",
         )  # fmt: skip
 

@@ -45,6 +45,9 @@ class Profile:
     world: Path | None = _setting(
         "settings of a toy world: data and base are made first", default=None
     )
+    world_family: str = _setting(
+        "with --world: the family of its base (default: the settings')", default=""
+    )
     seeds: list[int] = _setting(
         "train once with each seed, below RUNS/seedN (default: once, with the seeds of the YAMLs)",
         default_factory=list,
