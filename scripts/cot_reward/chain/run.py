@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from cot_reward.chain.commands import PYTHON
 from cot_reward.chain.machine import count_gpus, machine_environment, serving_flags
 from cot_reward.chain.outcome import set_results
 from cot_reward.chain.processes import (
@@ -213,6 +214,12 @@ def _run_step(step: Step, records: Records, processes: Processes, chain: Chain) 
     if step.out and step.trains in ("sft", "export", "dpo"):
         # The client compares it with the prompt that it is about to send.
         shutil.copyfile(chain.commands.template, step.out / TEMPLATE_FILE)
+    trained = step.trains in ("sft", "export") and chain.profile.sft_template
+    if trained and step.out and (step.out / "config.json").exists():
+        command = (PYTHON, "scripts/plain_chat.py", str(step.out))
+        print("+ " + shown(command, {}), flush=True)
+        if code := processes.run(command, {}):
+            raise UserError(f"{step.name}: scripts/plain_chat.py ended with exit code {code}")
     records.finish(step, time.monotonic() - began)
 
 

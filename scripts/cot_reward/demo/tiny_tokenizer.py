@@ -11,6 +11,7 @@ from cot_reward.demo import world
 from cot_reward.demo.lessons import picture_lesson, sum_lesson
 from cot_reward.demo.settings import WorldSettings
 from cot_reward.tasks import prompts
+from cot_reward.training.plain_chat import PLAIN
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -40,28 +41,15 @@ _SYSTEM = (
     "<|im_start|>system\n" + SYSTEM_PROMPT + "<|im_end|>\n"
     "{% endif %}"
 )
-# Renders chats as LLaMA-Factory's template of the family does, which stages 1 and 2 train with.
-_CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "SYSTEM"
-    "<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}"
-    "{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' or 'image' in part or 'image_url' in part %}"
-    "<|vision_start|><|image_pad|><|vision_end|>"
-    "{% elif part['type'] == 'video' or 'video' in part %}"
-    "<|vision_start|><|video_pad|><|vision_end|>"
-    "{% elif 'text' in part %}{{ part['text'] }}"
-    "{% endif %}{% endfor %}{% endif %}"
-    "<|im_end|>\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+_TURN = "<|im_start|>{{ message['role'] }}"
 
 
 def chat_template(system: bool) -> str:
-    """The chat template; `system`: a chat without a system prompt gets the default one."""
-    return _CHAT_TEMPLATE.replace("SYSTEM", _SYSTEM if system else "")
+    """Chats as LLaMA-Factory's template of the family renders them; stages 1 and 2 train so.
+
+    `system`: a chat without a system prompt gets the default one, as Qwen2-VL's does.
+    """
+    return PLAIN.replace(_TURN, _SYSTEM + _TURN, 1) if system else PLAIN
 
 
 def build_tokenizer(template: str, vocab: int, system: bool = True) -> Qwen2Tokenizer:

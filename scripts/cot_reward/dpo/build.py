@@ -20,6 +20,7 @@ from cot_reward.dpo.trainer import PairTrainer
 from cot_reward.dpo.trl_settings import PairConfig
 from cot_reward.training import identity, lora
 from cot_reward.training.distributed import broadcast_from_main, print_once, unsharded_models
+from cot_reward.training.plain_chat import rewritten
 from cot_reward.training.model import (
     check_saves_weights,
     engine,
@@ -64,6 +65,11 @@ def build_trainer(
     _check_output(settings, training, record, len(train_rows))
     training.model_init_kwargs = loading_arguments(training, model_config)
     processor = load_processor(training, model_config)
+    if chat := rewritten(processor):
+        raise UserError(
+            f"{name}: its chat template rewrites responses (as {chat!r}), so that other texts would "
+            f"be trained than were sampled; run scripts/plain_chat.py {name}"
+        )
     config = load_config(training, model_config)
     lora.check_quantized_model(name, config, model_config.use_peft, settings.merge_adapter)
     if settings.shared_prefix:
