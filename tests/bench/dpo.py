@@ -309,7 +309,7 @@ def measure(options: argparse.Namespace, sizes: Any, folder: Path) -> float:
     print(
         f"{date.today()}; {os.cpu_count()} CPUs, {options.threads} threads, load "
         f"{os.getloadavg()[0]:.1f} at the start; Python {platform.python_version()}, {versions}.\n"
-        f"Random {options.family} of {model}, fp32; {count} rows of two images, P tokens of prompt, "
+        f"Random {options.family} of {model}, fp32; {count} rows of two images, P prompt tokens, "
         f"{completions} of completions; {options.steps} timed steps of one pair "
         f"after {WARM_UP_STEPS}; medians of {options.rounds} rounds (least to most), ratios within "
         "a round.\n\n"

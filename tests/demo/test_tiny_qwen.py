@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from cot_reward.demo import pretrain, tiny_qwen, world
-from cot_reward.demo.settings import ModelSizes, WorldSettings
+from cot_reward.demo.settings import MODEL_FAMILIES, ModelSizes, WorldSettings
+from cot_reward.sft.chat_template import TEMPLATES
 from cot_reward.tasks import prompts
 from helpers.environments import REPO, run_in
 from helpers.models import save_untrained_base
@@ -18,12 +19,12 @@ READ = """
 import json, sys
 import torch
 from PIL import Image
-from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 folder, request = sys.argv[1], json.load(open(sys.argv[2]))
 processor = AutoProcessor.from_pretrained(folder)
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
 images = [Image.open(path) for path in request["images"]]
 content = [{"type": "image"}] * 2 + [{"type": "text", "text": request["prompt"]}]
 chat = [{"role": "user", "content": content}]
@@ -51,10 +52,10 @@ from llamafactory.data.template import get_template_and_fix_tokenizer
 from llamafactory.hparams import DataArguments, ModelArguments
 from llamafactory.model import load_tokenizer
 
-folder, request = sys.argv[1], json.load(open(sys.argv[2]))
+folder, request, name = sys.argv[1], json.load(open(sys.argv[2])), sys.argv[3]
 module = load_tokenizer(ModelArguments(model_name_or_path=folder))
 tokenizer, processor = module["tokenizer"], module["processor"]
-template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template="qwen2_vl"))
+template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template=name))
 messages = [
     {"role": "user", "content": "<image><image>" + request["prompt"]},
     {"role": "assistant", "content": request["texts"][0]},
@@ -73,9 +74,14 @@ print("RESULT" + json.dumps(out))
 """
 
 
+@pytest.fixture(scope="module", params=list(tiny_qwen.FAMILIES))
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_untrained_base(tmp_path_factory.mktemp("base"))
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, family: str) -> Path:
+    return save_untrained_base(tmp_path_factory.mktemp("base"), family=family)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +105,7 @@ def request_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_all_environments_read_the_same(checkpoint: Path, request_file: Path) -> None:
+def test_all_environments_read_the_same(checkpoint: Path, request_file: Path, family: str) -> None:
     main = run_in("main", READ, checkpoint, request_file)
     for name in ("sft", "serve-cpu"):
         other = run_in(name, READ, checkpoint, request_file)
@@ -114,19 +120,19 @@ def test_all_environments_read_the_same(checkpoint: Path, request_file: Path) ->
     texts = json.loads(request_file.read_text())["texts"]
     assert main["decoded"] == texts
     # The tokenizer before it is saved and loaded, with which the base is trained.
-    fresh = tiny_qwen.build_tokenizer(SETTINGS.read_template(), ModelSizes().vocab)
+    fresh = tiny_qwen.build_tokenizer(SETTINGS.read_template(), ModelSizes().vocab, family)
     assert [fresh(text)["input_ids"] for text in texts] == main["texts"]
-    encoder = pretrain.Encoder(tiny_qwen.build_processor(fresh))
+    encoder = pretrain.Encoder(tiny_qwen.build_processor(fresh, family), family)
     prompt = encoder.prompt("<image><image>" + json.loads(request_file.read_text())["prompt"])
     assert encoder.ids(prompt) == main["prompt"]
 
 
 @pytest.mark.slow
 def test_llamafactory_sees_the_same_tokens_and_pictures(
-    checkpoint: Path, request_file: Path
+    checkpoint: Path, request_file: Path, family: str
 ) -> None:
     main = run_in("main", READ, checkpoint, request_file)
-    sft = run_in("sft", READ_SFT, checkpoint, request_file)
+    sft = run_in("sft", READ_SFT, checkpoint, request_file, TEMPLATES[family][0])
     assert sft["prompt"] == main["prompt"]
     end = main["eos"][0]
     assert sft["answer"][: sft["answer"].index(end)] == main["texts"][0]
@@ -140,3 +146,7 @@ def test_a_cot_is_short() -> None:
     tokenizer = tiny_qwen.build_tokenizer(SETTINGS.read_template(), ModelSizes().vocab)
     for scene in world.scenes("heldout", SETTINGS):
         assert len(tokenizer(world.teacher_cot(scene))["input_ids"]) <= 110
+
+
+def test_the_settings_know_every_family() -> None:
+    assert tuple(tiny_qwen.FAMILIES) == MODEL_FAMILIES

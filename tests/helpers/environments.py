@@ -9,7 +9,7 @@ REPO = Path(__file__).parents[2]
 PYTHON = REPO / ".envs/dev/bin/python"
 
 
-def run_in(environment: str, code: str, *arguments: Path) -> dict[str, Any]:
+def run_in(environment: str, code: str, *arguments: Path | str) -> dict[str, Any]:
     """What a script prints after RESULT, in one of the project's environments."""
     done = subprocess.run(
         [REPO / ".envs" / environment / "bin/python", "-c", code, *arguments],

@@ -84,12 +84,12 @@ class Commands:
 
     def world(self, config: Path) -> Step:
         data = self.profile.cold_start.parent
+        family = self.profile.world_family
         command = (
             PYTHON, "scripts/make_demo.py", "--config", str(config),
             "--out", str(data), "--model-out", str(self.base),
+            *(["--family", family] if family else []),
         )  # fmt: skip
-        family = self.profile.world_family
-        command += ("--family", family) if family else ()
         # make_demo.py itself leaves data and base that were made with the same settings.
         return Step(
             "world", "a toy world and its base model", command, (config,),

@@ -123,9 +123,7 @@ def _attention_over_equal_pictures(
 AttentionInterface.register(VISION_ATTENTION, _attention_over_equal_pictures)
 
 
-def _forward(
-    model: Any, batch: dict[str, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _forward(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of the learned tokens, (tokens, vocabulary), and the tokens themselves, (tokens,)."""
     labels = batch["labels"][:, 1:]
     learned = labels != -100

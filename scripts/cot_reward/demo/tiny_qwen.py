@@ -144,7 +144,7 @@ def build_model(tokenizer: Qwen2Tokenizer, sizes: ModelSizes, family: str = "qwe
 
 def _rope(head_size: int, family: str) -> dict[str, Any]:
     """The rotary embedding: time, height and width share the frequencies 1 : 1.5 : 1.5."""
-    # Released Qwen3.5 rotates a quarter of each head, 64 of 256; a quarter of 32 would be too little.
+    # Released Qwen3.5 models rotate a quarter of each head, 64 of 256; of 32 that is too little.
     share = 0.5 if family == "qwen3_5" else 1.0
     frequencies = int(head_size * share) // 2
     for_time = frequencies // 4

@@ -18,9 +18,9 @@ from cot_reward.dpo.settings import DpoSettings
 from cot_reward.dpo.steps import count_steps
 from cot_reward.dpo.trainer import PairTrainer
 from cot_reward.dpo.trl_settings import PairConfig
+from cot_reward.errors import UserError
 from cot_reward.training import identity, lora
 from cot_reward.training.distributed import broadcast_from_main, print_once, unsharded_models
-from cot_reward.training.plain_chat import rewritten
 from cot_reward.training.model import (
     check_saves_weights,
     engine,
@@ -33,6 +33,7 @@ from cot_reward.training.model import (
     peft_config,
     pin_model,
 )
+from cot_reward.training.plain_chat import rewritten
 
 # Raise it when reference log-probs begin to depend on something that their key does not hold.
 _REFERENCE_FORMAT = 3
@@ -67,8 +68,8 @@ def build_trainer(
     processor = load_processor(training, model_config)
     if chat := rewritten(processor):
         raise UserError(
-            f"{name}: its chat template rewrites responses (as {chat!r}), so that other texts would "
-            f"be trained than were sampled; run scripts/plain_chat.py {name}"
+            f"{name}: its chat template rewrites responses (as {chat!r}), so that other texts "
+            f"would be trained than were sampled; run scripts/plain_chat.py {name}"
         )
     config = load_config(training, model_config)
     lora.check_quantized_model(name, config, model_config.use_peft, settings.merge_adapter)

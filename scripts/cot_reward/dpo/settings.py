@@ -33,8 +33,8 @@ class DpoSettings:
         "train on the usable rows and count the others; off: a bad row is an error", default=False
     )
     shared_prefix: bool = _help(
-        "run the prompt of a pair once a step; off: TRL's own forward and batches, which run it for "
-        "each response",
+        "run the prompt of a pair once a step; off: TRL's own forward and batches, which run it "
+        "for each response",
         default=True,
     )
     reference_cache: bool = _help(

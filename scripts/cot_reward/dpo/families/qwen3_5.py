@@ -65,14 +65,13 @@ def _forking(stock_forward: Any) -> Any:
         of_responses = stock_forward(stacked, cache_params=states, **arguments)
         parts = of_responses.chunk(len(responses))
         kept = [part[:, :width] for part, width in zip(parts, layout.widths, strict=True)]
-        # The inverse of a rotation by n places is one by length - n places.
         return torch.cat([_take(of_prompt, _left_aligned(layout.prompt_mask)), *kept], dim=1)
 
     return forward
 
 
 def _right_aligned(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """For each place of a right-aligned prompt its place in the row, and the new mask, (pairs, P)."""
+    """The place in the row of each place of a right-aligned prompt, and its mask, (pairs, P)."""
     length = mask.shape[1]
     padding = length - mask.sum(dim=1, keepdim=True)
     places = torch.arange(length, device=mask.device)
@@ -103,7 +102,8 @@ class _ForkedStates:
 
     def repeat(self, times: int) -> None:
         """The states for so many responses of each prompt, in the order of stacked responses."""
-        assert self.convolution is not None and self.recurrent is not None
+        assert self.convolution is not None
+        assert self.recurrent is not None
         self.convolution = self.convolution.repeat(times, 1, 1)
         self.recurrent = self.recurrent.repeat(times, 1, 1, 1)
 
