@@ -56,6 +56,26 @@ def test_every_inference_uses_the_derived_template_and_the_model_that_it_names()
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5"])
+def test_a_familys_template_goes_to_every_training_and_export(family: str) -> None:
+    template = f"template={family}_nothink"
+    trainings = [step for step in steps(f"configs/{family}/chain.yaml").values() if step.sft]
+    assert len(trainings) == 2
+    assert all(template in step.command for step in trainings)
+    lora = steps("configs/one_gpu/chain.yaml", 1, "--sft-template", f"{family}_nothink")
+    exports = [step for step in lora.values() if step.trains in ("sft", "export")]
+    assert len(exports) == 4
+    assert all(template in step.command for step in exports)
+    plain = steps("configs/one_gpu/chain.yaml", 1).values()
+    assert not [step for step in plain if any("template=" in part for part in step.command)]
+
+
+def test_the_world_is_made_with_the_family_that_is_asked_for() -> None:
+    world = steps("configs/demo/chain.yaml", 0, "--world-family", "qwen3_vl")["world"]
+    assert value_of(world, "--family") == ["qwen3_vl"]
+    assert "--family" not in steps("configs/demo/chain.yaml", 0)["world"].command
+
+
 def test_both_passes_ask_the_same_comparisons() -> None:
     found = steps()
     assert value_of(found["stage1_infer"], "--data") == [
