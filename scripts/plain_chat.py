@@ -15,18 +15,24 @@ from cot_reward.settings import parse
 
 @dataclass(frozen=True)
 class PlainChatSettings:
-    model: Path = field(metadata={"help": "the model's folder", "positional": True})
+    models: list[Path] = field(metadata={"help": "folder of a model", "positional": True})
 
 
 def main() -> int:
-    model = parse(PlainChatSettings, __doc__ or "").model
-    if not (model / "config.json").exists():
-        raise UserError(f"{model}: is not a model's folder (it has no config.json)")
+    models = parse(PlainChatSettings, __doc__ or "").models
+    for model in models:
+        if not (model / "config.json").exists():
+            raise UserError(f"{model}: is not a model's folder (it has no config.json)")
     # Imported late: --help takes a fraction of a second.
     from cot_reward.training.plain_chat import TEMPLATE_FILE, make_plain
 
-    told = f"{TEMPLATE_FILE} is replaced" if make_plain(model) else "leaves responses as they are"
-    print(f"{model}: {told}")
+    for model in models:
+        told = (
+            f"{TEMPLATE_FILE} is replaced"
+            if make_plain(model)
+            else "its responses stay as they are"
+        )
+        print(f"{model}: {told}")
     return 0
 
 

@@ -80,9 +80,8 @@ def test_only_the_language_model_is_quantized(bases: dict[str, Path]) -> None:
         model = AutoModelForImageTextToText.from_pretrained(base)
         linear = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
         quantized = [name for name in linear if should_convert_module(name, skipped)]
-        layers = model.config.get_text_config().num_hidden_layers
-        assert len(quantized) == 7 * layers
-        assert all("language_model.layers" in name for name in quantized)
+        assert quantized == [name for name in linear if "language_model.layers" in name]
+        assert len(quantized) >= 7 * model.config.get_text_config().num_hidden_layers
     assert not should_convert_module("vision_tower.blocks.0.attn.qkv", skipped)
     assert not should_convert_module("multi_modal_projector.linear_1", skipped)
     assert should_convert_module("language_model.layers.0.mlp.visualize", skipped)

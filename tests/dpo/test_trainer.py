@@ -259,7 +259,7 @@ def test_a_logged_point_weighs_every_pair_the_same(
         "rewards/accuracies": (margins > 0).double().mean().item(),
         "logps/chosen": sum(logps) / len(rows),
     }
-    expected["loss"] = expected["loss/sigmoid"] + 5 * expected["loss/sft"]
+    expected["loss"] = expected["loss/sigmoid"] + trainer.loss_weights[1] * expected["loss/sft"]
     trainer.train()
     (logged,) = [entry for entry in trainer.state.log_history if "loss" in entry]
     # transformers' mean over steps is another number.

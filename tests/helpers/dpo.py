@@ -124,7 +124,7 @@ def trainer_for(base: Path, folder: Path, pairs: str, out: Path, *flags: str) ->
     common = (
         f"--config {REPO}/configs/demo/dpo.yaml --model_name_or_path {base} --data_path {pairs} "
         f"--image_folder {folder} --output_dir {out} --report_to none "
-        "--per_device_train_batch_size 2 --max_steps 1"
+        "--per_device_train_batch_size 2 --max_steps 1 --preference_tokens all"
     )
     parsed = trl_settings.parse([*common.split(), *flags])
     rows = [part.dataset() for part in load_train_and_eval(*parsed) if part]
