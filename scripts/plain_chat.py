@@ -27,11 +27,8 @@ def main() -> int:
     from cot_reward.training.plain_chat import TEMPLATE_FILE, make_plain
 
     for model in models:
-        told = (
-            f"{TEMPLATE_FILE} is replaced"
-            if make_plain(model)
-            else "its responses stay as they are"
-        )
+        changed = make_plain(model)
+        told = f"{TEMPLATE_FILE} is replaced" if changed else "its responses stay as they are"
         print(f"{model}: {told}")
     return 0
 
