@@ -147,17 +147,20 @@ def conversational(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def group_labels(row: Mapping[str, Any]) -> dict[str, int]:
-    """The labels by which the metrics group pairs.
+    """What the trainer is told of a pair.
 
     `answer` is the chosen text's answer, 1 or 2 (0: unreadable). `same_model` tells whether one
-    model wrote both texts, 1 or 0 (-1: unknown).
+    model wrote both texts, 1 or 0 (-1: unknown). By these the metrics group pairs. `answer_only` is
+    1 where the rejected text contradicts its own totals, so that its answer alone is wrong.
     """
     answer = row.get("chosen_answer")
     if type(answer) is not int or answer not in (1, 2):
         # The merger did not write this row, so the answer is read out of the text.
         answer = judge(row["chosen"], task_of(row), 1).answer
     models = [row.get(name) for name in ("chosen_model", "rejected_model")]
-    finding = judge(row["rejected"], task_of(row), answer).coherence if answer else ""
+    finding = ""
+    if answer:
+        finding = judge(row["rejected"], task_of(row), answer, mismatches=False).coherence
     return {
         "answer": answer,
         "same_model": int(models[0] == models[1]) if all(models) else -1,

@@ -55,9 +55,10 @@ def _forking(stock_forward: Any) -> Any:
         layout, states = attention_mask, _ForkedStates()
         length = layout.prompt_mask.shape[1]
         prompt, *responses = hidden_states.split([length, *layout.widths], dim=1)
-        places, real = _right_aligned(layout.prompt_mask)
+        to_right, back = _rotations(layout.prompt_mask)
+        real = layout.prompt_mask.gather(1, to_right)
         of_prompt = stock_forward(
-            _take(prompt, places), cache_params=states, attention_mask=real, **arguments
+            _take(prompt, to_right), cache_params=states, attention_mask=real, **arguments
         )
         states.repeat(len(responses))
         longest = max(layout.widths)
@@ -65,24 +66,17 @@ def _forking(stock_forward: Any) -> Any:
         of_responses = stock_forward(stacked, cache_params=states, **arguments)
         parts = of_responses.chunk(len(responses))
         kept = [part[:, :width] for part, width in zip(parts, layout.widths, strict=True)]
-        return torch.cat([_take(of_prompt, _left_aligned(layout.prompt_mask)), *kept], dim=1)
+        return torch.cat([_take(of_prompt, back), *kept], dim=1)
 
     return forward
 
 
-def _right_aligned(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The place in the row of each place of a right-aligned prompt, and its mask, (pairs, P)."""
+def _rotations(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Places (pairs, P) that align right-padded prompts to the right, and that undo it."""
     length = mask.shape[1]
     padding = length - mask.sum(dim=1, keepdim=True)
     places = torch.arange(length, device=mask.device)
-    return (places - padding) % length, (places >= padding).to(mask.dtype)
-
-
-def _left_aligned(mask: Tensor) -> Tensor:
-    """For each place in the row its place in a right-aligned prompt, (pairs, P)."""
-    length = mask.shape[1]
-    padding = length - mask.sum(dim=1, keepdim=True)
-    return (torch.arange(length, device=mask.device) + padding) % length
+    return (places - padding) % length, (places + padding) % length
 
 
 def _take(states: Tensor, places: Tensor) -> Tensor:
