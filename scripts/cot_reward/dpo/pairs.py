@@ -35,7 +35,7 @@ class Pairs:
 
     Columns of `rows`: `prompt`, `chosen`, `rejected` (messages), `image_paths` (relative to the
     image folder), `digest` (of all that the model is shown), `comparison` (tells which one the row
-    is about), `task` (its name), and `answer` and `same_model` (see `group_labels`).
+    is about), `task` (its name), and what `group_labels` tells.
     """
 
     rows: list[dict[str, Any]]
