@@ -33,9 +33,10 @@ def main() -> int:
 
     settings, training, model_config = trl_settings.parse(description=about)
     train_rows, eval_rows = load_train_and_eval(settings, training, model_config)
-    trainer = build.build_trainer(
-        settings, training, model_config, train_rows.dataset(), eval_rows and eval_rows.dataset()
+    rows, held_out = (
+        pairs and pairs.dataset(**settings.of_rows()) for pairs in (train_rows, eval_rows)
     )
+    trainer = build.build_trainer(settings, training, model_config, rows, held_out)
     run.train(trainer, settings, training, model_config, len(train_rows.problems))
     return 0
 

@@ -1,14 +1,17 @@
 """DPO steps of ours next to stock TRL's, in turns: same data, model, loss and precision.
 
     .envs/main/bin/python tests/bench/dpo.py [--rounds 3] [--steps 8] [--threads N]
-        [--prompts 256 1032 2048 4096 8192] [--masked] [--quick]
+        [--prompts 256 1032 2048 4096 8192] [--family qwen3_vl] [--masked] [--quick]
+    .envs/main/bin/python tests/bench/dpo.py --groups 4 --prompts 1032
 
 A Qwen2.5-VL with random weights and a small vocabulary, full fine-tuning in fp32 on the CPU with a
 frozen vision tower, one pair a step: two images, P tokens of prompt, 260 and 230 of completions.
 "stock" is trl.DPOTrainer with its own collator and an `images` column, "cached" is ours, "live" is
 ours with `--reference_cache false`, and "masked" (with --masked) ours with one whole 4-D mask in
-place of attention in two parts. Each run is a process of its own that calls trainer.train();
-the variants of a setting take turns. Prints Markdown:
+place of attention in two parts. With --groups N a step is the N pairs of one chosen and N rejected
+texts: "stock" and "cached" take them one after the other, and "grouped" as one row. Each run is a
+process of its own that calls trainer.train(), and the variants of a setting take turns. Prints
+Markdown:
 
 - s/step: the median over a run's steps, data loading included, first ones dropped; then the
   median over the rounds.
@@ -55,8 +58,11 @@ QUICK = {"hidden": 64, "mlp": 128, "layers": 2, "vision_hidden": 32}, 4, (60, 50
 # --- inputs ---------------------------------------------------------------------------------------
 
 
-def prepare(folder: Path, sizes: Any, prompts: list[int], family: str) -> str:
-    """Write `folder`/base, and P.jsonl with its pictures for every P; describes the model."""
+def prepare(folder: Path, sizes: Any, prompts: list[int], family: str, rejected: int) -> str:
+    """Write `folder`/base, and P.jsonl with its pictures for every P; describes the model.
+
+    Every chosen text is in `rejected` rows, next to each other.
+    """
     import torch
     from cot_reward.demo import tiny_qwen
     from cot_reward.demo.settings import ModelSizes
@@ -76,10 +82,16 @@ def prepare(folder: Path, sizes: Any, prompts: list[int], family: str) -> str:
     words = [" " + token[1:] for token in tokens if token[1:].isascii() and token[1:].isalpha()]
     collator = SharedPrefixCollator(processor, image_folder=folder)
     for prompt in prompts:
-        rows = [
-            make_row(folder, f"{prompt}_{number}", [prompt, *completions], words, collator, family)
-            for number in range(count)
-        ]
+        rows = []
+        for number in range(count):
+            wanted = [prompt, *completions]
+            row = make_row(folder, f"{prompt}_{number}", wanted, words, collator, family)
+            before, after = COMPLETION.format("|", 2).split("|")
+            texts = row["rejected"].removeprefix(before).removesuffix(after).split()
+            for turn in range(rejected):
+                # The same words in another order: as many tokens.
+                turned = "".join(f" {word}" for word in texts[turn:] + texts[:turn])
+                rows.append(row | {"rejected": COMPLETION.format(turned, 2)})
         (folder / f"{prompt}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return f"{parameters / 1e6:.2f} M parameters, vocabulary {len(tokenizer)}"
@@ -90,7 +102,8 @@ def make_row(
 ) -> dict[str, Any]:
     """A DPO row of exactly `wanted` tokens: prompt with images, chosen, rejected."""
     from cot_reward.demo.tiny_qwen import FAMILIES
-    from cot_reward.dpo.pairs import conversational, group_labels
+    from cot_reward.dpo.groups import make_rows
+    from cot_reward.dpo.pairs import conversational, digests_of, group_labels
 
     rng = random.Random(name)
     images = [f"{name}_0.png", f"{name}_1.jpg"]
@@ -110,7 +123,8 @@ def make_row(
             "rejected": COMPLETION.format(texts[2], 2),
             "images": images,
         }
-        batch = collator([conversational(row) | group_labels(row)])
+        pair = conversational(row) | group_labels(row) | digests_of(row, [name])
+        batch = collator(make_rows([pair | {"comparison": name, "task": ""}]))
         lengths = batch["completion_mask"].sum(dim=1).tolist()
         return row, [batch["prompt_ids"].shape[1] + 1, *lengths]
 
@@ -173,7 +187,7 @@ def stock(base: str, rows: Path, settings: dict[str, Any]) -> Any:
     return trainer
 
 
-def ours(base: str, rows: Path, settings: dict[str, Any], cache: str | None) -> Any:
+def ours(base: str, rows: Path, settings: dict[str, Any], cache: str | None, groups: bool) -> Any:
     from cot_reward.dpo import build, trl_settings
     from cot_reward.dpo.pairs import load_pairs
 
@@ -186,7 +200,8 @@ def ours(base: str, rows: Path, settings: dict[str, Any], cache: str | None) -> 
     }
     flags |= settings | ({"reference_cache_dir": cache} if cache else {})
     parsed = trl_settings.parse([f"--{name}={value}" for name, value in flags.items()])
-    return build.build_trainer(*parsed, load_pairs(str(rows), str(rows.parent)).dataset())
+    pairs = load_pairs(str(rows), str(rows.parent))
+    return build.build_trainer(*parsed, pairs.dataset(groups=groups))
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -205,6 +220,10 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "max_steps": job["steps"] or -1,
         "num_train_epochs": EPOCHS,
     }
+    if job["rejected"] > 1:
+        settings["train_sampling_strategy"] = "sequential"
+        if job["variant"] != "grouped":
+            settings["gradient_accumulation_steps"] = job["rejected"]
     spent, ends = 0.0, []
     computed = trainer.PairTrainer.compute_reference_logps
 
@@ -225,7 +244,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         trainer = stock(base, rows, settings)
     else:
         cache = None if job["variant"] == "live" else job["cache"]
-        trainer = ours(base, rows, settings, cache)
+        trainer = ours(base, rows, settings, cache, job["variant"] == "grouped")
         # Steps are timed with a full cache, whole runs have to fill it.
         assert bool(spent) is (cache is not None and not job["steps"]), spent
     result = {"built": time.perf_counter() - started, "filling": spent / len(trainer.train_dataset)}
@@ -304,13 +323,13 @@ class Turns:
 def measure(options: argparse.Namespace, sizes: Any, folder: Path) -> float:
     """Print the tables; returns the largest relative difference of a loss."""
     _, count, completions, main = sizes
-    model = prepare(folder, sizes, options.prompts, options.family)
+    model = prepare(folder, sizes, options.prompts, options.family, options.groups)
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "trl", "transformers"))
     print(
         f"{date.today()}; {os.cpu_count()} CPUs, {options.threads} threads, load "
         f"{os.getloadavg()[0]:.1f} at the start; Python {platform.python_version()}, {versions}.\n"
         f"Random {options.family} of {model}, fp32; {count} rows of two images, P prompt tokens, "
-        f"{completions} of completions; {options.steps} timed steps of one pair "
+        f"{completions} of completions; {options.steps} timed steps of {options.groups} pair(s) "
         f"after {WARM_UP_STEPS}; medians of {options.rounds} rounds (least to most), ratios within "
         "a round.\n\n"
         "| P | checkpointing | variant | s/step | x stock's speed | peak MiB | of stock's "
@@ -318,14 +337,15 @@ def measure(options: argparse.Namespace, sizes: Any, folder: Path) -> float:
         flush=True,
     )
     common: dict[str, Any] = {"threads": options.threads, "folder": folder}
+    common["rejected"] = options.groups
     worst, found = 0.0, {}
     settings = [(prompt, False) for prompt in options.prompts]
     for prompt, checkpointing in settings + [(main, True)] * (main in options.prompts):
         job = common | {"prompt": prompt, "checkpointing": checkpointing}
         cache = folder / f"cache_{prompt}_{checkpointing}"
         filled = call(variant="cached", cache=cache, fill_only=True, **job)["filling"]
-        variants = ["stock", "cached", *["live"] * (prompt == main)]
-        variants += ["masked"] * options.masked
+        variants = ["stock", "cached", *["live"] * (prompt == main and options.groups == 1)]
+        variants += ["masked"] * options.masked + ["grouped"] * (options.groups > 1)
         turns = Turns(variants, options.rounds, cache, steps=WARM_UP_STEPS + options.steps, **job)
         for variant in variants:
             speeds = turns.ratios("stock", variant, "step")
@@ -342,7 +362,7 @@ def measure(options: argparse.Namespace, sizes: Any, folder: Path) -> float:
             worst = max(worst, relative)
             if prompt == main:
                 found[variant, checkpointing] = statistics.median(speeds), statistics.median(shares)
-    if main not in options.prompts:
+    if main not in options.prompts or options.groups > 1:
         return worst
 
     turns = Turns(["stock", "cached"], options.rounds, folder / "whole", prompt=main, **common)
@@ -379,6 +399,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="timed ones of a run")
     parser.add_argument("--prompts", type=int, nargs="+", help="numbers of prompt tokens")
     parser.add_argument("--family", default="qwen2_5_vl", help="qwen2_5_vl, qwen3_vl or qwen3_5")
+    parser.add_argument("--groups", type=int, default=1, help="rejected texts of a chosen one")
     parser.add_argument("--masked", action="store_true", help="a variant more")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true", help="tiny: to see that this file works")

@@ -47,7 +47,8 @@ def test_prompts_are_different_and_both_answers_are_right_in_turns(
 
     def chosen(count: int) -> list[tuple[str, int]]:
         found = choose_prompts(dataset, count)
-        return list(zip(found["comparison"][:], found["answer"][:], strict=True))
+        answers = [answer for (answer,) in found["answer"][:]]
+        return list(zip(found["comparison"][:], answers, strict=True))
 
     assert chosen(3) == [("0", 1), ("4", 1), ("1", 2)]
     assert sorted(chosen(100)) == [(str(number), 1 + number % 2) for number in range(8)]
@@ -73,7 +74,7 @@ def test_the_texts_are_the_models_own_greedy_ones(
     trainer.model.generation_config.do_sample = True
     rows = choose_prompts(trainer.train_dataset, 4)
     written = Agreement(trainer, 1, rows).write_texts(trainer.model.eval(), list(rows))
-    longest = max(len(processor.tokenizer(one["chosen"][0]["content"]).input_ids) for one in rows)
+    longest = max(len(processor.tokenizer(one["chosen"][0]).input_ids) for one in rows)
     for one, (text, ended) in zip(rows, written, strict=True):
         (shown,) = trainer.data_collator.with_images([one])
         prompt = processor.apply_chat_template(

@@ -30,7 +30,7 @@ def test_the_tokens_of_the_answer_are_found_in_both_layouts(
     rows = varied(3, images=(2, 1, 3), form=FORM)
     rows[1]["rejected"] = "Image 1 is better. <answer>Image 1 is better</answer>"
     path = write(tmp_path / "rows.jsonl", rows)
-    batch = collator(processor, image_folder=folder)(load_pairs(path, str(folder)).rows)
+    batch = collator(processor, image_folder=folder)(list(load_pairs(path, str(folder)).dataset()))
     mask = batch["answer_mask"].bool()
     assert mask.shape == batch["completion_mask"].shape
     assert not (mask & ~batch["completion_mask"].bool()).any()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cot_reward.dpo.collator import SharedPrefixCollator, keep_first_pairs
+from cot_reward.dpo.collator import SharedPrefixCollator, keep_first_rows
 from cot_reward.dpo.pairs import load_pairs
 from cot_reward.errors import UserError
 from cot_reward.media.images import load_image
@@ -42,7 +42,7 @@ def test_images_are_opened_by_the_collator_and_each_once(
 
 def test_both_layouts_have_the_same_tokens(base: Path, folder: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", varied(5, images=(2, 1, 3), form=FORM))
-    rows = load_pairs(path, str(folder)).rows
+    rows = list(load_pairs(path, str(folder)).dataset())
     stock = collator_for(base, folder, 6000)(rows)
     shared = SharedPrefixCollator(
         AutoProcessor.from_pretrained(base), image_folder=folder, image_max_pixels=6000
@@ -101,10 +101,10 @@ def test_a_batch_without_its_last_pairs(
     pairs = write(tmp_path / "pairs.jsonl", varied(4, images=(2, 1, 3), form=FORM))
     trainer, _ = trainer_for(base, folder, pairs, tmp_path / "out", *flags)
     rows = [trainer.train_dataset[i] for i in range(4)]
-    cut = keep_first_pairs(trainer.data_collator(rows), 2)
+    cut = keep_first_rows(trainer.data_collator(rows), 2)
     expected = trainer.data_collator(rows[:2])
     assert cut.keys() == expected.keys()
-    assert cut["pairs"]["images"].tolist() == [2, 1]
+    assert cut["images"].tolist() == [2, 1]
     assert torch.equal(cut["pixel_values"], expected["pixel_values"])
     assert torch.equal(cut["image_grid_thw"], expected["image_grid_thw"])
     losses = [

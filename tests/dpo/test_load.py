@@ -19,7 +19,7 @@ def test_a_row_that_max_length_would_cut_is_a_bad_one(
     path = write(tmp_path / "rows.jsonl", rows)
     flags = f"--data_path {path} --image_folder {folder} --model_name_or_path {base} --use_cpu "
     flags += "--bf16 false --image_max_pixels 6000 --max_length"
-    made = collator_for(base, folder, 6000)(load_pairs(path, str(folder)).rows)
+    made = collator_for(base, folder, 6000)(list(load_pairs(path, str(folder)).dataset()))
     lengths = made["attention_mask"].sum(dim=1).view(2, -1).amax(dim=0).tolist()
     longest = max(lengths)
     parsed = trl_settings.parse([*flags.split(), str(longest)])

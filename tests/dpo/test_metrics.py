@@ -12,6 +12,7 @@ PAIRS = {
     "chosen_logp": [-10.0, -20.0, -30.0, -40.0],
     "rejected_logp": [-1.0, -2.0, -3.0, -6.0],
     "answer": [1, 1, 2, 0],
+    "weight": [1.0, 1.0, 1.0, 1.0],
     "same_model": [1, 0, 1, -1],
     "chosen_tokens": [5, 4, 13, 10],
     "rejected_tokens": [1, 12, 1, 10],
@@ -48,6 +49,11 @@ def test_metrics_of_groups_of_pairs() -> None:
     assert metrics["rewards/margins"] == 0.5
     assert metrics["rewards/margin_length_correlation"] == pytest.approx(1.0, abs=1e-2)
     assert average(columns(), weights) == {}
+    pairs = columns(0, 1, 2, 3) | {"weight": np.array([3.0, 1.0, 0.0, 1.0])}
+    metrics = average(pairs, weights)
+    assert metrics["loss/sigmoid"] == pytest.approx((3 + 2 + 4) / 5)
+    assert metrics["loss/sft"] == pytest.approx((30 + 16 + 4) / (15 + 4 + 10))
+    assert metrics["rewards/accuracies"] == 0.5
     alike = average(columns(2, 2, 2), weights)
     assert "rewards/accuracies_answer_1" not in alike
     assert "rewards/margin_length_correlation" not in alike

@@ -61,8 +61,8 @@ def test_only_the_first_difference_is_compared(
     known = {
         name: value
         for name, value in batch.items()
-        if name not in ("pairs", "completion_mask", "answer_mask", "compared_mask")
-        and not name.startswith("ref_")
+        if name
+        not in ("pairs", "images", "completion_mask", "answer_mask", "compared_mask", "ref_logps")
     }
     mask = batch["completion_mask"]
     labels = batch["input_ids"].masked_fill(mask == 0, -100)
@@ -139,19 +139,18 @@ def test_the_first_difference_ends_where_the_texts_agree_again(
         [[0] * offset + [1] * len(t) + [0] * (9 - len(t)) for t in (chosen, rejected)]
     )
     ids, none = torch.tensor(rows), torch.zeros_like(mask)
-    kept = compared_mask("first_difference", ids, mask, none, [0])
+    kept = compared_mask(ids, mask, none, [0])
     found = [of_row[of_mask.bool()].tolist() for of_row, of_mask in zip(ids, kept, strict=True)]
     assert tuple(found) == expected
-    assert compared_mask("all", ids, mask, none, [0]) is mask
 
 
 def test_answers_are_compared_where_the_answer_alone_is_wrong() -> None:
     ids = torch.tensor([[1, 2, 7, 8, 9], [1, 3, 7, 8, 9], [1, 4, 7, 6, 9], [1, 5, 7, 6, 9]])
     mask = torch.ones_like(ids)
     answer = torch.tensor([[0, 0, 1, 1, 1]]).repeat(4, 1)
-    kept = compared_mask("first_difference", ids, mask, answer, [0, 1])
+    kept = compared_mask(ids, mask, answer, [0, 1])
     assert [row.nonzero()[:, 0].tolist() for row in kept] == [[1], [3], [1], [3]]
     # Without an answer block in one of the texts, the whole texts are looked at.
     answer[3] = 0
-    kept = compared_mask("first_difference", ids, mask, answer, [0, 1])
+    kept = compared_mask(ids, mask, answer, [0, 1])
     assert [row.nonzero()[:, 0].tolist() for row in kept] == [[1], [1], [1], [1]]

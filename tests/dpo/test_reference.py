@@ -5,9 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cot_reward.dpo.reference import ReferenceCache
@@ -30,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def counts(base: Path, folder: Path, rows: list[Any], tmp_path: Path, *flags: str) -> Any:
-    """How many rows a new trainer found and computed."""
+    """How many texts a new trainer found and computed."""
     pairs = write(tmp_path / "pairs.jsonl", rows)
     trainer, _ = trainer_for(base, folder, pairs, tmp_path / "out", *flags)
     assert trainer.ref_model is None
@@ -42,31 +44,34 @@ def test_a_rerun_finds_what_is_there_and_any_change_makes_it_anew(
 ) -> None:
     rows = varied(4)
     again = (base, folder, rows, tmp_path)
-    assert counts(*again) == (0, 4)
-    assert counts(*again) == (4, 0)
-    # Rows: only what has changed, wherever it stands, and pictures by their content.
-    assert counts(base, folder, [rows[2], rows[0] | {"chosen": "other"}, rows[1]], tmp_path) == (
-        2,
-        1,
-    )
+    assert counts(*again) == (0, 8)
+    assert counts(*again) == (8, 0)
+    # Texts: only new ones, wherever they stand, and pictures by their content.
+    changed = [
+        rows[2],
+        rows[0] | {"chosen": "other"},
+        rows[1] | {"rejected": rows[1]["chosen"] + "."},
+    ]
+    changed.append(rows[1])
+    assert counts(base, folder, changed, tmp_path) == (5, 2)
     name = rows[0]["images"][0]
     shown = [row for row in rows if name in row["images"]]
     assert 0 < len(shown) < 4
     Image.open(folder / name).rotate(180).save(folder / name)
-    assert counts(*again) == (4 - len(shown), len(shown))
-    # Settings, template, weights: all rows.
-    assert counts(*again, "--image_max_pixels", "2000") == (0, 4)
-    assert counts(*again, "--ld_alpha", "0.5") == (0, 4)
-    assert counts(*again) == (4, 0)
+    assert counts(*again) == (8 - 2 * len(shown), 2 * len(shown))
+    # Settings, template, weights: all texts; not what the loss makes of their log-probs.
+    assert counts(*again, "--image_max_pixels", "2000") == (0, 8)
+    assert counts(*again, "--ld_alpha", "0.5") == (8, 0)
+    assert counts(*again, "--preference_tokens", "first_difference") == (8, 0)
     template = base / "chat_template.jinja"
     template.write_text(template.read_text() + "\n")
-    assert counts(*again) == (0, 4)
+    assert counts(*again) == (0, 8)
     model = AutoModelForImageTextToText.from_pretrained(base)
     with torch.no_grad():
         next(model.parameters())[0, 0] += 1
     model.save_pretrained(base)
-    assert counts(*again) == (0, 4)
-    assert counts(*again) == (4, 0)
+    assert counts(*again) == (0, 8)
+    assert counts(*again) == (8, 0)
 
 
 def test_the_log_probs_are_those_of_a_live_reference(
@@ -74,12 +79,11 @@ def test_the_log_probs_are_those_of_a_live_reference(
 ) -> None:
     pairs = write(tmp_path / "pairs.jsonl", varied(5, images=(2, 1)))
     trainer, _ = trainer_for(base, folder, pairs, tmp_path / "out")
-    kept = torch.tensor(trainer.train_dataset["ref_chosen_logps"][:])
-    assert trainer.eval_dataset is None
-    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(5)])
-    live = trainer.reference_logps(trainer.model, batch)[0]
-    torch.testing.assert_close(kept, live, rtol=1e-6, atol=1e-4)
-    assert batch["ref_chosen_logps"].tolist() == kept.tolist()
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    live = trainer.reference_logps(trainer.model, batch)
+    assert live.shape == batch["completion_mask"][:, 1:].shape
+    torch.testing.assert_close(batch["ref_logps"], live, rtol=1e-6, atol=1e-5)
+    assert torch.equal(live != 0, batch["completion_mask"][:, 1:].bool())
 
 
 # argv: the Hub's cache, pictures, pairs, output folder, commit. Prints the rows found and computed,
@@ -124,7 +128,7 @@ def test_a_new_commit_of_a_model_on_the_hub_is_another_model(
     assert done.returncode == 0, done.stderr
     # The announcement of the pairs, and lines of accelerate, stand between them.
     lines = [line for line in done.stdout.splitlines() if line.endswith(tuple(commits))]
-    assert lines == [f"0 4 {commits[0]}", f"0 4 {commits[1]}"]
+    assert lines == [f"0 8 {commits[0]}", f"0 8 {commits[1]}"]
 
 
 def test_with_the_cache_one_model_is_loaded_and_without_it_two(
@@ -168,17 +172,19 @@ def test_a_crash_costs_the_batch_in_work(
     (kept,) = (tmp_path / "reference_cache").glob("*/*.jsonl")
     # Half a line, a file that nothing was written to, and what nothing here writes.
     known = json.loads(kept.read_text().splitlines()[0])
-    kept.write_bytes(kept.read_bytes() + b'{"row": "cut')
+    kept.write_bytes(kept.read_bytes() + b'{"text": "cut')
+    not_a_number = b64encode(np.array([-1, np.nan], "<f4").tobytes()).decode()
     for name, text in {
         "empty": "",
         "blank": "\n",
         "list": '[{"row": 1',
-        "odd": '{"row": ["x"], "chosen": 1.0, "rejected": 2.0}\n',
-        "zz": json.dumps(known | {"chosen": float("nan")}) + "\n",
-        "zzz": json.dumps(known | {"rejected": "-3"}) + "\n",
+        "odd": '{"text": ["x"], "logps": 1.0}\n',
+        "zz": json.dumps(known | {"logps": not_a_number}) + "\n",
+        "zzz": json.dumps(known | {"logps": known["logps"][:-3]}) + "\n",
+        "zzzz": json.dumps(known | {"logps": ""}) + "\n",
     }.items():
         (kept.parent / f"{name}.jsonl").write_text(text)
-    assert counts(base, folder, rows, tmp_path) == (4, 4)
+    assert counts(base, folder, rows, tmp_path) == (8, 8)
     about = json.loads((kept.parent / "about.json").read_text())
     assert about["image_max_pixels"] == 262144
 
@@ -213,7 +219,8 @@ def test_held_out_rows_have_theirs_too(base: Path, folder: Path, tmp_path: Path)
     held_out = write(tmp_path / "eval.jsonl", varied(6))
     flags = ("--eval_data_path", held_out)
     trainer, _ = trainer_for(base, folder, pairs, tmp_path / "out", *flags)
-    assert len(trainer.eval_dataset["ref_rejected_logps"][:]) == 6
+    # Four of the six rows are those of the training.
+    assert trainer.reference_counts == {"found": 0, "computed": 12}
     metrics = trainer.evaluate()
     assert metrics["eval_rewards/margins"] == pytest.approx(0, abs=1e-5)
     assert metrics["eval_loss"] > 0

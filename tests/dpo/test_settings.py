@@ -114,7 +114,7 @@ def test_parsing_help_prints_what_the_script_prints(capsys: pytest.CaptureFixtur
 
 def test_every_boolean_of_the_help_is_a_flag() -> None:
     booleans = [member.name for member in fields(DpoSettings) if member.type in (bool, "bool")]
-    assert len(booleans) == 7
+    assert len(booleans) == 8
     for name in booleans:
         dashed = name.replace("_", "-")
         needed = ["--use_peft"] if name == "merge_adapter" else []

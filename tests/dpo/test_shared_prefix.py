@@ -1,34 +1,14 @@
 """Shared prompts against TRL's own trainer: the same numbers, in fp32, on random models."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from cot_reward.dpo import shared_prefix
-from cot_reward.dpo.trainer import LogProbRecorder
-from datasets import Dataset, Image, Sequence
 from helpers.dpo import FORM, row, trainer_for, varied, write
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
-from trl import DPOConfig, DPOTrainer
+from helpers.dpo_results import LOSSES, assert_equal, result, same_weights, stock_trainer
+from transformers import AutoConfig, AutoModelForImageTextToText
 
-LOSSES = [
-    "sigmoid",
-    "hinge",
-    "ipo",
-    "exo_pair",
-    "nca_pair",
-    "robust",
-    "bco_pair",
-    "sppo_hard",
-    "aot",
-    "aot_unpaired",
-    "apo_zero",
-    "apo_down",
-    "discopop",
-    "sft",
-    "sigmoid_norm",
-]
 # Gradient checkpointing, adapter, frozen vision, model.
 CASES = [
     ("qwen2_5_vl", ()),
@@ -44,86 +24,6 @@ CASES = [
     ("qwen3_5", ("--gradient_checkpointing", "--freeze_vision_tower")),
     ("qwen3_5", ("--use_peft", "--gradient_checkpointing")),
 ]
-
-
-def stock_trainer(ours: Any, parsed: Any, folder: Path) -> DPOTrainer:
-    """TRL's trainer with TRL's collator on the same rows, pictures as data sets hold them."""
-    rows = ours.train_dataset.select_columns(["prompt", "chosen", "rejected", "image_paths"])
-    listed = rows.to_list()
-    for one in listed:
-        one["images"] = [str(folder / image) for image in one.pop("image_paths")]
-    dataset = Dataset.from_list(listed).cast_column("images", Sequence(Image()))
-    _, training, model = parsed
-    arguments = DPOConfig(
-        output_dir=training.output_dir,
-        use_cpu=True,
-        bf16=False,
-        max_length=None,
-        gradient_checkpointing=training.gradient_checkpointing,
-        report_to="none",
-        per_device_train_batch_size=2,
-        beta=training.beta,
-        max_steps=1,
-    )
-    return DPOTrainer(
-        model=str(model.model_name_or_path),
-        args=arguments,
-        train_dataset=dataset,
-        processing_class=AutoProcessor.from_pretrained(model.model_name_or_path),
-        peft_config=ours.model.peft_config["default"] if model.use_peft else None,
-    )
-
-
-def same_weights(ours: Any, stock: Any) -> None:
-    """Move the policies away from their references, both to the same place."""
-    torch.manual_seed(3)
-    theirs = dict(stock.model.named_parameters())
-    with torch.no_grad():
-        for name, parameter in ours.model.named_parameters():
-            if parameter.requires_grad:
-                parameter += 0.02 * torch.randn_like(parameter)
-            theirs[name].copy_(parameter)
-            theirs[name].requires_grad_(parameter.requires_grad)
-
-
-def result(trainer: Any, batch: dict[str, Any], **settings: Any) -> dict[str, Any]:
-    """Loss, log-probs, gradients and metrics of one batch."""
-    for name, value in settings.items():
-        setattr(trainer, name, value)
-    trainer.model.train()
-    trainer.model.zero_grad()
-    trainer._metrics["train"].clear()
-    model = LogProbRecorder(trainer.model)
-    loss = trainer._compute_loss(model, trainer._prepare_inputs(batch), return_outputs=False)
-    loss.backward()
-    mask = batch["completion_mask"][:, 1:].bool()
-    logged: dict[str, float] = {}
-    trainer.log(logged)
-    return {
-        "loss": loss.item(),
-        "tokens": model.log_probs[mask],
-        "sums": torch.stack([one[m].sum() for one, m in zip(model.log_probs, mask, strict=True)]),
-        "gradients": {
-            name: parameter.grad.clone()
-            for name, parameter in trainer.model.named_parameters()
-            if parameter.grad is not None
-        },
-        "metrics": logged,
-    }
-
-
-def assert_equal(ours: dict[str, Any], stock: dict[str, Any]) -> None:
-    torch.testing.assert_close(ours["tokens"], stock["tokens"], rtol=0, atol=1e-4)
-    torch.testing.assert_close(ours["sums"], stock["sums"], rtol=0, atol=1e-3)
-    assert ours["loss"] == pytest.approx(stock["loss"], rel=1e-5)
-    assert ours["gradients"].keys() == stock["gradients"].keys()
-    assert ours["gradients"]
-    for name, gradient in stock["gradients"].items():
-        # Of the tensor's largest element: single ones are sums that cancel.
-        bound = 1e-3 * gradient.abs().max() + 1e-6
-        assert (ours["gradients"][name] - gradient).abs().max() <= bound, name
-    for key, value in stock["metrics"].items():
-        assert ours["metrics"][key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
 
 
 @pytest.mark.slow
@@ -158,7 +58,7 @@ def test_long_texts_and_a_live_reference_with_a_backbone_in_double_precision(
     pairs = write(tmp_path / "pairs.jsonl", varied(3, longest=60, form=FORM))
     flags = ("--reference_cache", "false")
     ours, parsed = trainer_for(bases["qwen2_5_vl"], folder, pairs, tmp_path / "ours", *flags)
-    assert "ref_chosen_logps" not in ours.train_dataset.column_names
+    assert not ours.data_collator.reference
     stock = stock_trainer(ours, parsed, folder)
     same_weights(ours, stock)
     for trainer in (ours, stock):
@@ -190,8 +90,8 @@ def test_logits_are_those_of_the_fused_head(
     pairs = write(tmp_path / "pairs.jsonl", varied(2, form=FORM))
     ours, _ = trainer_for(bases["qwen2_5_vl"], folder, pairs, tmp_path / "ours")
     batch = ours.data_collator(list(ours.train_dataset))
-    own = {k: v for k, v in batch.items() if k not in ("pairs", "completion_mask")}
-    own = {k: v for k, v in own.items() if not k.startswith("ref_")}
+    ours_alone = ("pairs", "images", "completion_mask", "answer_mask", "ref_logps")
+    own = {k: v for k, v in batch.items() if k not in ours_alone}
     with torch.no_grad():
         logits = ours.model(**own).logits[:, :-1]
         labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
@@ -240,7 +140,7 @@ def test_other_models_and_settings_fall_back_to_stock_trl_with_one_line(
     assert "eager" in line
     # Reference log-probs are cached all the same, and they are those of a live reference.
     assert ours.ref_model is None
-    assert ours.reference_counts["computed"] == 4
+    assert ours.reference_counts["computed"] == 8
     flags += ["--reference_cache", "false"]
     live, _ = trainer_for(bases["qwen2_5_vl"], folder, pairs, tmp_path / "live", *flags)
     assert live.ref_model is not None

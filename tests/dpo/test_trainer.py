@@ -139,12 +139,12 @@ def test_two_processes_train_as_one(base: Path, folder: Path, pairs: str, tmp_pa
             torch.testing.assert_close(weight, expected, rtol=0, atol=1e-5)
         # Each process computed its part of the reference log-probs, and no row was lost.
         files = list((out / "cache").glob("*/*.jsonl"))
-        rows = [json.loads(line)["row"] for path in files for line in path.open()]
+        texts = [json.loads(line)["text"] for path in files for line in path.open()]
         assert len(files) == 2
-        assert len(set(rows)) == 11
+        assert len(set(texts)) == 22
         summary = json.loads((out / "summary.json").read_text())
         # The held-out rows are the same, and were there.
-        assert summary["reference_logps"] == {"found": 11, "computed": 11}
+        assert summary["reference_logps"] == {"found": 0, "computed": 22}
 
 
 @pytest.mark.slow
@@ -157,7 +157,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
     cut = tmp_path / "cut"
     trained(base, folder, pairs, cut, *saving, dies_at=8)
     trainer = trained(base, folder, pairs, cut, *saving, "--resume_from_checkpoint", "true")
-    assert trainer.reference_counts == {"found": 11, "computed": 0}
+    assert trainer.reference_counts == {"found": 22, "computed": 0}
     assert len(history(cut)) == len(history(tmp_path / "uninterrupted")) == 12
     for name, weight in weights(cut).items():
         assert torch.equal(weight, weights(tmp_path / "uninterrupted")[name]), name
@@ -219,8 +219,8 @@ def test_deepspeed_does_not_round_reference_log_probs(
     trainer.is_deepspeed_enabled = True
     ready = trainer._prepare_inputs(batch)
     assert ready["pixel_values"].dtype == torch.bfloat16
-    for name in ("ref_chosen_logps", "ref_rejected_logps"):
-        assert torch.equal(ready[name], batch[name])
+    assert torch.equal(ready["ref_logps"], batch["ref_logps"])
+    assert batch["ref_logps"].any()
 
 
 def test_held_out_loss_does_not_depend_on_the_batch_size(
@@ -292,7 +292,7 @@ def test_the_margin_is_that_of_the_answers_and_that_of_the_reasoning(
         flags = (*flags, "--ld_alpha", str(ld_alpha))
     trainer, _ = trainer_for(base, folder, path, tmp_path / "out", *flags)
     trainer.get_train_dataloader()  # computes the reference log-probs
-    batch = collator_for(base, folder)(load_pairs(path, str(folder)).rows)
+    batch = collator_for(base, folder)(list(load_pairs(path, str(folder)).dataset()))
     stock = AutoModelForImageTextToText.from_pretrained(base)
     reference = token_logps(stock, batch)
     if "--use_peft" in flags:
@@ -349,7 +349,7 @@ def disturb_adapter(model: Any) -> None:
 
 def token_logps(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     """Log-probs of the responses' tokens, (2 x pairs, length - 1); 0 for all other tokens."""
-    skipped = ("completion_mask", "answer_mask", "pairs")
+    skipped = ("completion_mask", "answer_mask", "pairs", "images")
     inputs = {name: value for name, value in batch.items() if name not in skipped}
     with torch.no_grad():
         logps = model(**inputs).logits[:, :-1].log_softmax(dim=-1)

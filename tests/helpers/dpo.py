@@ -127,7 +127,7 @@ def trainer_for(base: Path, folder: Path, pairs: str, out: Path, *flags: str) ->
         "--per_device_train_batch_size 2 --max_steps 1 --preference_tokens all"
     )
     parsed = trl_settings.parse([*common.split(), *flags])
-    rows = [part.dataset() for part in load_train_and_eval(*parsed) if part]
+    rows = [part.dataset(**parsed[0].of_rows()) for part in load_train_and_eval(*parsed) if part]
     return build.build_trainer(*parsed, *rows), parsed
 
 

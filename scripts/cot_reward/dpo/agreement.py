@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import GenerationConfig, TrainerCallback
 
-from cot_reward.dpo.collator import apply_template
+from cot_reward.dpo.collator import written
 from cot_reward.errors import UserError
 from cot_reward.judge import judge
 from cot_reward.stats import tally
@@ -32,7 +32,9 @@ def choose_prompts(rows: Dataset, count: int) -> Dataset:
     without a lean are 1. Raises UserError when the right answer of no row is known.
     """
     first: dict[tuple[int, str], int] = {}
-    for index, prompt in enumerate(zip(rows["answer"][:], rows["comparison"][:], strict=True)):
+    # An answer that cannot be read is 0.
+    answers = map(max, rows["answer"][:])
+    for index, prompt in enumerate(zip(answers, rows["comparison"][:], strict=True)):
         first.setdefault(prompt, index)
     chosen: list[int] = []
     for answer, wanted in ((1, (count + 1) // 2), (2, count // 2)):
@@ -60,7 +62,9 @@ class Agreement(TrainerCallback):
         # A tokenizer keeps how it padded last, and is saved with it.
         self._processor = copy.deepcopy(trainer.processing_class)
         self._most_tokens = _LENGTH_FACTOR * max(
-            len(self._processor.tokenizer(row["chosen"][0]["content"])["input_ids"]) for row in rows
+            len(self._processor.tokenizer(text)["input_ids"])
+            for row in rows
+            for text in row["chosen"]
         )
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -105,7 +109,7 @@ class Agreement(TrainerCallback):
         shown = self._trainer.data_collator.with_images(list(rows))
         inputs = self._processor(
             images=[row["images"] for row in shown],
-            text=[apply_template(row, self._processor)["prompt"] for row in shown],
+            text=[written(row, self._processor).prompt for row in rows],
             padding=True,
             padding_side="left",
             return_tensors="pt",
@@ -123,8 +127,8 @@ class Agreement(TrainerCallback):
             eos_token_id=ends,
             pad_token_id=tokenizer.pad_token_id,
         )
-        written = model.generate(**inputs, generation_config=greedy)
-        tokens = written[:, inputs["input_ids"].shape[1] :]
+        generated = model.generate(**inputs, generation_config=greedy)
+        tokens = generated[:, inputs["input_ids"].shape[1] :]
         ended = torch.isin(tokens, torch.tensor(ends, device=tokens.device)).any(dim=1).tolist()
         texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return list(zip(texts, ended, strict=True))
@@ -133,7 +137,11 @@ class Agreement(TrainerCallback):
 def _judged(number: int, row: dict[str, Any], text: str, ended: bool) -> dict[str, Any]:
     """What `stats.tally` reads of a judged row; each prompt counts by itself."""
     found = judge(
-        text, TASKS[row["task"]], row["answer"], "stop" if ended else "length", mismatches=False
+        text,
+        TASKS[row["task"]],
+        max(row["answer"]),
+        "stop" if ended else "length",
+        mismatches=False,
     )
     return {
         "id": str(number),

@@ -9,7 +9,6 @@ from datasets import Dataset
 from transformers import PretrainedConfig
 from trl import ModelConfig
 
-from cot_reward import judge
 from cot_reward.dpo import selfcheck, shared_prefix
 from cot_reward.dpo.agreement import Agreement, choose_prompts
 from cot_reward.dpo.collator import PairCollator, SharedPrefixCollator
@@ -36,7 +35,7 @@ from cot_reward.training.model import (
 from cot_reward.training.plain_chat import rewritten
 
 # Raise it when reference log-probs begin to depend on something that their key does not hold.
-_REFERENCE_FORMAT = 3
+_REFERENCE_FORMAT = 4
 
 
 def build_trainer(
@@ -152,15 +151,14 @@ def _reference_dependencies(
     model_config: ModelConfig,
     model: str,
 ) -> dict[str, Any]:
-    """All that the reference log-probs depend on, besides the rows; `model` tells its files."""
+    """All that the reference log-probs depend on, besides prompts, images and texts.
+
+    `model` tells the model's files.
+    """
     return {
         "format": _REFERENCE_FORMAT,
-        # The judge's reader finds the answer blocks.
-        "judge_version": judge.VERSION,
         "model": model,
         "image_max_pixels": settings.image_max_pixels,
-        "preference_tokens": settings.preference_tokens,
-        "ld_alpha": training.ld_alpha,
         "disable_dropout": training.disable_dropout,
         "model_init_kwargs": str(sorted((training.model_init_kwargs or {}).items())),
         # These engines turn the weights themselves to bf16; otherwise autocast runs fp32 weights.

@@ -122,10 +122,12 @@ def _setting_rows(
         "beta": training.beta,
         "learning rate": training.learning_rate,
         "schedule": f"{plain(training.lr_scheduler_type)}, warm-up {training.warmup_steps:g}",
-        "pairs a step": (
+        f"{'groups' if settings.groups else 'pairs'} a step": (
             f"{training.train_batch_size} x {training.gradient_accumulation_steps} accumulated "
             f"x {run.processes} processes"
         ),
+        "weighs the same": f"every {settings.weigh}",
+        "compared tokens": settings.preference_tokens,
         "epochs": training.num_train_epochs,
         "weights": f"{model_config.dtype or 'as saved'}, mixed precision {mixed}",
         "seed": training.seed,

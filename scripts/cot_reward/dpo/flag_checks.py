@@ -10,6 +10,7 @@ from typing import Any
 
 from trl import DPOConfig, ModelConfig
 
+from cot_reward.dpo.groups import WEIGHTS
 from cot_reward.dpo.preference_tokens import CHOICES
 from cot_reward.dpo.settings import DpoSettings
 from cot_reward.errors import UserError, nearest
@@ -28,7 +29,8 @@ LOSSES = (
 )  # fmt: skip
 _SMOOTHED = ("robust", "exo_pair", "aot", "aot_unpaired")
 # Their terms are sorted, or one mean for all pairs: no pair has a term that could be weighted.
-_NOT_WEIGHTED = ("aot", "aot_unpaired", "sft")
+_SORTED = ("aot", "aot_unpaired")
+_NOT_WEIGHTED = (*_SORTED, "sft")
 _BY_LENGTH = ("ipo", "sigmoid_norm")
 _DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 _WITH_DIVERGENCES = (
@@ -49,6 +51,7 @@ def check(settings: DpoSettings, training: Any, model_config: ModelConfig) -> No
     for faults in (
         _of_losses(training),
         _of_preference_tokens(settings, training),
+        _of_groups(settings, training),
         _of_lost_flags(training),
         of_lengths(training),
         of_evaluation(settings, training),
@@ -124,6 +127,21 @@ def _of_preference_tokens(settings: DpoSettings, training: Any) -> Iterator[str]
             f"--preference_tokens {tokens} does not go with --use_weighting, which weights a pair "
             "by the log-probs of its whole texts"
         )
+
+
+def _of_groups(settings: DpoSettings, training: Any) -> Iterator[str]:
+    weigh = settings.weigh
+    if weigh not in WEIGHTS:
+        yield f"--weigh {weigh}: not one of {', '.join(WEIGHTS)}.{nearest(weigh, WEIGHTS)}"
+    for name in training.loss_type:
+        if weigh == "comparison" and name in _SORTED:
+            yield f"--weigh {weigh} does not go with the loss {name}, which has no term of a pair"
+    if settings.max_row_tokens is None:
+        return
+    if not settings.groups:
+        yield f"--max_row_tokens {settings.max_row_tokens} is ignored without --groups true"
+    if settings.max_row_tokens < 1:
+        yield f"--max_row_tokens {settings.max_row_tokens}: must be at least 1"
 
 
 def _of_lost_flags(training: Any) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from trl import ModelConfig
 
 from cot_reward.dpo.collator import apply_template
+from cot_reward.dpo.groups import make_rows
 from cot_reward.dpo.pairs import Pairs, TokenCount, load_pairs, template_warning
 from cot_reward.dpo.settings import DpoSettings
 from cot_reward.dpo.steps import announce
@@ -29,6 +30,7 @@ def load_train_and_eval(
     for a folder that is no whole model, and for an output folder that cannot be written to.
     """
     count_tokens = token_counter(lambda: load_processor(training, model_config))
+    wants_tokens = training.max_length or settings.max_row_tokens
     cache_folder = settings.cache_folder(Path(str(training.output_dir)))
 
     def read(path: str) -> Pairs:
@@ -37,7 +39,7 @@ def load_train_and_eval(
             settings.image_folder,
             max_pixels=settings.image_max_pixels,
             max_length=training.max_length,
-            count_tokens=count_tokens,
+            count_tokens=count_tokens if wants_tokens else None,
             skip_bad_rows=settings.skip_bad_rows,
             seen_images=cache_folder / _SEEN_IMAGES,
         )
@@ -51,10 +53,27 @@ def load_train_and_eval(
         held_out = read(settings.eval_data_path) if settings.eval_data_path else None
         if warning := template_warning(settings.data_path, settings.eval_data_path):
             print(warning, file=sys.stderr)
-        announce(training, len(train.rows), train.comparisons)
+        groups = len(make_rows(train.rows, **settings.of_rows())) if settings.groups else None
+        announce(training, len(train.rows), train.comparisons, groups)
+        if warning := _long_pairs_warning(train, settings.max_row_tokens):
+            print(warning, file=sys.stderr)
         return train, held_out
 
     return broadcast_from_main(read_both)
+
+
+def _long_pairs_warning(pairs: Pairs, max_row_tokens: int | None) -> str:
+    """A word about pairs that alone are longer than a row should be; "" without any."""
+    if max_row_tokens is None:
+        return ""
+    lengths = [sum(pair["tokens"].values()) for pair in pairs.rows]
+    long = [length for length in lengths if length > max_row_tokens]
+    if not long:
+        return ""
+    return (
+        f"warning: {len(long)} pairs alone have more than {max_row_tokens} tokens "
+        f"(--max_row_tokens), up to {max(long)}; each is a row of its own"
+    )
 
 
 def token_counter(load: Callable[[], Any]) -> TokenCount:
@@ -65,20 +84,23 @@ def token_counter(load: Callable[[], Any]) -> TokenCount:
     """
     load = functools.cache(load)
 
-    def count(row: dict[str, Any], sizes: list[tuple[int, int]]) -> int:
+    def count(row: dict[str, Any], sizes: list[tuple[int, int]]) -> dict[str, int]:
         processor = load()
         # The template writes one placeholder for an image, whatever stands in `images`.
         text = apply_template(row | {"images": [None] * len(sizes)}, processor)
         if not hasattr(processor, "_get_num_multimodal_tokens"):
-            raise UserError("--max_length: this processor does not tell how long images are")
+            raise UserError(
+                "--max_length, --max_row_tokens: this processor does not tell how long images are"
+            )
         images = processor._get_num_multimodal_tokens(
             image_sizes=[(height, width) for width, height in sizes]
         )
-        prompt, *responses = (
-            len(processor.tokenizer(text[part], add_special_tokens=False)["input_ids"])
+        counts = {
+            part: len(processor.tokenizer(text[part], add_special_tokens=False)["input_ids"])
             for part in ("prompt", "chosen", "rejected")
-        )
+        }
         # The prompt's own tokens already hold one placeholder for each image.
-        return sum(images.num_image_tokens) - len(sizes) + prompt + max(responses)
+        counts["prompt"] += sum(images.num_image_tokens) - len(sizes)
+        return counts
 
     return count

@@ -5,7 +5,6 @@ They are by answer, by model, by length, and for the answer blocks apart from th
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -51,23 +50,26 @@ def sequence_logps(log_probs: Tensor, completion_mask: Tensor, ld_alpha: float |
 
 
 def _answer_columns(
-    beta: float, log_probs: Tensor, inputs: Mapping[str, Tensor], ld_alpha: float | None
+    beta: float,
+    log_probs: Tensor,
+    reference: Tensor,
+    masks: Mapping[str, Tensor],
+    ld_alpha: float | None,
 ) -> dict[str, Tensor]:
     """Columns (pairs,) for answer block and reasoning, from the log-probs of the tokens.
 
     `has_blocks` tells whether both texts of a pair have an answer block; the other columns are
     meant for these pairs. Log-probs are means per token, and rewards are sums.
     """
-    mask, answer = inputs["completion_mask"][:, 1:], inputs["answer_mask"][:, 1:]
+    mask, answer = masks["mask"][:, 1:], masks["answer"][:, 1:]
     token_logps = {}
     for part, of_part in (("answer", answer), ("reasoning", mask - answer)):
         token_logps[part] = (log_probs * of_part).sum(dim=1) / of_part.sum(dim=1).clamp(min=1)
-    answer_logps = sequence_logps(log_probs * answer, mask, ld_alpha)
+    change = sequence_logps((log_probs - reference) * answer, mask, ld_alpha)
     blocks = answer.any(dim=1).chunk(2)
     columns = {"has_blocks": blocks[0] & blocks[1]}
     for place, side in enumerate(("chosen", "rejected")):
-        change = answer_logps.chunk(2)[place] - inputs[f"ref_{side}_answer_logps"]
-        columns[f"{side}_answer_reward"] = beta * change
+        columns[f"{side}_answer_reward"] = beta * change.chunk(2)[place]
         for part, means in token_logps.items():
             columns[f"{side}_{part}_token_logp"] = means.chunk(2)[place]
     return columns
@@ -84,39 +86,39 @@ class PairMetrics:
         self,
         beta: float,
         log_probs: Tensor,
-        inputs: dict[str, Any],
-        pairs: dict[str, Tensor],
-        real: int,
+        reference: Tensor,
+        masks: Mapping[str, Tensor],
+        pairs: Mapping[str, Tensor],
         *,
         loss: Tensor,
         terms: Sequence[LossTerm],
         ld_alpha: float | None,
     ) -> None:
-        """Add the first `real` pairs of a micro-batch, from the policy's per-token `log_probs`.
+        """Add the pairs of a micro-batch, from the policy's and the reference's token log-probs.
 
-        `inputs["completion_mask"]` and `inputs["answer_mask"]` have the shape (2 x pairs, length),
-        `log_probs` one position less. `loss` is the micro-batch's: its `terms`, and TRL's router
-        loss where there is one.
+        `masks` has `mask`, of the texts, and `answer`, of their answer blocks, both of shape
+        (2 x pairs, length); the log-probs have one position less. `pairs` has `answer`,
+        `same_model` and `weight`, (pairs,). `loss` is the micro-batch's: its `terms`, and TRL's
+        router loss where there is one.
         """
-        mask = inputs["completion_mask"][:, 1:]
-        log_probs = log_probs[:, -mask.shape[1] :]
-        chosen, rejected = sequence_logps(log_probs, mask, ld_alpha).chunk(2)
+        mask = masks["mask"][:, 1:]
+        logps = sequence_logps(log_probs, mask, ld_alpha).chunk(2)
+        rewards = (beta * sequence_logps(log_probs - reference, mask, ld_alpha)).chunk(2)
         chosen_tokens, rejected_tokens = mask.sum(dim=1).chunk(2)
         other = loss.double() - sum(term.weight * term.mean.double() for term in terms)
         columns = {
-            "chosen_reward": beta * (chosen - inputs["ref_chosen_logps"]),
-            "rejected_reward": beta * (rejected - inputs["ref_rejected_logps"]),
-            "chosen_logp": chosen,
-            "rejected_logp": rejected,
-            "answer": pairs["answer"],
-            "same_model": pairs["same_model"],
+            "chosen_reward": rewards[0],
+            "rejected_reward": rewards[1],
+            "chosen_logp": logps[0],
+            "rejected_logp": logps[1],
+            **{name: pairs[name] for name in ("answer", "same_model", "weight")},
             "chosen_tokens": chosen_tokens,
             "rejected_tokens": rejected_tokens,
-            "other_loss": other.expand(len(chosen)),
-            **{term.kind: term.mean.expand(len(chosen)) for term in terms},
-            **_answer_columns(beta, log_probs, inputs, ld_alpha),
+            "other_loss": other.expand(len(chosen_tokens)),
+            **{term.kind: term.mean.expand(len(chosen_tokens)) for term in terms},
+            **_answer_columns(beta, log_probs, reference, masks, ld_alpha),
         }
-        self._parts.append({name: column.double()[:real] for name, column in columns.items()})
+        self._parts.append({name: column.double() for name, column in columns.items()})
 
     def take(self, loss_types: Sequence[str], loss_weights: Sequence[float]) -> Metrics:
         """Metrics of all processes' pairs since the last call; every process must call it.
@@ -142,15 +144,15 @@ def average(pairs: Mapping[str, np.ndarray], loss_weights: Mapping[str, float]) 
     """Means over pairs, from the columns (n,) of `PairMetrics.add`.
 
     A loss type's column has the mean of the pair's micro-batch. The SFT term is a mean over chosen
-    tokens, every other one a mean over pairs. `loss` is the weighted sum of the terms; a loss of
-    several terms has each, without its weight, as `loss/TYPE`. A metric of a group is missing when
-    no pair is in the group.
+    tokens, every other one a mean over pairs, both by the pairs' weights; all other metrics are
+    plain means. `loss` is the weighted sum of the terms; a loss of several terms has each, without
+    its weight, as `loss/TYPE`. A metric of a group is missing when no pair is in the group.
     """
     if not len(pairs["answer"]):
         return {}
-    tokens = pairs["chosen_tokens"]
+    tokens, weight = pairs["chosen_tokens"], pairs["weight"]
     terms = {
-        kind: np.average(pairs[kind], weights=tokens if kind == "sft" else None)
+        kind: np.average(pairs[kind], weights=weight * tokens if kind == "sft" else weight)
         for kind in loss_weights
     }
     margin = pairs["chosen_reward"] - pairs["rejected_reward"]

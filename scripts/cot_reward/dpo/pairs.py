@@ -1,4 +1,4 @@
-"""DPO rows of a file, checked by `rows.validation`, as TRL's conversational rows."""
+"""The pairs of a file, checked by `rows.validation`, as TRL's conversational rows."""
 
 import json
 from collections import defaultdict
@@ -11,6 +11,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from cot_reward.dpo.groups import SIDES, make_rows
 from cot_reward.errors import UserError
 from cot_reward.judge import judge
 from cot_reward.media.images import MAX_PIXELS
@@ -24,25 +25,28 @@ from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import mixed_templates
 from cot_reward.training.rows import describe_problems, inspect_images, printable
 
-# Counts the tokens of a row of `conversational`, prompt and longer response, given the sizes
-# (width, height) of its images as the model is shown them.
-TokenCount = Callable[[dict[str, Any], list[tuple[int, int]]], int]
+# Counts the tokens of prompt, chosen and rejected of a row of `conversational`, under these names,
+# given the sizes (width, height) of its images as the model is shown them.
+TokenCount = Callable[[dict[str, Any], list[tuple[int, int]]], dict[str, int]]
 
 
 @dataclass
 class Pairs:
     """The rows of a file that can be trained on, and what is wrong with the others.
 
-    Columns of `rows`: `prompt`, `chosen`, `rejected` (messages), `image_paths` (relative to the
-    image folder), `digest` (of all that the model is shown), `comparison` (tells which one the row
-    is about), `task` (its name), and what `group_labels` tells.
+    Fields of `rows`: `prompt`, `chosen`, `rejected` (messages), `image_paths` (relative to the
+    image folder), `digest` (of all that the model is shown), `prompt_digest`, `chosen_digest` and
+    `rejected_digest` (of the prompt with its images, alone and with a text), `tokens` (counts of
+    the parts, if they were wanted), `comparison` (tells which one the row is about), `task` (its
+    name), and what `group_labels` tells.
     """
 
     rows: list[dict[str, Any]]
     problems: list[str]
 
-    def dataset(self) -> Dataset:
-        return Dataset.from_list(self.rows)
+    def dataset(self, **settings: Any) -> Dataset:
+        """The rows of training; `settings` as of `groups.make_rows`."""
+        return Dataset.from_list(make_rows(self.rows, **settings))
 
     @property
     def comparisons(self) -> int:
@@ -62,9 +66,9 @@ def load_pairs(
     """The pairs of a JSON list, JSONL or Parquet file of any form, every one of them checked.
 
     Every image is read once, and decoded unless the database `seen_images` has its content. With
-    `max_length` a row whose longer text has more tokens is a bad one: it would be cut, and with it
-    the answer. Raises UserError with the number of bad rows and the first ten, unless
-    `skip_bad_rows`, and when none are left.
+    `count_tokens` the rows have `tokens`. With `max_length`, too, a row whose longer text has more
+    tokens is a bad one: it would be cut, and with it the answer. Raises UserError with the number
+    of bad rows and the first ten, unless `skip_bad_rows`, and when none are left.
     """
     folder = Path(image_folder)
     if not folder.is_dir():
@@ -93,9 +97,10 @@ def load_pairs(
         bad = next((what for what in shown if isinstance(what, str)), "")
         sizes = [what[1] for what in shown if not isinstance(what, str)]
         ready = conversational(row)
-        if not bad and max_length and count_tokens:
-            tokens = count_tokens(ready, sizes)
-            if tokens > max_length:
+        if not bad and count_tokens:
+            ready["tokens"] = counts = count_tokens(ready, sizes)
+            tokens = counts["prompt"] + max(counts["chosen"], counts["rejected"])
+            if max_length and tokens > max_length:
                 bad = f"has {tokens} tokens and would be cut by --max_length {max_length}"
         if bad:
             problems[number] = bad
@@ -104,11 +109,8 @@ def load_pairs(
         good.append(
             ready
             | group_labels(row)
-            | {
-                "digest": digest(row, digests),
-                "comparison": comparison_of(row),
-                "task": task_of(row).name,
-            }
+            | digests_of(row, digests)
+            | {"comparison": comparison_of(row), "task": task_of(row).name}
         )
 
     problems = {number: printable(what) for number, what in problems.items()}
@@ -181,9 +183,22 @@ def comparison_of(row: Mapping[str, Any]) -> str:
     return str(row.get("id") or dump([row["problem"], sorted(row["images"])]))
 
 
-def digest(row: Mapping[str, Any], images: list[Any]) -> str:
-    """The sha256 of a row's texts and of its images' contents; paths do not count."""
-    shown = [row["problem"], row["chosen"], row["rejected"], images]
+def digests_of(row: Mapping[str, Any], images: list[Any]) -> dict[str, str]:
+    """The sha256 of what the model is shown: texts, and the images' contents; paths do not count.
+
+    `digest` is of the pair, `prompt_digest` of the prompt alone, `chosen_digest` and
+    `rejected_digest` of the prompt with one text.
+    """
+    prompt = [row["problem"], images]
     # Rows without a system prompt keep the digest that earlier versions gave them.
-    shown += [row["system"]] if row.get("system") else []
+    system = [row["system"]] if row.get("system") else []
+    whole = [row["problem"], row["chosen"], row["rejected"], images, *system]
+    return {
+        "digest": _sha256(whole),
+        "prompt_digest": _sha256([*prompt, *system]),
+        **{f"{side}_digest": _sha256([row[side], *prompt, *system]) for side in SIDES},
+    }
+
+
+def _sha256(shown: list[Any]) -> str:
     return sha256(dump(shown).encode()).hexdigest()

@@ -19,15 +19,15 @@ CHOICES = ("all", "first_difference")
 
 
 def compared_mask(
-    choice: str, input_ids: Tensor, completion_mask: Tensor, answer_mask: Tensor, answer_only: Any
+    input_ids: Tensor, completion_mask: Tensor, answer_mask: Tensor, answer_only: Any
 ) -> Tensor:
-    """1 for the compared tokens, in the shape of `completion_mask`, (2 x pairs, length).
+    """1 for the tokens of the first difference, in the shape of `completion_mask`.
+
+    All have the shape (2 x pairs, length), chosen texts first.
 
     `answer_only`, (pairs,), is 1 where the rejected text's answer alone is wrong: there the answer
     blocks are compared, up to where they agree again, if both texts have one.
     """
-    if choice == "all":
-        return completion_mask
     compared = torch.zeros_like(completion_mask)
     pairs = len(completion_mask) // 2
     for pair, of_answer in enumerate(answer_only):

@@ -46,12 +46,12 @@ def train(
         if is_main:
             print(how_to_go_on(output, trainer.state.global_step), file=sys.stderr)
         raise
-    rows, steps = len(dataset), trainer.state.global_step
+    pairs, steps = sum(map(len, dataset["pairs"][:])), trainer.state.global_step
     train_seconds = result.metrics["train_runtime"]
     history = trainer.state.log_history
     if is_main:
         finished = FinishedRun(
-            rows, skipped, steps, train_seconds, training.world_size, history, sys.argv
+            pairs, skipped, steps, train_seconds, training.world_size, history, sys.argv
         )
         card = model_card(settings, training, model_config, finished)
         # Before the model, since saving may upload the folder.
@@ -68,7 +68,11 @@ def train(
     _plot(history, training.loss_type, output / "curves")
     summary = {
         "stage": "dpo",
-        "rows": {"in": rows + skipped, "out": rows, "skipped": {"bad": skipped} if skipped else {}},
+        "rows": {
+            "in": pairs + skipped,
+            "out": pairs,
+            "skipped": {"bad": skipped} if skipped else {},
+        },
         "reference_logps": trainer.reference_counts,
         "steps": steps,
         "seconds": round(time.monotonic() - started, 2),

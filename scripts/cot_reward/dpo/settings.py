@@ -57,6 +57,20 @@ class DpoSettings:
         "adapter/",
         default=False,
     )
+    groups: bool = _help(
+        "run all pairs about one prompt in one row, in which the prompt and each text stand once; "
+        "--per_device_train_batch_size then counts groups",
+        default=False,
+    )
+    max_row_tokens: int | None = _help(
+        "with --groups: a group of more tokens becomes several rows, with its prompt in each",
+        default=None,
+    )
+    weigh: str = _help(
+        "what weighs the same in the losses: every pair, or every comparison, whatever the number "
+        "of its pairs",
+        default="pair",
+    )
     preference_tokens: str = _help(
         "the tokens by which chosen and rejected are compared: all, of the whole texts, as TRL "
         "does, or first_difference, from where they differ to where they agree again; of the "
@@ -82,6 +96,11 @@ class DpoSettings:
     def __post_init__(self) -> None:
         if self.image_max_pixels < 1:
             raise ValueError(f"image_max_pixels is {self.image_max_pixels}; it must be positive")
+
+    def of_rows(self) -> dict[str, Any]:
+        """What `groups.make_rows` is told."""
+        names = ("groups", "weigh", "max_row_tokens")
+        return {name: getattr(self, name) for name in names}
 
     def cache_folder(self, output: Path) -> Path:
         """The folder of what later runs need not compute again; `output` is the output_dir."""

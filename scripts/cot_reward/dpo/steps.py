@@ -19,26 +19,26 @@ _NEAR_PEAK = 0.9
 
 @dataclass(frozen=True)
 class Steps:
-    """`total` steps of at most `pairs_per_step` of the `pairs`, over all processes."""
+    """`total` steps of at most `rows_per_step` of the `rows`, over all processes."""
 
-    pairs: int
+    rows: int
     total: int
-    pairs_per_step: int
+    rows_per_step: int
 
-    def __str__(self) -> str:
+    def told(self, noun: str) -> str:
         steps = f"{self.total} step{'s' * (self.total != 1)}"
-        return f"{steps} of {min(self.pairs, self.pairs_per_step)} pairs"
+        return f"{steps} of {min(self.rows, self.rows_per_step)} {noun}"
 
 
-def count_steps(training: PairConfig, pairs: int) -> Steps:
-    """The steps that the Trainer takes for this number of pairs, from the first to the last."""
+def count_steps(training: PairConfig, rows: int) -> Steps:
+    """The steps that the Trainer takes for this number of rows, from the first to the last."""
     batch = training.train_batch_size * training.world_size
-    batches = pairs // batch if training.dataloader_drop_last else math.ceil(pairs / batch)
+    batches = rows // batch if training.dataloader_drop_last else math.ceil(rows / batch)
     an_epoch = max(1, math.ceil(batches / training.gradient_accumulation_steps))
     total = training.max_steps
     if total < 0:
         total = math.ceil(training.num_train_epochs * an_epoch)
-    return Steps(pairs, total, batch * training.gradient_accumulation_steps)
+    return Steps(rows, total, batch * training.gradient_accumulation_steps)
 
 
 def learning_rates(training: PairConfig, total: int) -> list[float]:
@@ -101,13 +101,18 @@ def _how_to_take_more(training: PairConfig) -> str:
     return f"For more steps: {', '.join(ways)}, or more pairs."
 
 
-def announce(training: PairConfig, pairs: int, comparisons: int) -> None:
+def announce(training: PairConfig, pairs: int, comparisons: int, groups: int | None = None) -> None:
     """Print the numbers of pairs, comparisons and steps, and a warning when pairs or steps are few.
 
-    It needs no model, so that nothing is spent yet.
+    `groups`: so many rows hold the pairs; None: a pair is a row. It needs no model, so that nothing
+    is spent yet.
     """
-    steps = count_steps(training, pairs)
-    print(f"{pairs} pairs about {comparisons} comparison{'s' * (comparisons != 1)}, {steps}")
+    steps = count_steps(training, pairs if groups is None else groups)
+    found = f"{pairs} pairs about {comparisons} comparison{'s' * (comparisons != 1)}"
+    if groups is None:
+        print(f"{found}, {steps.told('pairs')}")
+    else:
+        print(f"{found} in {groups} groups, {steps.told('groups')}")
     for warning in (few_pairs_warning(pairs, steps.total), few_steps_warning(training, steps)):
         if warning:
             print(warning, file=sys.stderr)

@@ -1,11 +1,10 @@
 """TRL's DPO trainer with shared prefixes, cached reference log-probs and metrics of single pairs.
 
 TRL's losses and metrics are used unchanged. They average over a micro-batch; here each micro-batch
-is weighted so that a step is the mean over all pairs of its global batch, whatever the number of
-processes and accumulation steps.
+is weighted so that a step is the mean over all pairs of its global batch, by their weights,
+whatever the number of processes and accumulation steps.
 """
 
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,17 +12,20 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, is_peft_model, tqdm
 from datasets import Dataset
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 from trl import DPOTrainer
 from trl.models.utils import prepare_deepspeed
 from trl.trainer import dpo_trainer
 
 from cot_reward.dpo import shared_prefix
-from cot_reward.dpo.collator import GROUP_COLUMNS, REFERENCE_COLUMNS, keep_first_pairs
+from cot_reward.dpo.collator import keep_first_rows
+from cot_reward.dpo.groups import LABELS, SIDES, Row, digests_of, part_with
 from cot_reward.dpo.metrics import LossTerm, Metrics, PairMetrics, sequence_logps
 from cot_reward.dpo.reference import Logps, ReferenceCache
 from cot_reward.errors import UserError
@@ -31,18 +33,21 @@ from cot_reward.training.checkpoint_keeper import CheckpointKeeper
 from cot_reward.training.distributed import split_evenly
 from cot_reward.training.identity import Record
 
-SIDES = ("chosen", "rejected")
 # Columns of the rows that reach the collator.
-_COLUMNS = ["prompt", "chosen", "rejected", "image_paths", "answer_only", *GROUP_COLUMNS]
-_COLUMNS += REFERENCE_COLUMNS
+_COLUMNS = ["prompt", "image_paths", "pairs", *LABELS]
+_COLUMNS += [f"{side}{kind}" for side in SIDES for kind in ("", "_digests")]
 # Keys of a batch that neither TRL nor the model knows.
-_OUR_BATCH_KEYS = ("pairs", "share", "real", "answer_mask", "compared_mask", *REFERENCE_COLUMNS[2:])
+_OUR_BATCH_KEYS = ("pairs", "images", "share", "real", "answer_mask", "compared_mask", "ref_logps")
+# The tensors of a batch by response, which TRL takes by pair.
+_BY_RESPONSE = ("input_ids", "attention_mask", "completion_mask")
+# What the model's fused head tells of each token.
+_OF_TOKENS = ("log_probs", "entropy", "mean_logits", "is_top1", "log_sum_sq_probs", "logits")
 # An image's part in the approximate length of a row.
 _CHARACTERS_PER_IMAGE = 1000
 
 
 class PairTrainer(CheckpointKeeper, DPOTrainer):
-    """DPOTrainer for the rows of `pairs` and the batches of `collator`.
+    """DPOTrainer for the rows of `groups` and the batches of `collator`.
 
     `record` is what the checkpoints belong to. `shared` says that the batches are from
     SharedPrefixCollator. With a `cache` the reference log-probs are read from it, after the missing
@@ -65,6 +70,9 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
         # TRL would hash all weights for its own cache, which takes a minute for a 7B model.
         with mock.patch.object(dpo_trainer, "hash_module", return_value="", create=True):
             super().__init__(**arguments)
+        datasets = (self.train_dataset, self.eval_dataset)
+        pairs_of_rows = [pairs for rows in datasets if rows for pairs in rows["pairs"][:]]
+        self._has_groups = any(len(pairs) > 1 for pairs in pairs_of_rows)
         self._pair_metrics = {mode: PairMetrics() for mode in ("train", "eval")}
         self._attach_shared_prefix()
         # TRL's loss then always reads reference log-probs from the batch. Without a cache,
@@ -92,70 +100,73 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
         Under DeepSpeed transformers casts all floats of a batch to the model's precision, and bf16
         rounds a log-prob of -600 to a multiple of 4.
         """
-        references = {name: inputs[name] for name in REFERENCE_COLUMNS if name in inputs}
-        rest = {name: value for name, value in inputs.items() if name not in references}
+        kept = {name: inputs[name] for name in ("ref_logps",) if name in inputs}
+        rest = {name: value for name, value in inputs.items() if name not in kept}
         prepared: dict[str, Any] = super()._prepare_inputs(rest)
-        return prepared | {name: logps.to(self.args.device) for name, logps in references.items()}
+        return prepared | {name: value.to(self.args.device) for name, value in kept.items()}
 
     # --- reference log-probs ----------------------------------------------------------------------
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """The rows with their reference log-probs; TRL calls it when the model is ready."""
+        """Give the collator the reference log-probs of all texts; TRL calls it with the rows when
+        the model is ready."""
         assert self._cache is not None
-        if set(REFERENCE_COLUMNS) <= set(dataset.column_names):
+        reference: dict[str, Logps] = self.data_collator.reference
+        texts = {digest for row in dataset for digest in digests_of(row)} - reference.keys()
+        if not texts:
             return dataset
         self._attach_shared_prefix()
-        digests: list[str] = dataset["digest"][:]
+        found = self._cache.read(texts)
         # One process may see a file that another does not, and all must do the same work.
-        known = _merge(gather_object([self._cache.read()]))
-        missing = {digest: index for index, digest in enumerate(digests) if digest not in known}
-        self.reference_counts["found"] += len(digests) - len(missing)
+        everywhere: set[str] = set.intersection(*gather_object([set(found)]))
+        missing = texts - everywhere
+        self.reference_counts["found"] += len(everywhere)
         self.reference_counts["computed"] += len(missing)
+        reference |= {digest: found[digest] for digest in everywhere}
         if missing:
-            # Sorted by digest first, so that rows of equal length have one order in all processes.
-            indices = [index for _, index in sorted(missing.items())]
-            indices.sort(key=lambda index: _approximate_length(dataset[index]))
-            known |= self.compute_reference_logps(dataset, indices, name, batch_size)
+            rows = Dataset.from_list(_rows_with(dataset, missing))
+            reference |= self.compute_reference_logps(rows, name, batch_size)
         self._cache.close()
-        kept = zip(*(known[digest] for digest in digests), strict=True)
-        for column, logps in zip(REFERENCE_COLUMNS, kept, strict=True):
-            dataset = dataset.add_column(column, list(logps))
         return dataset
 
     def compute_reference_logps(
-        self, dataset: Dataset, indices: list[int], name: str, batch_size: int
+        self, dataset: Dataset, name: str, batch_size: int
     ) -> dict[str, Logps]:
-        """Compute the log-probs of these rows on all processes and add them to the cache.
+        """Compute the log-probs of these rows' texts on all processes and add them to the cache.
 
-        Returns digest of a row -> its log-probs. Raises UserError for log-probs that are not
+        Returns digest of a text -> its log-probs. Raises UserError for log-probs that are not
         finite.
         """
         assert self._cache is not None
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        part = dataset.select(split_evenly(indices, world)[rank])
+        part = dataset.select(split_evenly(list(range(len(dataset))), world)[rank])
         batches = DataLoader(
             part,
             batch_size=batch_size,
-            collate_fn=self.data_collator,
+            collate_fn=self.data_collator.with_digests,
             num_workers=self.args.dataloader_num_workers,
         )
         model = self._reference_model()
         computed: dict[str, Logps] = {}
-        digests = iter(part["digest"][:])
         for batch in tqdm(
             batches,
             desc=f"Reference log-probs of the {name} rows",
             disable=bool(os.environ.get("TQDM_DISABLE")) or self.args.disable_tqdm,
         ):
-            logps = self.reference_logps(model, self._prepare_inputs(batch))
-            pairs = [Logps(*row) for row in torch.stack(logps, dim=1).tolist()]
-            if not all(math.isfinite(value) for pair in pairs for value in pair):
+            digests = batch.pop("digests")
+            logps = self.reference_logps(model, self._prepare_inputs(batch)).float().cpu()
+            masks = batch["completion_mask"][:, 1:].bool()
+            of_texts = {
+                digest: of_row[mask].numpy()
+                for digest, of_row, mask in zip(digests, logps, masks, strict=True)
+                if digest and digest not in computed
+            }
+            if not all(np.isfinite(values).all() for values in of_texts.values()):
                 raise UserError(
                     "the reference gives log-probs that are not finite; check that the model's "
                     "files are complete and that its precision (--dtype, --bf16) is enough"
                 )
-            batch_digests = [next(digests) for _ in pairs]
-            self._cache.add(batch_digests, pairs)
-            computed.update(zip(batch_digests, pairs, strict=True))
+            self._cache.add(of_texts.items())
+            computed |= of_texts
         return _merge(gather_object([computed]))
 
     def _reference_model(self) -> Any:
@@ -167,20 +178,13 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
             return self._precompute_engine
         return self.ref_model or self.model
 
-    def reference_logps(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
-        """The log-probs by `model`, in the order of `reference.Logps`, each of shape (pairs,)."""
-        known = {name: value for name, value in inputs.items() if name not in _OUR_BATCH_KEYS}
-        recorder = LogProbRecorder(model)
-        of_texts = self.compute_ref_log_probs(recorder, known)
-        mask = inputs["completion_mask"][:, 1:]
-        of_tokens = recorder.log_probs[:, -mask.shape[1] :]
-        of_parts = [
-            sequence_logps(of_tokens * inputs[part][:, 1:], mask, self.ld_alpha).chunk(2)
-            for part in ("answer_mask", "compared_mask")
-        ]
-        return *of_texts, *of_parts[0], *of_parts[1]
+    def reference_logps(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """The log-probs by `model` of the batch's tokens but the first, (responses, length - 1)."""
+        recorder = LogProbRecorder(model, inputs)
+        self.compute_ref_log_probs(recorder, recorder.by_pair())
+        return recorder.of_responses
 
-    # --- every pair weighs the same ---------------------------------------------------------------
+    # --- every pair counts by its weight ----------------------------------------------------------
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
@@ -193,76 +197,85 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, items
-        counts = []
+        sums = []
         for number, batch in enumerate(batches):
             if number == len(batches) - 1:
-                batches[number] = batch = self._drop_repeated_pairs(batch)
-            real = batch.get("real", len(batch["pairs"]["images"]))
-            tokens = int(batch["completion_mask"].chunk(2)[0].sum())
-            counts.append((real, tokens if real else 0))
-        local = torch.tensor(counts, dtype=torch.float64, device=device)
+                batches[number] = batch = self._drop_repeated_rows(batch)
+            weight, chosen = batch["pairs"]["weight"], batch["pairs"]["responses"][:, 0]
+            tokens = batch["completion_mask"].sum(dim=1)[chosen]
+            is_real = batch.get("real", 1) > 0
+            sums.append([float(weight.sum()) * is_real, float((weight * tokens).sum()) * is_real])
+        local = torch.tensor(sums, dtype=torch.float64, device=device)
         total = self.accelerator.gather(local.sum(dim=0, keepdim=True)).sum(dim=0)
         shares = local * len(batches) * self.accelerator.num_processes / total
         for batch, share in zip(batches, shares.tolist(), strict=True):
             batch["share"] = share
         return batches, items
 
-    def _drop_repeated_pairs(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch without the repeated pairs that fill an epoch's last global batch.
+    def _drop_repeated_rows(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch without the repeated rows that fill an epoch's last global batch.
 
-        `real` is the number of pairs left. A process that has only repeated pairs keeps one, with
+        `real` is the number of rows left. A process that has only repeated rows keeps one, with
         weight 0. When a global batch was filled, `real` is set on every process.
         """
-        state, pairs = self.accelerator.gradient_state, len(batch["pairs"]["images"])
-        global_size = pairs * self.accelerator.num_processes
+        if "image_grid_thw" not in batch:
+            return batch
+        state, rows = self.accelerator.gradient_state, int(batch["pairs"]["row"].max()) + 1
+        global_size = rows * self.accelerator.num_processes
         # accelerate's own `remainder` is lost when a resumed run skips batches.
         rest = len(state.active_dataloader.dataset) % global_size if state.end_of_dataloader else 0
         never_filled = self.accelerator.num_processes == 1 or self.args.dataloader_drop_last
-        if never_filled or not rest or "image_grid_thw" not in batch:
+        if never_filled or not rest:
             return batch
-        # Real pairs come first, in the order of the processes.
-        real = min(max(rest - self.accelerator.process_index * pairs, 0), pairs)
-        return keep_first_pairs(batch, max(real, 1)) | {"real": real}
+        # Real rows come first, in the order of the processes.
+        real = min(max(rest - self.accelerator.process_index * rows, 0), rows)
+        return keep_first_rows(batch, max(real, 1)) | {"real": real}
 
     # --- loss -------------------------------------------------------------------------------------
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         mode = "train" if self.model.training else "eval"
-        # In training `get_batch_samples` has already dropped the repeated pairs.
-        inputs = dict(inputs if mode == "train" else self._drop_repeated_pairs(inputs))
-        pairs, share = inputs.pop("pairs"), inputs.pop("share", None)
-        uneven = "real" in inputs
-        real = inputs.pop("real", len(pairs["images"]))
-        if REFERENCE_COLUMNS[0] not in inputs:
-            live = self.reference_logps(self.ref_model or self.model, inputs)
-            inputs |= dict(zip(REFERENCE_COLUMNS, live, strict=True))
-        known = {name: value for name, value in inputs.items() if name not in _OUR_BATCH_KEYS}
-        recorder = LogProbRecorder(model)
-        weights = self.loss_weights
+        # In training `get_batch_samples` has already dropped the repeated rows.
+        inputs = dict(inputs if mode == "train" else self._drop_repeated_rows(inputs))
+        if "ref_logps" not in inputs:
+            if self._cache is not None:
+                raise RuntimeError("a text has no reference log-probs; were its rows prepared?")
+            inputs["ref_logps"] = self.reference_logps(self.ref_model or self.model, inputs)
+        recorder = LogProbRecorder(model, inputs, self.data_collator.preference_tokens != "all")
+        known = recorder.by_pair()
+        reference = recorder.take(inputs["ref_logps"])
+        compared = reference if recorder.compared is None else reference * recorder.compared
+        sums = sequence_logps(compared, known["completion_mask"][:, 1:], self.ld_alpha).chunk(2)
+        known |= {f"ref_{side}_logps": of_side for side, of_side in zip(SIDES, sums, strict=True)}
+        weight = inputs["pairs"]["weight"]
+        is_weighted = bool((weight != weight[0]).any())
         sft_mean = None
-        if self.data_collator.preference_tokens != "all":
-            recorder.compared = inputs["compared_mask"][:, 1:]
-            known |= {f"ref_{side}_logps": inputs[f"ref_{side}_compared_logps"] for side in SIDES}
+        if is_weighted or recorder.compared is not None:
             # The texts are learned as a whole; TRL's mean is of what the other losses compare.
-            sft_mean = partial(recorder.sft_mean, inputs["completion_mask"][:, 1:])
-        of_pairs, of_tokens = share or (1.0, 1.0)
+            sft_mean = partial(recorder.sft_mean, known["completion_mask"][:, 1:], weight)
+        of_pairs, of_tokens = inputs.get("share", (1.0, 1.0))
         terms = self._loss_terms(of_pairs, of_tokens, sft_mean)
-        self.loss_weights = terms
+        weights, self.loss_weights = self.loss_weights, terms
+        # TRL gathers by pair, and processes may have unequal numbers of pairs.
+        is_uneven = "real" in inputs or self._has_groups
         try:
-            with _gather_unequal_lengths(self.accelerator) if uneven else nullcontext():
+            with (
+                _gather_unequal_lengths(self.accelerator) if is_uneven else nullcontext(),
+                WeightedMeans(weight) if is_weighted else nullcontext(),
+            ):
                 result = super()._compute_loss(recorder, known, return_outputs)
         finally:
             self.loss_weights = weights
-        loss = result[0] if return_outputs else result
-        self._pair_metrics[mode].add(
-            self.beta,
-            recorder.log_probs,
-            inputs,
-            pairs,
-            real,
-            loss=loss.detach(),
-            terms=terms,
-            ld_alpha=self.ld_alpha,
-        )
+        if inputs.get("real", 1):
+            self._pair_metrics[mode].add(
+                self.beta,
+                recorder.log_probs,
+                reference,
+                {"mask": known["completion_mask"], "answer": recorder.take(inputs["answer_mask"])},
+                inputs["pairs"],
+                loss=(result[0] if return_outputs else result).detach(),
+                terms=terms,
+                ld_alpha=self.ld_alpha,
+            )
         return result
 
     def _loss_terms(
@@ -283,7 +296,8 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
         """Counts as stock TRL does, by the rows of its shape: a prompt for each response."""
         if "prompt_ids" in inputs:
-            inputs = inputs | {"input_ids": inputs["attention_mask"]}
+            both = inputs["pairs"]["responses"].T.flatten()
+            inputs = inputs | {"input_ids": inputs["attention_mask"][both]}
         super()._track_num_input_tokens(inputs)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -318,31 +332,81 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
 
 
 class LogProbRecorder:
-    """Calls a model and keeps the `log_probs` of its last output.
+    """Calls a model on a batch's responses, tells its tokens by pair, and keeps their log-probs.
 
-    `compared`, a mask of the last tokens, has the output's other log-probs set to 0; `of_tokens`
-    then has all of them, with their graph.
+    TRL's functions take, and find, two rows for each pair. `by_pair` is the batch as they take it;
+    when they call this with it, the model gets the batch as it is, each response once.
+    `only_compared` has the log-probs of tokens that are not in the batch's `compared_mask` set to
+    0 in what TRL finds. Kept of the last call: `of_responses` and `log_probs`, of all tokens and
+    without a graph, by response and by pair, and `of_tokens`, by pair and with the graph.
     """
 
-    def __init__(self, model: Any, compared: torch.Tensor | None = None) -> None:
-        self._model = model
-        self.compared = compared
-        self.log_probs: torch.Tensor = torch.empty(0)
-        self.of_tokens = self.log_probs
+    def __init__(self, model: Any, batch: dict[str, Any], only_compared: bool = False) -> None:
+        self._model, self._batch = model, batch
+        places = batch["pairs"]["responses"].T.flatten()
+        in_order = torch.arange(len(batch["completion_mask"]), device=places.device)
+        # Most batches have two responses for each pair, in TRL's order.
+        self._places = None if torch.equal(places, in_order) else places
+        self.compared = batch["compared_mask"][:, 1:] if only_compared else None
+        self.of_responses = self.log_probs = self.of_tokens = torch.empty(0)
 
-    def __call__(self, *args: Any, **named: Any) -> Any:
-        outputs = self._model(*args, **named)
-        self.log_probs = outputs.log_probs.detach()
-        if self.compared is not None:
-            # A virtual token of prompt learning, before the others, is not compared.
-            of_tokens = outputs.log_probs[:, -self.compared.shape[1] :]
-            self.of_tokens, outputs.log_probs = of_tokens, of_tokens * self.compared
+    def take(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor (2 x pairs, ...) from one (responses, ...)."""
+        return tensor if self._places is None else tensor[self._places]
+
+    def by_pair(self) -> dict[str, Any]:
+        """The batch for TRL's functions."""
+        known = {name: self._batch[name] for name in self._batch if name not in _OUR_BATCH_KEYS}
+        return known | {name: self.take(self._batch[name]) for name in _BY_RESPONSE}
+
+    def __call__(self, **named: Any) -> Any:
+        named |= {name: self._batch[name] for name in ("input_ids", "attention_mask")}
+        if "labels" in named:
+            is_prompt = self._batch["completion_mask"] == 0
+            named["labels"] = self._batch["input_ids"].masked_fill(is_prompt, -100)
+        outputs = self._model(**named)
+        width = self._batch["completion_mask"].shape[1] - 1
+        if "labels" in named:
+            # A virtual token of prompt learning, before the others, has no place in the batch.
+            self.of_responses = outputs.log_probs[:, -width:].detach()
+        for name in _OF_TOKENS:
+            if isinstance(of_tokens := getattr(outputs, name, None), torch.Tensor):
+                setattr(outputs, name, self.take(of_tokens))
+        if "labels" in named:
+            self.of_tokens = outputs.log_probs[:, -width:]
+            self.log_probs = self.of_tokens.detach()
+            if self.compared is not None:
+                outputs.log_probs = self.of_tokens * self.compared
         return outputs
 
-    def sft_mean(self, completion_mask: torch.Tensor) -> torch.Tensor:
-        """The mean negative log-prob per token of the chosen texts, of all their tokens."""
-        chosen = completion_mask.chunk(2)[0].bool()
-        return -self.of_tokens.chunk(2)[0][chosen].mean()
+    def sft_mean(self, completion_mask: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """The mean negative log-prob per token of the chosen texts, of all their tokens.
+
+        A token counts by the `weight` of its pair.
+        """
+        counts = completion_mask.chunk(2)[0] * weight[:, None]
+        return -(self.of_tokens.chunk(2)[0] * counts).sum() / counts.sum()
+
+
+class WeightedMeans(TorchFunctionMode):
+    """Inside, `mean()` of a tensor (pairs,) is a mean by the pairs' weights.
+
+    TRL ends each loss in this mean of its values by pair, and nothing else of TRL lets a pair have
+    a weight in every loss.
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self._weight = weight / weight.sum()
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: Any = (), named: Any = None
+    ) -> Any:
+        if function is torch.Tensor.mean and len(arguments) == 1 and not named:
+            (values,) = arguments
+            if values.shape == self._weight.shape:
+                return (values * self._weight).sum()
+        return function(*arguments, **(named or {}))
 
 
 @contextmanager
@@ -366,8 +430,21 @@ def _merge(parts: list[dict[str, Logps]]) -> dict[str, Logps]:
     return {digest: logps for part in parts for digest, logps in part.items()}
 
 
-def _approximate_length(row: dict[str, Any]) -> int:
-    """A row's rough length; rows of similar length share a batch."""
+def _rows_with(dataset: Dataset, wanted: set[str]) -> list[Row]:
+    """Rows that have each wanted text once, sorted by length, so that a batch has little padding.
+
+    They have at most the texts of a row of `dataset`.
+    """
+    left, rows = set(wanted), []
+    for row in dataset:
+        if part := part_with(row, left):
+            rows.append(part)
+            left.difference_update(digests_of(part))
+    # By digest first, so that rows of equal length have one order in all processes.
+    return sorted(rows, key=lambda row: (_approximate_length(row), digests_of(row)))
+
+
+def _approximate_length(row: Row) -> int:
     texts = [part["text"] or "" for message in row["prompt"] for part in message["content"]]
-    texts += [row[side][0]["content"] for side in ("chosen", "rejected")]
+    texts += [text for side in SIDES for text in row[side]]
     return sum(map(len, texts)) + _CHARACTERS_PER_IMAGE * len(row["image_paths"])
