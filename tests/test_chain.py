@@ -268,3 +268,33 @@ def test_a_reasoning_parser_takes_nothing_away(chain: dict[str, Any], tmp_path: 
     told = json.loads((out / "summary.json").read_text())
     assert told["restored"]["reasoning_field"] >= len(closed)
     assert told["verdicts"].keys() == summary("seed0/stage1_infer")["verdicts"].keys()
+
+
+@pytest.mark.slow
+def test_the_three_stages_run_on_qwen3_vl(chain: dict[str, Any]) -> None:
+    """As `make demo BASE=qwen3_vl`, without the evaluations; the same pictures."""
+    runs = REPO / "runs/demo-smoke-qwen3_vl"
+    shutil.rmtree(runs, ignore_errors=True)
+    steps = "world check_cold_start template stage1 stage1_infer check_rejection stage2 "
+    steps += "stage2_infer stage2_infer_hot pairs check_pairs stage3"
+    flags = (
+        "--world-family qwen3_vl --sft-template qwen3_vl_nothink --runs runs/demo-smoke-qwen3_vl"
+    )
+    only = [word for step in steps.split() for word in ("--only", step)]
+    done = subprocess.run(
+        [*COMMAND, *flags.split(), *only], cwd=REPO, capture_output=True, text=True, check=False
+    )
+    out = done.stdout + done.stderr
+    assert done.returncode == 0, out[-6000:]
+    assert wait_until_gone() == []
+    for stage in ("base", "seed0/stage1", "seed0/stage2", "seed0/stage3"):
+        assert json.loads((runs / stage / "config.json").read_text())["model_type"] == "qwen3_vl"
+    for step in ("stage1_infer", "stage2_infer"):
+        told = json.loads((runs / f"seed0/{step}/summary.json").read_text())
+        assert told["account"]["judged"] == told["account"]["expected"] > 0
+        assert told["well_formed"]["share"] > 0.5
+    assert "stock TRL's forward" not in out
+    trained = json.loads((runs / "seed0/stage3/summary.json").read_text())
+    assert trained["steps"] > 0
+    assert trained["settings"]["shared_prefix"] is True
+    assert trained["metrics"]["rewards/margins"] > 0

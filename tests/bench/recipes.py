@@ -70,6 +70,15 @@ RECIPES = {
     "one model": Recipe(merge={"pair_from": "same-model"}),
     "published": Recipe(merge={"pair_from": "published"}),
     "random": Recipe(merge={"select": "random"}),
+    # A group has some three pairs.
+    "groups": Recipe(stage3={"groups": True, "per_device_train_batch_size": 10}),
+    "groups, by comparison": Recipe(
+        stage3={"groups": True, "per_device_train_batch_size": 10, "weigh": "comparison"}
+    ),
+    "groups, all pairs": Recipe(
+        merge={"select": "all", "pairs_per_comparison": 1},
+        stage3={"groups": True, "per_device_train_batch_size": 10, "weigh": "comparison"},
+    ),
     "hardest": Recipe(merge={"select": "hardest"}),
     "2 a comparison": Recipe(merge={"pairs_per_comparison": 2}),
     "rejected with any finding": Recipe(merge={"rejected_coherence": list(FINDINGS)}),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,17 @@ from cot_reward.dpo.pairs import load_pairs
 from cot_reward.errors import UserError
 from cot_reward.media.images import load_image
 from cot_reward.training import rows as training_rows
-from helpers.dpo import FORM, LLAMA_FACTORY, collator_for, row, trainer_for, varied, write
+from cot_reward.training.plain_chat import make_plain
+from helpers.dpo import (
+    FORM,
+    LLAMA_FACTORY,
+    SFT_TEMPLATES,
+    collator_for,
+    row,
+    trainer_for,
+    varied,
+    write,
+)
 from helpers.environments import REPO
 from PIL import Image
 from transformers import AutoProcessor
@@ -65,18 +76,29 @@ def test_both_layouts_have_the_same_tokens(base: Path, folder: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_token_ids_are_those_of_llama_factory(base: Path, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", list(SFT_TEMPLATES))
+def test_token_ids_are_those_of_llama_factory(
+    bases: dict[str, Path], folder: Path, tmp_path: Path, family: str
+) -> None:
     """Stages 1 and 2 train on LLaMA-Factory's ids; images above and below the bound."""
+    base = bases[family]
+    if family == "qwen3_5":
+        # As the chain does behind stage 1: its own template rewrites responses.
+        base = Path(shutil.copytree(base, tmp_path / "plain"))
+        make_plain(base)
     pixels = 6000  # 0.png and 1.png lie below
     rows = [row(["0.png", "1.png"]), row(["2.png", "3.png"]), row(["1.png", "2.png", "3.png"])]
     rows.append(row(["3.png", "0.png"], problem="A <image>\nand  <image> b\n"))
     write(tmp_path / "rows.jsonl", rows)
     ids = tmp_path / "ids.json"
     subprocess.run(
-        [REPO / ".envs/sft/bin/python", "-c", LLAMA_FACTORY, base, folder, tmp_path, str(pixels)],
+        [
+            REPO / ".envs/sft/bin/python", "-c", LLAMA_FACTORY, base, folder, tmp_path, str(pixels),
+            SFT_TEMPLATES[family],
+        ],
         check=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"},
-    )
+    )  # fmt: skip
     theirs = json.loads(ids.read_text())
     dataset = load_pairs(str(tmp_path / "rows.jsonl"), str(folder)).dataset()
     batch = collator_for(base, folder, pixels)(list(dataset))

@@ -23,7 +23,7 @@ from cot_reward.media.sent import MediaReader, url_reader
 from cot_reward.records import Comparison
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import render, shown_media
-from helpers.dpo import LLAMA_FACTORY, row, save_pictures, trainer_for, write
+from helpers.dpo import LLAMA_FACTORY, SFT_TEMPLATES, row, save_pictures, trainer_for, write
 from helpers.environments import REPO
 from helpers.models import save_untrained_base
 from helpers.serving import RealServer, needs_vllm
@@ -66,12 +66,15 @@ def comparisons() -> list[dict[str, Any]]:
     ]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
     """One step with LoRA, by the functions that DPO_VL.py calls."""
-    home = tmp_path_factory.mktemp("dpo")
+    home, family = tmp_path_factory.mktemp("dpo"), request.param
     # Its heads are as wide as vLLM's CPU attention needs them.
-    base, out, folder = save_untrained_base(home / "base"), home / "out", home / "media"
+    base = save_untrained_base(home / "base", family=family)
+    out, folder = home / "out", home / "media"
     folder.mkdir()
     save_pictures(folder)
     # An orientation, and transparency, that readers disagree about.
@@ -94,8 +97,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     run.train(trainer, *parsed)
     dataset = load_pairs(pairs, str(folder)).dataset()
     return SimpleNamespace(
-        home=home, base=base, out=out, media=folder, rows=rows, examples=list(dataset)
-    )
+        home=home, base=base, out=out, media=folder, rows=rows, examples=list(dataset),
+        template=SFT_TEMPLATES[family],
+    )  # fmt: skip
 
 
 def load(model: Path) -> Any:
@@ -110,7 +114,8 @@ def batch_of(kind: type[PairCollator], made: SimpleNamespace) -> dict[str, Any]:
 @torch.no_grad()
 def logits_of(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     """Logits, 0 at the padding."""
-    own = {name: value for name, value in batch.items() if name not in ("completion_mask", "pairs")}
+    ours = ("completion_mask", "answer_mask", "images", "pairs")
+    own = {name: value for name, value in batch.items() if name not in ours}
     return model(**own).logits * batch["attention_mask"][..., None]
 
 
@@ -171,7 +176,7 @@ def llama_factory(made: SimpleNamespace) -> list[dict[str, Any]]:
     """Stage 1's token ids, labels and grids of the rows, those of the chosen first."""
     python = REPO / ".envs/sft/bin/python"
     subprocess.run(
-        [python, "-c", LLAMA_FACTORY, made.base, made.media, made.home, str(PIXELS)],
+        [python, "-c", LLAMA_FACTORY, made.base, made.media, made.home, str(PIXELS), made.template],
         check=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"},
     )

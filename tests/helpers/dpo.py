@@ -137,7 +137,13 @@ def collator_for(base: Path, folder: Path, pixels: int = 262144) -> PairCollator
     return PairCollator(processor, image_folder=folder, image_max_pixels=pixels)
 
 
-# argv: model, folder of images, folder of rows.jsonl and later ids.json, pixel bound.
+# LLaMA-Factory's template for each family, as its profile names it.
+SFT_TEMPLATES = {
+    "qwen2_5_vl": "qwen2_vl",
+    "qwen3_vl": "qwen3_vl_nothink",
+    "qwen3_5": "qwen3_5_nothink",
+}
+# argv: model, folder of images, folder of rows.jsonl and later ids.json, pixel bound, template.
 LLAMA_FACTORY = """
 import json, sys
 from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
@@ -145,9 +151,9 @@ from llamafactory.data.template import get_template_and_fix_tokenizer
 from llamafactory.hparams import DataArguments, ModelArguments
 from llamafactory.model import load_tokenizer
 
-base, folder, work, pixels = sys.argv[1:]
+base, folder, work, pixels, name = sys.argv[1:]
 loaded = load_tokenizer(ModelArguments(model_name_or_path=base, image_max_pixels=int(pixels)))
-data = DataArguments(template="qwen2_vl", cutoff_len=13000)
+data = DataArguments(template=name, cutoff_len=13000)
 template = get_template_and_fix_tokenizer(loaded["tokenizer"], data)
 encoder = SupervisedDatasetProcessor(template, **loaded, data_args=data)
 rows = [json.loads(line) for line in open(f"{work}/rows.jsonl")]
