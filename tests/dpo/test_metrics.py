@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from cot_reward.dpo.metrics import LossTerm, average, sequence_logps
+from cot_reward.dpo.loss_terms import LossTerm
+from cot_reward.dpo.metrics import average, sequence_logps
 
 # Column -> its values for four pairs.
 PAIRS = {

@@ -4,35 +4,16 @@ They are by answer, by model, by length, and for the answer blocks apart from th
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from cot_reward.dpo.loss_terms import LossTerm
+
 Metrics = dict[str, float]
-
-
-class LossTerm:
-    """A term of TRL's loss: its kind, its weight and, once TRL has used it, its mean.
-
-    TRL adds `mean * weight` for each loss type. A LossTerm takes the weight's place and keeps the
-    mean, so that a term is TRL's own number and needs no second forward. `own_mean` is called for
-    another mean in place of TRL's.
-    """
-
-    def __init__(
-        self, kind: str, weight: float, own_mean: Callable[[], Tensor] | None = None
-    ) -> None:
-        self.kind, self.weight, self._own_mean = kind, weight, own_mean
-        self.mean = torch.zeros(())
-
-    def __rmul__(self, mean: Tensor) -> Tensor:
-        if self._own_mean is not None:
-            mean = self._own_mean()
-        self.mean = mean.detach()
-        return mean * self.weight
 
 
 def sequence_logps(log_probs: Tensor, completion_mask: Tensor, ld_alpha: float | None) -> Tensor:

@@ -17,7 +17,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, is_peft_model, tqdm
 from datasets import Dataset
-from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 from trl import DPOTrainer
 from trl.models.utils import prepare_deepspeed
@@ -26,7 +25,9 @@ from trl.trainer import dpo_trainer
 from cot_reward.dpo import shared_prefix
 from cot_reward.dpo.collator import keep_first_rows
 from cot_reward.dpo.groups import LABELS, SIDES, Row, digests_of, part_with
-from cot_reward.dpo.metrics import LossTerm, Metrics, PairMetrics, sequence_logps
+from cot_reward.dpo.loss_terms import LossTerm, WeightedMeans
+from cot_reward.dpo.metrics import Metrics, PairMetrics, sequence_logps
+from cot_reward.dpo.recorder import LogProbRecorder
 from cot_reward.dpo.reference import Logps, ReferenceCache
 from cot_reward.errors import UserError
 from cot_reward.training.checkpoint_keeper import CheckpointKeeper
@@ -36,12 +37,6 @@ from cot_reward.training.identity import Record
 # Columns of the rows that reach the collator.
 _COLUMNS = ["prompt", "image_paths", "pairs", *LABELS]
 _COLUMNS += [f"{side}{kind}" for side in SIDES for kind in ("", "_digests")]
-# Keys of a batch that neither TRL nor the model knows.
-_OUR_BATCH_KEYS = ("pairs", "images", "share", "real", "answer_mask", "compared_mask", "ref_logps")
-# The tensors of a batch by response, which TRL takes by pair.
-_BY_RESPONSE = ("input_ids", "attention_mask", "completion_mask")
-# What the model's fused head tells of each token.
-_OF_TOKENS = ("log_probs", "entropy", "mean_logits", "is_top1", "log_sum_sq_probs", "logits")
 # An image's part in the approximate length of a row.
 _CHARACTERS_PER_IMAGE = 1000
 
@@ -329,84 +324,6 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
 
     def _take_pair_metrics(self, mode: str) -> Metrics:
         return self._pair_metrics[mode].take(self.loss_types, self.loss_weights)
-
-
-class LogProbRecorder:
-    """Calls a model on a batch's responses, tells its tokens by pair, and keeps their log-probs.
-
-    TRL's functions take, and find, two rows for each pair. `by_pair` is the batch as they take it;
-    when they call this with it, the model gets the batch as it is, each response once.
-    `only_compared` has the log-probs of tokens that are not in the batch's `compared_mask` set to
-    0 in what TRL finds. Kept of the last call: `of_responses` and `log_probs`, of all tokens and
-    without a graph, by response and by pair, and `of_tokens`, by pair and with the graph.
-    """
-
-    def __init__(self, model: Any, batch: dict[str, Any], only_compared: bool = False) -> None:
-        self._model, self._batch = model, batch
-        places = batch["pairs"]["responses"].T.flatten()
-        in_order = torch.arange(len(batch["completion_mask"]), device=places.device)
-        # Most batches have two responses for each pair, in TRL's order.
-        self._places = None if torch.equal(places, in_order) else places
-        self.compared = batch["compared_mask"][:, 1:] if only_compared else None
-        self.of_responses = self.log_probs = self.of_tokens = torch.empty(0)
-
-    def take(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor (2 x pairs, ...) from one (responses, ...)."""
-        return tensor if self._places is None else tensor[self._places]
-
-    def by_pair(self) -> dict[str, Any]:
-        """The batch for TRL's functions."""
-        known = {name: self._batch[name] for name in self._batch if name not in _OUR_BATCH_KEYS}
-        return known | {name: self.take(self._batch[name]) for name in _BY_RESPONSE}
-
-    def __call__(self, **named: Any) -> Any:
-        named |= {name: self._batch[name] for name in ("input_ids", "attention_mask")}
-        if "labels" in named:
-            is_prompt = self._batch["completion_mask"] == 0
-            named["labels"] = self._batch["input_ids"].masked_fill(is_prompt, -100)
-        outputs = self._model(**named)
-        width = self._batch["completion_mask"].shape[1] - 1
-        if "labels" in named:
-            # A virtual token of prompt learning, before the others, has no place in the batch.
-            self.of_responses = outputs.log_probs[:, -width:].detach()
-        for name in _OF_TOKENS:
-            if isinstance(of_tokens := getattr(outputs, name, None), torch.Tensor):
-                setattr(outputs, name, self.take(of_tokens))
-        if "labels" in named:
-            self.of_tokens = outputs.log_probs[:, -width:]
-            self.log_probs = self.of_tokens.detach()
-            if self.compared is not None:
-                outputs.log_probs = self.of_tokens * self.compared
-        return outputs
-
-    def sft_mean(self, completion_mask: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """The mean negative log-prob per token of the chosen texts, of all their tokens.
-
-        A token counts by the `weight` of its pair.
-        """
-        counts = completion_mask.chunk(2)[0] * weight[:, None]
-        return -(self.of_tokens.chunk(2)[0] * counts).sum() / counts.sum()
-
-
-class WeightedMeans(TorchFunctionMode):
-    """Inside, `mean()` of a tensor (pairs,) is a mean by the pairs' weights.
-
-    TRL ends each loss in this mean of its values by pair, and nothing else of TRL lets a pair have
-    a weight in every loss.
-    """
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        super().__init__()
-        self._weight = weight / weight.sum()
-
-    def __torch_function__(
-        self, function: Any, types: Any, arguments: Any = (), named: Any = None
-    ) -> Any:
-        if function is torch.Tensor.mean and len(arguments) == 1 and not named:
-            (values,) = arguments
-            if values.shape == self._weight.shape:
-                return (values * self._weight).sum()
-        return function(*arguments, **(named or {}))
 
 
 @contextmanager
