@@ -8,6 +8,7 @@ import pytest
 import torch
 from cot_reward.dpo.collator import keep_first_rows
 from cot_reward.dpo.groups import digests_of, make_rows, part_with
+from cot_reward.dpo.loss_terms import WeightedMeans
 from cot_reward.dpo.pairs import load_pairs
 from cot_reward.errors import UserError
 from datasets import Dataset
@@ -197,6 +198,15 @@ def test_weights_count_in_every_term(trainer: Any, folder: Path, tmp_path: Path)
     for name, gradient in gradients.items():
         bound = 1e-3 * gradient.abs().max() + 1e-6
         assert (found["gradients"][name] - gradient).abs().max() <= bound, name
+
+
+def test_a_loss_without_a_mean_is_not_taken_for_a_weighted_one() -> None:
+    values = torch.tensor([1.0, 2.0])
+    with WeightedMeans(torch.tensor([3.0, 1.0])):
+        assert values.mean() == 1.25
+        assert torch.tensor([1.0, 2.0, 6.0]).mean() == 3
+    with pytest.raises(RuntimeError, match="mean"), WeightedMeans(torch.tensor([3.0, 1.0])):
+        values.sum()
 
 
 def test_a_text_of_several_pairs_has_its_reference_computed_once(

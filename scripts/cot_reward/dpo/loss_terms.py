@@ -39,6 +39,7 @@ class WeightedMeans(TorchFunctionMode):
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()
         self._weight = weight / weight.sum()
+        self._taken = 0
 
     def __torch_function__(
         self, function: Any, types: Any, arguments: Any = (), named: Any = None
@@ -46,5 +47,11 @@ class WeightedMeans(TorchFunctionMode):
         if function is torch.Tensor.mean and len(arguments) == 1 and not named:
             (values,) = arguments
             if values.shape == self._weight.shape:
+                self._taken += 1
                 return (values * self._weight).sum()
         return function(*arguments, **(named or {}))
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        super().__exit__(kind, error, traceback)
+        if error is None and not self._taken:
+            raise RuntimeError("TRL no longer ends a loss in mean(): pairs would have no weights")
