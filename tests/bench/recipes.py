@@ -50,6 +50,19 @@ RECIPES = {
     "all tokens, coherent": Recipe(
         merge={"rejected_coherence": ["coherent"]}, stage3={"preference_tokens": "all"}
     ),
+    "first difference": Recipe(stage3={"preference_tokens": "first_difference"}),
+    "first difference, beta 1": Recipe(
+        stage3={"preference_tokens": "first_difference", "beta": 1.0}
+    ),
+    "uncertain": Recipe(stage3={"preference_tokens": "uncertain"}),
+    "uncertain, beta 1": Recipe(stage3={"preference_tokens": "uncertain", "beta": 1.0}),
+    "uncertain, beta 1, SFT weight 5": Recipe(
+        stage3={"preference_tokens": "uncertain", "beta": 1.0, "loss_weights": [1.0, 5.0]}
+    ),
+    "SFT on the chosen, lr 3e-4": Recipe(
+        stage3={"loss_type": ["sft"], "loss_weights": None, "preference_tokens": "all"}
+        | {"learning_rate": 3e-4}
+    ),
     "coherent": Recipe(merge={"rejected_coherence": ["coherent"]}),
     "SFT on the chosen": Recipe(
         stage3={"loss_type": ["sft"], "loss_weights": None, "preference_tokens": "all"}

@@ -1,11 +1,12 @@
 """DPO on the tokens that are wrong, against the loss as the log-probs of single tokens give it."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from cot_reward.dpo.preference_tokens import compared_mask
+from cot_reward.dpo.preference_tokens import first_difference_mask, uncertain_mask
 from helpers.dpo import row, trainer_for, write
 
 # The totals of the text, and its answer; label 1.
@@ -139,7 +140,7 @@ def test_the_first_difference_ends_where_the_texts_agree_again(
         [[0] * offset + [1] * len(t) + [0] * (9 - len(t)) for t in (chosen, rejected)]
     )
     ids, none = torch.tensor(rows), torch.zeros_like(mask)
-    kept = compared_mask(ids, mask, none, [0])
+    kept = first_difference_mask(ids, mask, none, [0])
     found = [of_row[of_mask.bool()].tolist() for of_row, of_mask in zip(ids, kept, strict=True)]
     assert tuple(found) == expected
 
@@ -148,9 +149,56 @@ def test_answers_are_compared_where_the_answer_alone_is_wrong() -> None:
     ids = torch.tensor([[1, 2, 7, 8, 9], [1, 3, 7, 8, 9], [1, 4, 7, 6, 9], [1, 5, 7, 6, 9]])
     mask = torch.ones_like(ids)
     answer = torch.tensor([[0, 0, 1, 1, 1]]).repeat(4, 1)
-    kept = compared_mask(ids, mask, answer, [0, 1])
+    kept = first_difference_mask(ids, mask, answer, [0, 1])
     assert [row.nonzero()[:, 0].tolist() for row in kept] == [[1], [3], [1], [3]]
     # Without an answer block in one of the texts, the whole texts are looked at.
     answer[3] = 0
-    kept = compared_mask(ids, mask, answer, [0, 1])
+    kept = first_difference_mask(ids, mask, answer, [0, 1])
     assert [row.nonzero()[:, 0].tolist() for row in kept] == [[1], [1], [1], [1]]
+
+
+def test_what_the_reference_was_sure_of_is_not_compared() -> None:
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).repeat(2, 1)
+    answer = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 0]]).repeat(2, 1)
+    logps = torch.tensor([[-0.01, -2.0, -0.2, -0.05], [-0.5, -0.11, -0.10, -9.0]]).repeat(2, 1)
+    kept = uncertain_mask(logps, mask, answer, torch.tensor([0, 0]))
+    assert kept.tolist() == [[0, 1, 1, 0], [1, 1, 0, 0]] * 2
+    kept = uncertain_mask(logps, mask, answer, torch.tensor([1, 1]))
+    assert kept.tolist() == [[0, 0, 1, 0], [0, 1, 0, 0]] * 2
+    # Without an answer block in one of the texts, the whole texts are looked at.
+    answer[3] = 0
+    kept = uncertain_mask(logps, mask, answer, torch.tensor([1, 1]))
+    assert kept.tolist() == [[0, 0, 1, 0], [1, 1, 0, 0]] * 2
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [(), ("--reference_cache", "false"), ("--shared_prefix", "false"), ("--groups", "true")],
+)
+def test_uncertain_tokens_alone_move_the_loss(
+    base: Path, folder: Path, pairs: str, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    """Against the log-probs of single tokens by the reference and by a model that has moved."""
+    trainer, _ = trainer_for(
+        base, folder, pairs, tmp_path / "out", "--preference_tokens", "uncertain", *flags
+    )
+    rows = list(trainer.train_dataset)
+    batch = trainer._prepare_inputs(trainer.data_collator(rows))
+    before = trainer.reference_logps(trainer.model, batch)
+    moved_away(trainer)
+    after = trainer.reference_logps(trainer.model, batch)
+    labels, places = batch["pairs"], batch["pairs"]["responses"]
+    expected = []
+    for pair, only in enumerate(labels["answer_only"].tolist()):
+        change = []
+        for place in places[pair].tolist():
+            part = batch["answer_mask" if only else "completion_mask"][place, 1:].bool()
+            part &= before[place] < math.log(0.9)
+            change.append((after - before)[place][part].sum())
+        expected.append(-torch.nn.functional.logsigmoid(trainer.beta * (change[0] - change[1])))
+    assert labels["answer_only"].any()
+    trainer.loss_types, trainer.loss_weights = ["sigmoid"], [1.0]
+    found = trainer._compute_loss(trainer.model, dict(batch), return_outputs=False)
+    if "--reference_cache" not in flags:  # else the live reference has not moved, and is the base
+        assert found.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
+    assert found.item() != pytest.approx(math.log(2), rel=1e-3)

@@ -20,7 +20,7 @@ from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
 from cot_reward.dpo.answer_tokens import answer_mask
 from cot_reward.dpo.groups import LABELS, SIDES, Row, conversational_pairs, digests_of
-from cot_reward.dpo.preference_tokens import compared_mask
+from cot_reward.dpo.preference_tokens import first_difference_mask
 from cot_reward.dpo.reference import Logps
 from cot_reward.dpo.shared_prefix import split_last_token
 from cot_reward.media.images import MAX_PIXELS
@@ -56,9 +56,9 @@ class PairCollator(DataCollatorForVisionPreference):
     `image_grid_thw` of both halves. Adds, by response, in the shape of `completion_mask`:
     `answer_mask` (see `answer_tokens`), and, where all texts of the batch are in `reference`,
     `ref_logps`, the reference's log-prob of each token but the first. By pair: `compared_mask`
-    (2 x pairs, length), unless `preference_tokens` is "all", and `pairs`: the LABELS, the number of
-    each pair's `row`, and the places of its two `responses`, each with pairs as the first
-    dimension. `images` counts the images of a prompt, for each time that it is in the batch.
+    (2 x pairs, length), where `preference_tokens` is "first_difference", and `pairs`: the LABELS,
+    the number of each pair's `row`, and the places of its two `responses`, each with pairs as the
+    first dimension. `images` counts the images of a prompt, for each time that it is in the batch.
     Raises UserError for an image that cannot be opened.
     """
 
@@ -118,10 +118,12 @@ class PairCollator(DataCollatorForVisionPreference):
             [number for number, example in enumerate(examples) for _ in example["pairs"]]
         )
         batch |= {"answer_mask": answer, "pairs": pairs}
-        if self.preference_tokens != "all":
+        if self.preference_tokens == "first_difference":
             both = places.T.flatten()
             ids, mask, in_answer = (tensor[both] for tensor in (batch["input_ids"], whole, answer))
-            batch["compared_mask"] = compared_mask(ids, mask, in_answer, pairs["answer_only"])
+            batch["compared_mask"] = first_difference_mask(
+                ids, mask, in_answer, pairs["answer_only"]
+            )
         known = [self.reference.get(response.digest) for response in responses if response.digest]
         if all(logps is not None for logps in known):
             batch["ref_logps"] = self._at_tokens(responses, whole)

@@ -42,7 +42,7 @@ def _answer_columns(
     `has_blocks` tells whether both texts of a pair have an answer block; the other columns are
     meant for these pairs. Log-probs are means per token, and rewards are sums.
     """
-    mask, answer = masks["mask"][:, 1:], masks["answer"][:, 1:]
+    mask, answer = masks["mask"], masks["answer"]
     token_logps = {}
     for part, of_part in (("answer", answer), ("reasoning", mask - answer)):
         token_logps[part] = (log_probs * of_part).sum(dim=1) / of_part.sum(dim=1).clamp(min=1)
@@ -77,12 +77,12 @@ class PairMetrics:
     ) -> None:
         """Add the pairs of a micro-batch, from the policy's and the reference's token log-probs.
 
-        `masks` has `mask`, of the texts, and `answer`, of their answer blocks, both of shape
-        (2 x pairs, length); the log-probs have one position less. `pairs` has `answer`,
+        `masks` has `mask`, of the texts, and `answer`, of their answer blocks; all have the shape
+        (2 x pairs, length). `pairs` has `answer`,
         `same_model` and `weight`, (pairs,). `loss` is the micro-batch's: its `terms`, and TRL's
         router loss where there is one.
         """
-        mask = masks["mask"][:, 1:]
+        mask = masks["mask"]
         logps = sequence_logps(log_probs, mask, ld_alpha).chunk(2)
         rewards = (beta * sequence_logps(log_probs - reference, mask, ld_alpha)).chunk(2)
         chosen_tokens, rejected_tokens = mask.sum(dim=1).chunk(2)

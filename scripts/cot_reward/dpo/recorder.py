@@ -17,18 +17,18 @@ class LogProbRecorder:
 
     TRL's functions take, and find, two rows for each pair. `by_pair` is the batch as they take it;
     when they call this with it, the model gets the batch as it is, each response once.
-    `only_compared` has the log-probs of tokens that are not in the batch's `compared_mask` set to
-    0 in what TRL finds. Kept of the last call: `of_responses` and `log_probs`, of all tokens and
+    Where `compared` (2 x pairs, length - 1) is set, TRL finds 0 as the log-prob of each token that
+    it does not have. Kept of the last call: `of_responses` and `log_probs`, of all tokens and
     without a graph, by response and by pair, and `of_tokens`, by pair and with the graph.
     """
 
-    def __init__(self, model: Any, batch: dict[str, Any], only_compared: bool = False) -> None:
+    def __init__(self, model: Any, batch: dict[str, Any]) -> None:
         self._model, self._batch = model, batch
         places = batch["pairs"]["responses"].T.flatten()
         in_order = torch.arange(len(batch["completion_mask"]), device=places.device)
         # Most batches have two responses for each pair, in TRL's order.
         self._places = None if torch.equal(places, in_order) else places
-        self.compared = batch["compared_mask"][:, 1:] if only_compared else None
+        self.compared: torch.Tensor | None = None
         self.of_responses = self.log_probs = self.of_tokens = torch.empty(0)
 
     def take(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -73,8 +73,9 @@ class DpoSettings:
     )
     preference_tokens: str = _help(
         "the tokens by which chosen and rejected are compared: all, of the whole texts, as TRL "
-        "does, or first_difference, from where they differ to where they agree again; of the "
-        "answers where the rejected text contradicts its own totals. The loss sft has the whole "
+        "does; first_difference, from where they differ to where they agree again; or uncertain, "
+        "those that the reference gave a probability below 0.9; with these two of the answers "
+        "alone where the rejected text contradicts its own totals. The loss sft has the whole "
         "chosen text",
         default="all",
     )

@@ -27,6 +27,7 @@ from cot_reward.dpo.collator import keep_first_rows
 from cot_reward.dpo.groups import LABELS, SIDES, Row, digests_of, part_with
 from cot_reward.dpo.loss_terms import LossTerm, WeightedMeans
 from cot_reward.dpo.metrics import Metrics, PairMetrics, sequence_logps
+from cot_reward.dpo.preference_tokens import uncertain_mask
 from cot_reward.dpo.recorder import LogProbRecorder
 from cot_reward.dpo.reference import Logps, ReferenceCache
 from cot_reward.errors import UserError
@@ -235,18 +236,24 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
             if self._cache is not None:
                 raise RuntimeError("a text has no reference log-probs; were its rows prepared?")
             inputs["ref_logps"] = self.reference_logps(self.ref_model or self.model, inputs)
-        recorder = LogProbRecorder(model, inputs, self.data_collator.preference_tokens != "all")
+        recorder = LogProbRecorder(model, inputs)
         known = recorder.by_pair()
-        reference = recorder.take(inputs["ref_logps"])
+        reference, mask = recorder.take(inputs["ref_logps"]), known["completion_mask"][:, 1:]
+        answer = recorder.take(inputs["answer_mask"])[:, 1:]
+        if "compared_mask" in inputs:
+            recorder.compared = inputs["compared_mask"][:, 1:]
+        elif self.data_collator.preference_tokens == "uncertain":
+            answer_only = inputs["pairs"]["answer_only"]
+            recorder.compared = uncertain_mask(reference, mask, answer, answer_only)
         compared = reference if recorder.compared is None else reference * recorder.compared
-        sums = sequence_logps(compared, known["completion_mask"][:, 1:], self.ld_alpha).chunk(2)
+        sums = sequence_logps(compared, mask, self.ld_alpha).chunk(2)
         known |= {f"ref_{side}_logps": of_side for side, of_side in zip(SIDES, sums, strict=True)}
         weight = inputs["pairs"]["weight"]
         is_weighted = bool((weight != weight[0]).any())
         sft_mean = None
         if is_weighted or recorder.compared is not None:
             # The texts are learned as a whole; TRL's mean is of what the other losses compare.
-            sft_mean = partial(recorder.sft_mean, known["completion_mask"][:, 1:], weight)
+            sft_mean = partial(recorder.sft_mean, mask, weight)
         of_pairs, of_tokens = inputs.get("share", (1.0, 1.0))
         terms = self._loss_terms(of_pairs, of_tokens, sft_mean)
         weights, self.loss_weights = self.loss_weights, terms
@@ -265,7 +272,7 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
                 self.beta,
                 recorder.log_probs,
                 reference,
-                {"mask": known["completion_mask"], "answer": recorder.take(inputs["answer_mask"])},
+                {"mask": mask, "answer": answer},
                 inputs["pairs"],
                 loss=(result[0] if return_outputs else result).detach(),
                 terms=terms,
