@@ -59,6 +59,11 @@ RECIPES = {
     "uncertain, beta 1, SFT weight 5": Recipe(
         stage3={"preference_tokens": "uncertain", "beta": 1.0, "loss_weights": [1.0, 5.0]}
     ),
+    "uncertain, beta 1, groups, all pairs": Recipe(
+        merge={"select": "all", "pairs_per_comparison": 1},
+        stage3={"preference_tokens": "uncertain", "beta": 1.0, "weigh": "comparison"}
+        | {"groups": True, "per_device_train_batch_size": 10},
+    ),
     "SFT on the chosen, lr 3e-4": Recipe(
         stage3={"loss_type": ["sft"], "loss_weights": None, "preference_tokens": "all"}
         | {"learning_rate": 3e-4}
