@@ -1,13 +1,14 @@
 """GRPO beside stage 3, on the models, comparisons and judge of the finished demo.
 
     make demo SEEDS="0 1 2"
-    .envs/main/bin/python tests/bench/grpo.py --seeds 0 1 2 [--jobs 2]
+    .envs/main/bin/python tests/bench/grpo.py --seeds 0 1 2 [--until time] [--jobs 2]
 
-For every seed GRPO starts at stage 2's model, with the settings of configs/demo/grpo.yaml, until it
-has written as many texts as the demo's second pass. Two of its models answer the held-out
-comparisons at T=1, as the demo's models did: the last one (equal texts), and the newest one that
-was there when stage 3 was (equal wall time: second pass, pairs and training). Prints a table with
-both, beside stage 2 and stage 3, and what they took. What has been run is only printed.
+For every seed GRPO starts at stage 2's model, with the settings of configs/demo/grpo.yaml. It ends
+where stage 3 did: when it has taken as long (second pass, pairs and training), or when it has
+written as many texts as the second pass. Its model answers the held-out comparisons as the demo's
+models did. Prints a table beside stage 2 and stage 3. What has been run is only printed.
+
+Run as many seeds at once as the demo's chains were, for equal times.
 """
 
 import argparse
@@ -26,8 +27,7 @@ from recipes import DEMO, REPO, pooled
 
 OUT = REPO / "runs/grpo"
 CONFIG = "configs/demo/grpo.yaml"
-WAYS = {"equal wall time": "time", "equal texts": "texts"}
-SAVE_STEPS = 5
+WAYS = {"time": "equal wall time", "texts": "equal texts"}
 
 
 def summary(seed: int, step: str) -> dict[str, Any]:
@@ -42,59 +42,43 @@ def wall_seconds(seed: int) -> float:
     )
 
 
-def at_wall_time(seed: int) -> tuple[Path, float]:
-    """The newest checkpoint that was there when stage 3 was, and the seconds that it took."""
-    trained = OUT / f"seed{seed}/trained"
-    started = (trained / "run.json").stat().st_mtime
-    saved = {
-        path: (path / "trainer_state.json").stat().st_mtime - started
-        for path in trained.glob("checkpoint-*")
-    }
-    in_time = {path: took for path, took in saved.items() if took <= wall_seconds(seed)}
-    return max((in_time or saved).items(), key=lambda item: item[1])
-
-
-def run(seed: int) -> None:
-    """Train one seed, and have both of its models answer the held-out comparisons."""
-    out = OUT / f"seed{seed}"
-    out.mkdir(parents=True, exist_ok=True)
-    settings = yaml.safe_load((REPO / CONFIG).read_text())
-    texts = summary(seed, "stage2_infer")["account"]["judged"]
-    steps = math.ceil(texts / settings["per_device_train_batch_size"])
-    with (out / "log.txt").open("a") as log:
+def run(seed: int, way: str) -> None:
+    """Train one seed, and have its model answer the held-out comparisons."""
+    run = OUT / way / f"seed{seed}"
+    run.mkdir(parents=True, exist_ok=True)
+    for link, target in {
+        run / "stage2": DEMO / f"seed{seed}/stage2",
+        run / "pairs": DEMO / f"seed{seed}/pairs",
+        run.parent / "template.txt": DEMO / "template.txt",
+    }.items():
+        if not link.is_symlink():
+            link.symlink_to(target)
+    bound = ["--max_minutes", f"{wall_seconds(seed) / 60:.2f}"]
+    if way == "texts":
+        at_once = yaml.safe_load((REPO / CONFIG).read_text())["per_device_train_batch_size"]
+        texts = summary(seed, "stage2_infer")["account"]["judged"]
+        bound = ["--max_steps", math.ceil(texts / at_once)]
+    with (run / "log.txt").open("a") as log:
 
         def call(*command: Any) -> None:
             words = [str(word) for word in command]
             subprocess.run(words, cwd=REPO, check=True, stdout=log, stderr=log)
 
-        if not (out / "trained/summary.json").exists():
+        chain = [
+            "scripts/chain.sh", "--profile", "configs/demo", "--seeds", seed,
+            "--runs", run.parent.relative_to(REPO), "--base", DEMO.relative_to(REPO) / "base",
+        ]  # fmt: skip
+        if not (run / "stage3/summary.json").exists():
             call(
                 ".envs/main/bin/accelerate", "launch", "-q", "--config_file",
                 "configs/demo/accelerate.yaml", "--num_cpu_threads_per_process", 1,
-                "scripts/GRPO_VL.py", "--config", CONFIG, "--seed", seed, "--max_steps", steps,
-                "--model_name_or_path", DEMO / f"seed{seed}/stage2",
-                "--output_dir", out / "trained", "--template", DEMO / "template.txt",
-                "--save_strategy", "steps", "--save_steps", SAVE_STEPS,
-                "--overwrite_output_dir", "true",
+                "scripts/GRPO_VL.py", "--config", CONFIG, "--seed", seed, *bound,
+                "--model_name_or_path", run / "stage2", "--output_dir", run / "stage3",
+                "--template", DEMO / "template.txt", "--overwrite_output_dir", "true",
             )  # fmt: skip
-        for way, model in (("texts", out / "trained"), ("time", at_wall_time(seed)[0])):
-            runs = OUT / way / f"seed{seed}"
-            runs.mkdir(parents=True, exist_ok=True)
-            for link, target in {
-                runs / "stage2": DEMO / f"seed{seed}/stage2",
-                runs / "pairs": DEMO / f"seed{seed}/pairs",
-                runs.parent / "template.txt": DEMO / "template.txt",
-                runs / "stage3": model,
-            }.items():
-                if not link.is_symlink():
-                    link.symlink_to(target)
-            chain = [
-                "scripts/chain.sh", "--profile", "configs/demo", "--seeds", seed,
-                "--runs", runs.parent.relative_to(REPO), "--base", DEMO.relative_to(REPO) / "base",
-            ]  # fmt: skip
             call(*chain, "--only", "stage3", "--adopt")
-            call(*chain, "--only", "eval_stage3")
-    print(f"seed {seed}: done", file=sys.stderr, flush=True)
+        call(*chain, "--only", "eval_stage3")
+    print(f"{WAYS[way]}, seed {seed}: done", file=sys.stderr, flush=True)
 
 
 def answers(runs: Path, stage: str, seeds: list[int]) -> list[dict[str, Any]]:
@@ -126,24 +110,24 @@ def line(name: str, runs: Path, stage: str, seeds: list[int], took: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one core each")
+    parser.add_argument("--until", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once")
     chosen = parser.parse_args()
-    with ThreadPoolExecutor(chosen.jobs) as pool:
-        list(pool.map(run, chosen.seeds))
     seeds = chosen.seeds
+    jobs = [(seed, way) for way in chosen.until for seed in seeds]
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        list(pool.map(lambda job: run(*job), jobs))
     print("| model | T=1 | less stage 2 | less stage 3 | well-formed | coherent | answers 1 "
           "| survives a swap | took, by seed |\n|" + "---|" * 9)  # fmt: skip
     walls = " / ".join(f"{wall_seconds(seed):.0f} s" for seed in seeds)
     print(line("stage 2", DEMO, "stage2", seeds, ""))
     print(line("stage 3: DPO", DEMO, "stage3", seeds, walls))
-    took = {"time": [], "texts": []}
-    for seed in seeds:
-        path, seconds = at_wall_time(seed)
-        took["time"].append(f"{path.name.removeprefix('checkpoint-')} steps, {seconds:.0f} s")
-        told = json.loads((OUT / f"seed{seed}/trained/summary.json").read_text())
-        took["texts"].append(f"{told['steps']} steps, {told['seconds']:.0f} s")
-    for way, folder in WAYS.items():
-        print(line(f"GRPO, {way}", OUT / folder, "stage3", seeds, " / ".join(took[folder])))
+    for way in chosen.until:
+        took = []
+        for seed in seeds:
+            told = json.loads((OUT / way / f"seed{seed}/stage3/summary.json").read_text())
+            took.append(f"{told['steps']} steps, {told['texts']} texts, {told['seconds']:.0f} s")
+        print(line(f"GRPO, {WAYS[way]}", OUT / way, "stage3", seeds, " / ".join(took)))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from cot_reward.evaluation.collect import CONTROLS, MODES, collect, run_folders, seeds_in_words
@@ -174,7 +175,11 @@ def _percent_with_interval(share: Mapping[str, Any]) -> str:
 def plot_stages(results: Mapping[str, Any], path: Path) -> None:
     """Accuracy by stage, greedy and sampled, with the bootstrap intervals, as a PNG."""
     figure, axes = new_figure()
-    names = [record["title"].replace(": ", ":\n") for record in results["stages"]]
+    # Names of two stages side by side have room for lines of so many letters.
+    names = [
+        "\n".join(line for part in record["title"].split(": ") for line in wrap(part, 16))
+        for record in results["stages"]
+    ]
     for number, (mode, title) in enumerate(MODES.items()):
         accuracies = [record[mode]["accuracy"] for record in results["stages"]]
         heights = [100 * accuracy["share"] for accuracy in accuracies]
