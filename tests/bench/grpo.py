@@ -24,10 +24,9 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
-from recipes import DEMO, REPO, pooled
-
 from cot_reward.evaluation.collect import accuracy_by_comparison, judged_rows
 from cot_reward.stats import paired_difference
+from recipes import DEMO, REPO, pooled
 
 OUT = REPO / "runs/grpo"
 CONFIG = "configs/demo/grpo.yaml"
