@@ -101,4 +101,4 @@ quick: envs check ## while working: lint, types and the tests that are not slow 
 	$(QUICK_TESTS) -q
 test: envs check ## every check and test, the whole chain among them
 	$(QUICK_TESTS)
-	$(ENVS)/dev/bin/pytest -m slow --durations=25
+	$(ENVS)/dev/bin/pytest -m slow -n 2 --dist loadfile --durations=25
