@@ -103,8 +103,7 @@ class PairTrainer(CheckpointKeeper, DPOTrainer):
 
     # --- reference log-probs ----------------------------------------------------------------------
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Give the collator the reference log-probs of all texts; TRL calls it with the rows when
-        the model is ready."""
+        """Give the collator the texts' reference log-probs; TRL calls it, with the model ready."""
         assert self._cache is not None
         reference: dict[str, Logps] = self.data_collator.reference
         texts = {digest for row in dataset for digest in digests_of(row)} - reference.keys()
