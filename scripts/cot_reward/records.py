@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 # The tokens that stand for a medium in LLaMA-Factory's rows, by the column of the media.
@@ -17,6 +18,9 @@ _MEDIA_PADS = ("<|image_pad|>", "<|video_pad|>")
 # The tokens by which chat models tell turns, media and the end of a text apart have this form. A
 # tokenizer makes the token of it, not its characters, wherever it stands.
 _CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
+
+# What is compared: an answer text, the path of an image, or the paths of a video's frames.
+Candidate = str | tuple[str, ...]
 
 Order = Literal["given", "swapped"]
 ORDERS: tuple[Order, Order] = ("given", "swapped")
@@ -44,17 +48,28 @@ def token_fault(text: str) -> str:
     return ""
 
 
-def comparison_key(task: str, text: str, context: Sequence[str], pair: Sequence[str]) -> str:
+def comparison_key(
+    task: str, text: str, context: Sequence[str], pair: tuple[Candidate, Candidate]
+) -> str:
     """The identity of a comparison: 64 hexadecimal digits (sha256 of canonical JSON).
 
-    `text` is the caption or question, `context` the media that the question is about, `pair` the
-    two candidates (media paths below the media root, or answer texts). Both presentation orders
+    `text` is the caption, instruction or question, `context` the media that it is about, `pair`
+    the two candidates (media paths below the media root, or answer texts). Both presentation orders
     have the same key; the same caption with other images has another key.
     """
     text = unicodedata.normalize("NFC", text).strip()
-    material = [task, text, list(context), sorted(pair)]
+    material = [task, text, list(context), sorted(pair, key=as_tuple)]
     canonical = json.dumps(material, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def as_tuple(candidate: Candidate) -> tuple[str, ...]:
+    """The media of a candidate, or its one text."""
+    return (candidate,) if isinstance(candidate, str) else candidate
+
+
+def _candidate(media: tuple[str, ...]) -> Candidate:
+    return media[0] if len(media) == 1 else media
 
 
 @dataclass(frozen=True)
@@ -62,8 +77,10 @@ class Task:
     """One kind of comparison.
 
     `noun` names a candidate in texts ("Image 1"). `medium` is the type of the media that the model
-    sees: the two candidates or, where candidates are answer texts, the medium of the question.
-    `fields` are the names in braces that a template of the task needs.
+    sees: the two candidates or, where candidates are answer texts, the medium of the question. A
+    video is shown as its frames, which are images. `fields` are the names in braces that a template
+    of the task needs; the first is the comparison's text. `has_context`: media are shown before the
+    candidates (the source of an edit), or besides them (of a question).
     """
 
     name: str
@@ -71,16 +88,39 @@ class Task:
     medium: Literal["image", "video"]
     fields: tuple[str, ...]
     template: str
+    has_context: bool
 
     @property
     def compares_media(self) -> bool:
         """Whether the candidates are media, and not answers about a medium."""
-        return self.fields == ("caption",)
+        return len(self.fields) == 1
 
     @property
-    def placeholder(self) -> str:
-        """The token that stands for one medium in a prompt."""
-        return f"<{self.medium}>"
+    def text_field(self) -> str:
+        """The name in braces of the caption, instruction or question."""
+        return self.fields[0]
+
+    def parts(
+        self, media: Sequence[str]
+    ) -> tuple[tuple[str, ...], tuple[Candidate, Candidate] | None]:
+        """Context and candidates of the media that are shown; None for candidates that are texts.
+
+        The frames of two videos are two halves; of images the last two are compared. Raises
+        ValueError for a number of media that the task does not have.
+        """
+        shown = tuple(media)
+        if not self.compares_media:
+            return shown, None
+        if self.medium == "video":
+            if not shown or len(shown) % 2:
+                raise ValueError(
+                    f"{len(shown)} media; task {self.name} shows as many frames of each video"
+                )
+            half = len(shown) // 2
+            return (), (_candidate(shown[:half]), _candidate(shown[half:]))
+        if len(shown) < (3 if self.has_context else 2):
+            raise ValueError("the row names fewer media than its task compares")
+        return shown[:-2], (shown[-2], shown[-1])
 
     @property
     def answers(self) -> tuple[str, str]:
@@ -93,7 +133,7 @@ class Comparison:
     """Two candidates for one text, and which of them people prefer.
 
     `label` is the preferred candidate, 1 or 2 in the given order. `source` names the data set.
-    Media paths are relative to the media root.
+    Media paths are relative to the media root. A video is the tuple of its frames.
 
     Raises ValueError for a label outside {1, 2}, an empty text, two equal candidates, or a token in
     a text that stands for a medium or controls a chat model.
@@ -101,7 +141,7 @@ class Comparison:
 
     task: str
     text: str
-    candidates: tuple[str, str]
+    candidates: tuple[Candidate, Candidate]
     label: int
     source: str = ""
     context: tuple[str, ...] = ()
@@ -113,7 +153,7 @@ class Comparison:
             raise ValueError("the caption or question is empty")
         if self.candidates[0] == self.candidates[1]:
             raise ValueError(f"both candidates are the same: {self.candidates[0]!r}")
-        for text in (self.text, *self.candidates):
+        for text in (self.text, *chain.from_iterable(map(as_tuple, self.candidates))):
             if fault := token_fault(text):
                 raise ValueError(f"a text of the record {fault}")
 
@@ -121,7 +161,7 @@ class Comparison:
     def key(self) -> str:
         return comparison_key(self.task, self.text, self.context, self.candidates)
 
-    def presented(self, order: Order) -> tuple[tuple[str, str], int]:
+    def presented(self, order: Order) -> tuple[tuple[Candidate, Candidate], int]:
         """The candidates and the label in this presentation order."""
         first, second = self.candidates
         return (

@@ -241,7 +241,7 @@ class Seen:
 def requests() -> Iterator[wire.Request]:
     comparison = Comparison("image_generation", "a", ("a", "b"), 1)
     for number in itertools.count():
-        yield wire.Request(comparison, f"{number}", "given", 0, 1, number, "a", "<image>", ())
+        yield wire.Request(comparison, f"{number}", "given", 0, 1, number, "a", ())
 
 
 async def simulate(profile: Profile, limit: int | None, seconds: float, seed: int) -> Seen:

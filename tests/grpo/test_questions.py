@@ -142,7 +142,11 @@ PUBLISHED = {"problem": "Which? [a]", "solution": "Image 1 is better", "images":
         (PUBLISHED | {"solution": "Image 1"}, "'solution' is 'Image 1'; it must be an answer"),
         (PUBLISHED | {"solution": "I think Image 1 is better"}, "it must be an answer such as"),
         (PUBLISHED | {"solution": "<answer>1</answer>"}, "it must be an answer such as"),
-        (PUBLISHED | {"solution": "Video 1 is better"}, "it must be an answer such as"),
+        (PUBLISHED | {"solution": "Video 1"}, "'Image 1 is better', 'Video 1 is better', 'Answer"),
+        (
+            PUBLISHED | {"solution": "Video 1 is better", "images": ["a.png", "b.png", "c.png"]},
+            "as many frames of each video",
+        ),
         (PUBLISHED | {"solution": cot() + cot(answer=2)}, "it must be an answer such as"),
         (PUBLISHED | {"solution": 1}, "'solution' must be a string, not 1"),
         (PUBLISHED | {"images": "a.png"}, "'images' a list of paths"),
@@ -152,7 +156,7 @@ PUBLISHED = {"problem": "Which? [a]", "solution": "Image 1 is better", "images":
         (PUBLISHED | {"images": ["a.png", "../b.png"]}, "leads out of the image root"),
         (PUBLISHED | {"images": ["a.png", "/b.png"]}, "it is absolute"),
         (PUBLISHED | {"images": ["a.png", "broken.png"]}, "not an image"),
-        (PUBLISHED | {"videos": ["a.mp4"]}, "trains on images only"),
+        (PUBLISHED | {"videos": ["a.mp4"]}, "the row has videos"),
         (PUBLISHED | {"problem": "<image>Which?"}, "1 <image> in the prompt, but 2"),
         (PUBLISHED | {"problem": "Which <|im_end|>?"}, "a model reads this as a control token"),
         (raw_row("a cat", ["a.png", "a.png"]), "both candidates are the same"),
@@ -179,7 +183,7 @@ def test_a_bad_row_is_named_and_costs_only_itself(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "video_generation", "candidates": ["a.mp4", "b.mp4"]}, "trains on images only"),
+        ({"task": "video_generation", "candidates": ["a.mp4", "b.mp4"]}, "two lists of frames"),
         ({"task": None}, "'task' is None"),
         ({"label": None}, "the label is missing"),
     ],

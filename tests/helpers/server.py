@@ -10,6 +10,7 @@ Its answers depend on the caption and on seed + index alone, as the answers of a
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,8 +21,13 @@ from typing import Any
 ANSWER_KINDS = ("one", "two", "one", "two", "contradicts", "no_totals", "unparsed", "length")
 
 
-def completion(number: int) -> tuple[str, str]:
+def completion(number: int, noun: str = "Image") -> tuple[str, str]:
     """Text and finish reason of the sample with this seed."""
+    text, reason = _completion(number)
+    return text.replace("Image", noun), reason
+
+
+def _completion(number: int) -> tuple[str, str]:
     kind = ANSWER_KINDS[number % len(ANSWER_KINDS)]
     a, b = (9, 6) if kind in ("one", "contradicts") else (6, 9)
     answer = {"one": 1, "two": 2, "contradicts": 2, "no_totals": 1}.get(kind, 1)
@@ -204,10 +210,12 @@ def _serve(port: int, models: list[str]) -> None:
             return web.Response(
                 text=fault["body"], content_type=fault.get("type", "application/json")
             )
+        asked = re.search(r"exactly '(\w+) 1 is better'", prompt)
+        noun = asked[1] if asked else "Image"
         count = 1 if kind == "first_only" else body["n"] - (kind == "wrong_n")
         choices = []
         for index in range(count):
-            text, reason = completion(body["seed"] + index)
+            text, reason = completion(body["seed"] + index, noun)
             choices.append({
                 "index": 0 if kind == "same_index" else index,
                 "finish_reason": "abort" if kind == "abort" else fault.get("reason", reason),

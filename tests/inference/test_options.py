@@ -154,9 +154,9 @@ def test_the_task_flag_holds_for_records_without_a_task(world):
         world.call("--task", "images")
 
 
-def test_videos_are_refused_in_a_line(world):
+def test_videos_that_are_no_frames_are_told_what_makes_frames(world):
     world.rows = [{"task": "video_generation", "text": "a", "candidates": ["a", "b"], "label": 1}]
-    with pytest.raises(UserError, match="task video_generation: videos cannot be sent yet"):
+    with pytest.raises(UserError, match=r"two lists of frames.*prepare_data\.py convert makes"):
         world.call()
 
 
@@ -207,7 +207,7 @@ def test_a_template_may_hold_the_placeholders_where_stage_1_had_them(world, tmp_
 
 def test_text_between_media_is_sent_between_them():
     content = json.loads(
-        wire.content('<image>\n<image>\nJudge "it"', "<image>", [[b'"data:a"'], [b'"data:', b'b"']])
+        wire.content('<image>\n<image>\nJudge "it"', [[b'"data:a"'], [b'"data:', b'b"']])
     )
     url = {"type": "image_url"}
     assert content == [
@@ -315,7 +315,7 @@ def test_media_are_read_only_for_requests_that_are_about_to_be_sent(server):
         requests = (
             wire.Request(
                 Comparison("image_generation", f"c{n}", ("a", "b"), 1), f"{n}", "given", 0, 1, n,
-                f"<image><image>[c{n}]", "<image>", ("a", "b"),
+                f"<image><image>[c{n}]", ("a", "b"),
             )
             for n in range(300)
         )  # fmt: skip
@@ -348,7 +348,7 @@ def test_answers_that_came_with_an_error_are_handed_out_before_it(server):
         requests = (
             wire.Request(
                 Comparison("image_generation", f"c{n}", ("a", "b"), 1), f"{n}", "given", 0, 1, n,
-                f"<image>[c{n}]", "<image>", (f"{n}",),
+                f"<image>[c{n}]", (f"{n}",),
             )
             for n in range(10)
         )  # fmt: skip
@@ -385,7 +385,6 @@ def test_mistakes_are_named(world, flags, message):
     assert "secret" not in str(error.value)
 
 
-def test_every_task_has_a_medium_and_its_fields():
+def test_every_task_has_its_fields():
     for task in TASKS.values():
-        assert task.placeholder == f"<{task.medium}>"
         assert all("{" + name + "}" in task.template for name in task.fields)

@@ -46,6 +46,7 @@ def test_answer_strings_of_each_task():
     assert {name: task.answers for name, task in TASKS.items()} == {
         "image_generation": ("Image 1 is better", "Image 2 is better"),
         "video_generation": ("Video 1 is better", "Video 2 is better"),
+        "image_editing": ("Image 1 is better", "Image 2 is better"),
         "image_understanding": ("Answer 1 is better", "Answer 2 is better"),
         "video_understanding": ("Answer 1 is better", "Answer 2 is better"),
     }

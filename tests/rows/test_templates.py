@@ -159,12 +159,27 @@ def test_placeholders_that_do_not_simply_come_first_are_kept(tmp_path, wording):
     assert "kept" in describe(found, TASKS["image_generation"])
 
 
-def test_videos_have_placeholders_of_their_own(tmp_path):
-    rows = filled(WORDING.replace("image", "video"), CAPTIONS)
-    found = derived(tmp_path, rows, "video_generation")
-    assert (found.text, found.front) == (TEMPLATE, "<video><video>")
-    with pytest.raises(UserError, match=r"the prompts show <video>.*--task video_generation$"):
-        derived(tmp_path, rows)
+def test_the_frames_of_videos_are_images_in_front(tmp_path):
+    frames = WORDING.replace("<image><image>", "<image>" * 16)
+    found = derived(tmp_path, filled(frames, CAPTIONS), "video_generation")
+    assert (found.text, found.front) == (TEMPLATE, "<image>" * 16)
+    with pytest.raises(UserError, match="share 16 <image>, and task image_generation shows two im"):
+        derived(tmp_path, filled(frames, CAPTIONS))
+    odd = WORDING.replace("<image><image>", "<image>" * 3)
+    with pytest.raises(UserError, match=r"share 3 <image>.*as many frames of one video"):
+        derived(tmp_path, filled(odd, CAPTIONS), "video_generation")
+    videos = filled(WORDING.replace("image", "video"), CAPTIONS)
+    with pytest.raises(UserError, match="the prompts show <video>, and the client shows a"):
+        derived(tmp_path, videos, "video_generation")
+
+
+def test_an_edit_has_its_instruction_in_the_place_of_a_caption(tmp_path):
+    edits = WORDING.replace("<image><image>", "<image>" * 3)
+    found = derived(tmp_path, filled(edits, CAPTIONS), "image_editing")
+    assert found.text == TEMPLATE.replace("{caption}", "{instruction}")
+    assert found.front == "<image>" * 3
+    with pytest.raises(UserError, match=r"share 2 <image>.*shows the source and two edits"):
+        derived(tmp_path, filled(WORDING, CAPTIONS), "image_editing")
 
 
 def test_a_row_with_other_media_than_it_shows_deviates(tmp_path):
@@ -172,7 +187,7 @@ def test_a_row_with_other_media_than_it_shows_deviates(tmp_path):
     rows[4]["images"] = ["a.png"]
     (deviating,) = derived(tmp_path, rows).deviating
     assert deviating == (f"{tmp_path}/rows.json:5", "2 <image> in the texts, but 1 in 'images'")
-    with pytest.raises(UserError, match="share 1 <image>, and task image_generation compares two"):
+    with pytest.raises(UserError, match="share 1 <image>, and task image_generation shows two"):
         derived(tmp_path, many(3, WORDING.replace("<image><image>", "<image>")))
 
 

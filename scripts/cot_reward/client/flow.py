@@ -63,7 +63,7 @@ async def send_requests(
         return stop.is_set() or bool(outage.gone)
 
     def prepare(request: Request) -> bytes:
-        return wire.content(request.prompt, request.placeholder, map(read_url, request.media))
+        return wire.content(request.prompt, map(read_url, request.media))
 
     async def send(request: Request, content: bytes) -> list[Outcome]:
         await capacity.acquire()

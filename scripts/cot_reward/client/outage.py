@@ -19,7 +19,7 @@ MIN_LAST_PROBE_SECONDS = 0.5
 PROBES_BEFORE_PAUSE = 3
 PROBE_INTERVAL_SECONDS = 0.25
 # What a probe asks before any request has been answered.
-PLAIN_CONTENT = wire.content("Say yes.", "<image>", ())
+PLAIN_CONTENT = wire.content("Say yes.", ())
 
 
 class Outage:

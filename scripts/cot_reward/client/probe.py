@@ -73,7 +73,7 @@ def _body(sampling: Sampling, left_out: Sequence[str]) -> bytes:
         extra |= {"logprobs": True, "top_logprobs": 2}
     seeds = SMALL_SEEDS if "large seeds" in left_out else sampling.seeds
     asked = replace(sampling, temperature=0.0, extra=extra, seeds=seeds)
-    content = wire.content(_TEXT, "<image>", [])
+    content = wire.content(_TEXT, [])
     return wire.body(content, asked, count=1, seed=seeds - 1, max_tokens=_TOKENS)
 
 

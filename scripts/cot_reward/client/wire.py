@@ -5,7 +5,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cot_reward.records import Comparison, Order, Response, Restored, valid_unicode
+from cot_reward.records import (
+    PLACEHOLDERS,
+    Comparison,
+    Order,
+    Response,
+    Restored,
+    valid_unicode,
+)
 
 # A server's text is untrusted, and goes to logs and files.
 MAX_MESSAGE_CHARACTERS = 300
@@ -32,7 +39,7 @@ _TEMPLATE_OPENING = "<think>\n"
 class Request:
     """One request: `count` samples of a comparison in one order, the first with index `first`.
 
-    `prompt` has one `placeholder` for each of the `media`, paths below the media root.
+    `prompt` has one placeholder for each of the `media`, paths of images below the media root.
     """
 
     comparison: Comparison
@@ -42,7 +49,6 @@ class Request:
     count: int
     seed: int
     prompt: str
-    placeholder: str
     media: tuple[str, ...]
 
 
@@ -79,7 +85,7 @@ class Sampling:
     seeds: int = 2**53
 
 
-def content(prompt: str, placeholder: str, urls: Iterable[Iterable[bytes]]) -> bytes:
+def content(prompt: str, urls: Iterable[Iterable[bytes]]) -> bytes:
     """The user turn as JSON: text and media in the order in which stage 1 trained on them.
 
     `urls` are JSON strings in pieces, one for each placeholder. The SDK would walk through hundreds
@@ -87,7 +93,7 @@ def content(prompt: str, placeholder: str, urls: Iterable[Iterable[bytes]]) -> b
     """
     remaining = iter(urls)
     parts: list[bytes] = []
-    for number, text in enumerate(prompt.split(placeholder)):
+    for number, text in enumerate(prompt.split(PLACEHOLDERS["images"])):
         if number:
             parts += [b',{"type":"image_url","image_url":{"url":', *next(remaining), b"}}"]
         if text:

@@ -14,7 +14,7 @@ from datasets import Dataset
 from cot_reward.errors import UserError
 from cot_reward.grpo.settings import GrpoSettings
 from cot_reward.media.paths import media_path, media_prefix
-from cot_reward.records import Comparison, Task, placeholder_in
+from cot_reward.records import Comparison, Task, as_tuple, placeholder_in
 from cot_reward.rows.adapters import Adapter, adapter_for, is_judged
 from cot_reward.rows.held_out import HeldOut, captions_of, keys_of, pictures_of
 from cot_reward.rows.labels import FileLabels, TieError, parse_meanings
@@ -23,7 +23,7 @@ from cot_reward.rows.reading import read_rows
 from cot_reward.rows.validation import check_compared_media, check_prompt
 from cot_reward.store import dump
 from cot_reward.tasks import TASKS
-from cot_reward.tasks.prompts import check_template, render, shown_media, template_hash
+from cot_reward.tasks.prompts import IMAGE, check_template, render, shown_media, template_hash
 from cot_reward.training.rows import describe_problems, inspect_images, printable
 
 _ANSWER_TAGS = "<answer>", "</answer>"
@@ -189,8 +189,6 @@ class _FileReader:
             )
 
     def _template_for(self, task: Task) -> str:
-        if task.medium != "image":
-            raise ValueError(f"a comparison of task {task.name}: GRPO trains on images only")
         template = self._templates[task.name]
         check_template(template, task)
         return template
@@ -212,17 +210,18 @@ class _FileReader:
         if not isinstance(prompt, str) or not isinstance(images, list):
             raise ValueError("'problem' must be the prompt, and 'images' a list of paths")
         if row.get("videos"):
-            raise ValueError("the row has videos; GRPO trains on images only")
+            raise ValueError("the row has videos; GRPO trains on images, or on a video's frames")
         task, label = _solved(row["solution"])
         paths = tuple(media_path(path, self._prefix) for path in images)
-        check_compared_media(paths, (), task.compares_media)
+        check_compared_media(paths, (), task)
         if not placeholder_in(prompt):
             # In front, as where a template has none.
-            prompt = task.placeholder * len(paths) + prompt
+            prompt = IMAGE * len(paths) + prompt
         check_prompt(prompt, paths, ())
         shown = {"given": Question(task.name, prompt, paths, label)}
-        if task.compares_media:
-            swapped = (*paths[:-2], paths[-1], paths[-2])
+        context, candidates = task.parts(paths)
+        if candidates:
+            swapped = (*context, *as_tuple(candidates[1]), *as_tuple(candidates[0]))
             shown["swapped"] = Question(task.name, prompt, swapped, 3 - label)
         elif "given" not in self._settings.asked_orders:
             raise ValueError("the answers stand in the prompt, so that they cannot be swapped")
@@ -242,9 +241,9 @@ def _solved(solution: Any) -> tuple[Task, int]:
     if (text.count(opening), text.count(closing)) == (1, 1):
         text = text.partition(opening)[2].partition(closing)[0]
     for task in TASKS.values():
-        if task.medium == "image" and text.strip() in task.answers:
+        if text.strip() in task.answers:
             return task, task.answers.index(text.strip()) + 1
-    known = ", ".join(repr(task.answers[0]) for task in TASKS.values() if task.medium == "image")
+    known = ", ".join(dict.fromkeys(repr(task.answers[0]) for task in TASKS.values()))
     raise ValueError(f"'solution' is {solution!r:.60}; it must be an answer such as {known}")
 
 

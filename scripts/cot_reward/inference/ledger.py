@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from cot_reward.records import Comparison, Order, Verdict, valid_unicode
+from cot_reward.records import Comparison, Order, Verdict, as_tuple, valid_unicode
 
 _TABLES = """
 PRAGMA journal_mode = OFF;
@@ -96,7 +96,9 @@ class Ledger:
 
         `again`: its file names comparisons many times, and no time counts as a duplicate.
         """
-        key, preferred = _blob(comparison.key), comparison.candidates[comparison.label - 1]
+        key = _blob(comparison.key)
+        # As text: a video is a list of frames.
+        preferred = "\n".join(as_tuple(comparison.candidates[comparison.label - 1]))
         where, body = valid_unicode(where), json.dumps(asdict(comparison))
         added = self._execute(
             "INSERT OR IGNORE INTO comparisons "
@@ -144,8 +146,11 @@ class Ledger:
         rows = self._execute("SELECT key, place, body FROM comparisons ORDER BY position")
         for key, place, body in rows:
             fields = json.loads(body)
-            for name in ("candidates", "context"):
-                fields[name] = tuple(fields[name])
+            fields["context"] = tuple(fields["context"])
+            fields["candidates"] = tuple(
+                tuple(candidate) if isinstance(candidate, list) else candidate
+                for candidate in fields["candidates"]
+            )
             yield Listed(key.hex(), place, Comparison(**fields))
 
     def tasks(self) -> list[str]:
@@ -248,7 +253,7 @@ class Ledger:
 
 def is_ascending(comparison: Comparison, order: Order) -> bool:
     """Whether the candidate shown first in this order is the smaller text."""
-    first, second = comparison.presented(order)[0]
+    first, second = map(as_tuple, comparison.presented(order)[0])
     return first < second
 
 

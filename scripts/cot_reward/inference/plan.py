@@ -67,8 +67,8 @@ class Run:
         self.held_out_entries = 0
 
         def check_placeholders(comparison: Comparison) -> None:
-            task, media = TASKS[comparison.task], prompts.shown_media(comparison, "given")
-            check_media_count(templates[task.name], task, len(media))
+            shown = prompts.shown_media(comparison, "given")
+            check_media_count(templates[comparison.task], len(shown))
 
         read_comparisons(
             ledger, [file.path for file in files], settings.media_root,
@@ -78,8 +78,6 @@ class Run:
         )  # fmt: skip
         self.templates = {name: templates[name] for name in ledger.tasks()}
         for name, template in self.templates.items():
-            if TASKS[name].medium != "image":
-                raise UserError(f"comparisons of task {name}: videos cannot be sent yet")
             try:
                 check_template(template, TASKS[name])
             except ValueError as error:
@@ -188,7 +186,6 @@ class Run:
                 comparison, listed.key, order, first, count,
                 seed=request_seed(seed, listed.key, order) + first,
                 prompt=prompts.render(comparison, order, self.templates[comparison.task]),
-                placeholder=TASKS[comparison.task].placeholder,
                 media=prompts.shown_media(comparison, order),
             )
             for first, count in _consecutive(state.missing)

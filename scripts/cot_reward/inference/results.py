@@ -85,8 +85,8 @@ def judged_rows(
         entry = entry_at(journal, offset)
         row = {
             "conversations": conversation(prompt, entry["text"]),
-            "images": media if task.medium == "image" else [],
-            "videos": media if task.medium == "video" else [],
+            "images": media,
+            "videos": [],
             "id": listed.key,
             "task": task.name,
             "source": comparison.source,

@@ -54,7 +54,7 @@ async def _probe_files(media_root: Path, server: Server, sampling: Sampling) -> 
     probe = root / ".cache" / "media" / "probe.png"
     probe.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (56, 56)).save(probe)
-    content = wire.content("<image>Say yes.", "<image>", [file_url(probe)])
+    content = wire.content("<image>Say yes.", [file_url(probe)])
     body = wire.body(content, sampling, count=1, seed=0, max_tokens=1)
     try:
         await server.complete(body, sampling.timeout)
@@ -475,7 +475,7 @@ def _readable_body(run: Run, request: Request) -> Any:
             url = f"({error})"
         urls.append([json.dumps(url).encode()])
     sampling = _sampling(settings, settings.model or "(the one that the server lists)")
-    content = wire.content(request.prompt, request.placeholder, urls)
+    content = wire.content(request.prompt, urls)
     return json.loads(wire.body(content, sampling, request.count, request.seed))
 
 

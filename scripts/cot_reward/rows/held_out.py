@@ -109,7 +109,12 @@ def _media_of(row: dict[str, Any]) -> list[Any] | None:
     """The media paths of a row of any form; None for a row without a list of them."""
     names = ("images", "videos", "context", "candidates")
     paths = next((row[name] for name in names if row.get(name)), None)
-    return paths if isinstance(paths, list) else None
+    return _flat(paths) if isinstance(paths, list) else None
+
+
+def _flat(candidates: list[Any]) -> list[Any]:
+    """Images as they are, and the frames of videos, which are lists."""
+    return [path for one in candidates for path in (one if isinstance(one, list) else [one])]
 
 
 def pictures_of(row: dict[str, Any], prefix: str) -> set[int]:
@@ -117,7 +122,7 @@ def pictures_of(row: dict[str, Any], prefix: str) -> set[int]:
     context, candidates = row.get("context") or [], row.get("candidates") or []
     if isinstance(context, list) and isinstance(candidates, list) and candidates:
         # Candidates that are texts give digests that no pictures have.
-        paths = [*context, *candidates]
+        paths = [*context, *_flat(candidates)]
     else:
         paths = _media_of(row) or []
     found = set()

@@ -10,7 +10,15 @@ import orjson
 
 from cot_reward.judge import judge
 from cot_reward.media.paths import media_path
-from cot_reward.records import ORDERS, ROW_FIELDS, Comparison, placeholder_in, turns
+from cot_reward.records import (
+    ORDERS,
+    PLACEHOLDERS,
+    ROW_FIELDS,
+    Comparison,
+    as_tuple,
+    placeholder_in,
+    turns,
+)
 from cot_reward.rows.validation import (
     RowError,
     check_compared_media,
@@ -31,6 +39,7 @@ _ABSENT: dict[str, Any] = {
     "id": "", "task": "", "source": "", "order": "", "sample": -1, "label": 0,
     "finish_reason": "", "model": "", "template_hash": "", "images": [], "videos": [],
 }  # fmt: skip
+_ANY_PLACEHOLDER = re.compile("|".join(PLACEHOLDERS.values()))
 # What may be in a path that is not normal: an empty one, or parts like "", "." and "..".
 _UNCLEAN = re.compile(r"\A\Z|\A[/.]|/[/.]|/\Z|\0")
 # Of rows of others, too, these must be what they seem.
@@ -121,20 +130,24 @@ def prompt_and_text(row: Mapping[str, Any]) -> tuple[str, str]:
 def published(
     row: Mapping[str, Any], prompt: str, prefix: str, find_caption: FindCaption = caption_in
 ) -> Comparison:
-    """The comparison of a row without a key: two media and the caption in its prompt.
+    """The comparison of a row without a key: the media and the caption in its prompt.
 
-    The label is left at 1. Raises ValueError when the row does not tell what is compared.
+    The media are two images, two videos, or the frames of two videos, which the prompt then calls
+    "Video 1" and "Video 2". The label is left at 1. Raises ValueError when the row does not tell
+    what is compared.
     """
     images, videos = row.get("images") or [], row.get("videos") or []
-    kind, media = ("video", videos) if videos else ("image", images)
-    if (images and videos) or not isinstance(media, list) or len(media) != 2:
+    media = videos or images
+    are_frames = not videos and "Video 1" in prompt and "Image 1" not in prompt
+    if (images and videos) or not isinstance(media, list) or (len(media) != 2 and not are_frames):
         raise ValueError("the row names no two media of one kind, and has no key as 'id'")
-    task = f"{kind}_generation"
+    task = "video_generation" if videos or are_frames else "image_generation"
     # A word of another's means nothing here.
     if (named := row.get("task")) != task and isinstance(named, str) and named in TASKS:
         raise ValueError(f"rows of task {named!r} need the key as 'id'")
-    first, second = (media_path(path, prefix) for path in media)
-    return Comparison(task, find_caption(prompt), (first, second), 1)
+    _, candidates = TASKS[task].parts([media_path(path, prefix) for path in media])
+    assert candidates
+    return Comparison(task, find_caption(prompt), candidates, 1)
 
 
 def _clean(paths: list[Any]) -> list[str]:
@@ -198,13 +211,14 @@ def read(
     else:
         comparison = published(row, prompt, prefix, find_caption)
         key, task = comparison.key, comparison.task
-        shown = list(comparison.candidates)
+        shown = [path for one in comparison.candidates for path in as_tuple(one)]
+        token = PLACEHOLDERS["videos" if videos else "images"]
         images, videos = ([], shown) if videos else (shown, [])
         if not placeholder_in(prompt):
             # In front, as where a template has none.
-            prompt = TASKS[task].placeholder * 2 + prompt
+            prompt = token * len(shown) + prompt
     compared = TASKS[task].compares_media
-    check_compared_media(images, videos, compared)
+    check_compared_media(images, videos, TASKS[task])
     check_prompt(prompt, images, videos)
     order, label = values["order"], values["label"]
     if label or row.get("label") == 0:
@@ -221,7 +235,8 @@ def read(
         verdict = "correct" if right_side else "incorrect"
     preferred = 0
     if label:
-        preferred = digest((images or videos)[label - 3]) if compared else label
+        compared_media = TASKS[task].parts(images or videos)[1]
+        preferred = digest(compared_media[label - 1]) if compared_media else label
     place = digest(key, task, images, videos, "" if compared else prompt)
     return Judged(
         id=key, comparison=digest(key), presentation=place, preferred=preferred,
@@ -230,7 +245,7 @@ def read(
         template_hash=values["template_hash"], prompt=prompt, text=text,
         media=orjson.dumps([images, videos]).decode(),
         answer=found.answer, verdict=verdict, coherence=found.coherence,
-        asked=digest("asked", *prompt.replace(TASKS[task].placeholder, " ").split()),
+        asked=digest("asked", *_ANY_PLACEHOLDER.sub(" ", prompt).split()),
     )  # fmt: skip
 
 

@@ -23,9 +23,14 @@ from cot_reward.rows.wording import (
 from cot_reward.store import write_text_file
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.generation import CAPTION_MARKER
-from cot_reward.tasks.prompts import check_template, fill, template_hash
+from cot_reward.tasks.prompts import IMAGE, check_template, fill, template_hash
 
-FIELD = "{caption}"
+# What a task shows, for messages.
+_SHOWN = {
+    "image_generation": "two images",
+    "video_generation": "as many frames of one video as of the other",
+    "image_editing": "the source and two edits",
+}
 _MAX_LISTED_ROWS = 10
 
 
@@ -74,7 +79,7 @@ def derive(files: Sequence[Path], task_name: str = "image_generation") -> Derive
     """
     task = _task(task_name)
     where = ", ".join(map(str, files))
-    read = list(_read(files, task))
+    read = list(_read(files))
     rows = [row for row in read if isinstance(row, _Row)]
     captions = {row.prompt: row.caption for row in rows}
     if len(captions) < 2:
@@ -108,7 +113,7 @@ def derive(files: Sequence[Path], task_name: str = "image_generation") -> Derive
     _check_wording(wording, task, where)
     front, text = _template(wording, task, where)
     for row, caption in common:
-        if front + fill(text, {"caption": caption}) != row.prompt:
+        if front + fill(text, {task.text_field: caption}) != row.prompt:
             raise UserError(
                 f"{row.where}: the template with the caption {_short(caption)} is not this row's "
                 "prompt; write the template by hand"
@@ -127,11 +132,11 @@ def describe(found: Derived, task: Task) -> str:
         lines.append(_count(found.deviating, found.rows) + ":" + _listed(found.deviating))
     if found.front:
         lines.append(f"{found.front} left out: the client puts them in front")
-    elif task.placeholder in found.text:
-        lines.append(f"{task.placeholder} kept where they stand in the prompts")
+    elif IMAGE in found.text:
+        lines.append(f"{IMAGE} kept where they stand in the prompts")
     else:
-        lines.append(f"warning: no {task.placeholder} in the prompts; the client shows them first")
-    before, _, after = found.text.partition(FIELD)
+        lines.append(f"warning: no {IMAGE} in the prompts; the client shows them first")
+    before, _, after = found.text.partition(_field(task))
     place = f"before {after[:40]!r}" if after else "at the end"
     lines.append(f"caption: after {before[-40:]!r}, {place}")
     lines.append(f"  the first: {_short(captions[0])}")
@@ -172,15 +177,15 @@ def _task(name: str) -> Task:
     if name not in TASKS:
         raise UserError(f"--task: no task is called '{name}'.{nearest(name, TASKS)}")
     task = TASKS[name]
-    if task.fields != ("caption",):
+    if not task.compares_media:
         raise UserError(
             f"--task {name}: it has the fields {', '.join(task.fields)}, and only templates "
-            "with one caption can be derived; write this one by hand"
+            "with one field can be derived; write this one by hand"
         )
     return task
 
 
-def _read(files: Sequence[Path], task: Task) -> Iterator[_Row | tuple[str, str]]:
+def _read(files: Sequence[Path]) -> Iterator[_Row | tuple[str, str]]:
     """The rows; (file:row, why) in place of a row without a usable prompt."""
     for path in files:
         for number, row in read_rows(path):
@@ -188,22 +193,26 @@ def _read(files: Sequence[Path], task: Task) -> Iterator[_Row | tuple[str, str]]
             try:
                 if isinstance(row, ValueError):
                     raise row
-                yield _row(where, row, task)
+                yield _row(where, row)
             except ValueError as error:
                 yield where, str(error)
 
 
-def _row(where: str, row: dict[str, Any], task: Task) -> _Row:
+def _row(where: str, row: dict[str, Any]) -> _Row:
     """Raises ValueError for a row without a prompt, or with more or fewer media than it shows."""
     prompt, texts = _texts(row)
-    column = next(name for name, token in PLACEHOLDERS.items() if token == task.placeholder)
-    media = row.get(column)
-    shown = sum(text.count(task.placeholder) for text in texts)
+    media = row.get("images")
+    shown = sum(text.count(IMAGE) for text in texts)
     if isinstance(media, list) and len(media) != shown:
-        raise ValueError(f"{shown} {task.placeholder} in the texts, but {len(media)} in '{column}'")
+        raise ValueError(f"{shown} {IMAGE} in the texts, but {len(media)} in 'images'")
     caption = row.get("prompt")
     caption = caption.strip() if isinstance(caption, str) else ""
     return _Row(where, prompt, caption if caption != prompt and caption in prompt else None)
+
+
+def _field(task: Task) -> str:
+    """What stands for the caption in a template."""
+    return "{" + task.text_field + "}"
 
 
 def _texts(row: dict[str, Any]) -> tuple[str, list[str]]:
@@ -266,42 +275,37 @@ def _check_heads(marked: Sequence[str], rows: Sequence[_Row], where: str) -> Non
 def _check_wording(wording: Wording, task: Task, where: str) -> None:
     """Raises UserError for a wording that is not about the task, or that no template can hold."""
     text = wording.prefix + wording.suffix
-    for placeholder in PLACEHOLDERS.values():
-        if placeholder != task.placeholder and placeholder in text:
-            fitting = [
-                other.name
-                for other in TASKS.values()
-                if (other.placeholder, other.fields) == (placeholder, task.fields)
-            ]
-            raise UserError(
-                f"{where}: the prompts show {placeholder}, and task {task.name} is about "
-                f"{task.placeholder}; name the task with --task {' or '.join(fitting)}"
-            )
-    count = text.count(task.placeholder)
-    if count not in (0, 2):
+    if (video := PLACEHOLDERS["videos"]) in text:
         raise UserError(
-            f"{where}: the prompts share {count} {task.placeholder}, and task {task.name} compares "
-            "two media; give the rows of that task only"
+            f"{where}: the prompts show {video}, and the client shows a video as its frames, which "
+            f"are images ({IMAGE}); train stage 1 on frames (scripts/prepare_data.py convert)"
         )
-    if not re.search(r"\w", text.replace(task.placeholder, "")):
+    count = text.count(IMAGE)
+    fits = count in (0, 3 if task.has_context else 2)
+    if not (fits or (task.medium == "video" and not count % 2)):
+        raise UserError(
+            f"{where}: the prompts share {count} {IMAGE}, and task {task.name} shows "
+            f"{_SHOWN[task.name]}; give the rows of that task only"
+        )
+    if not re.search(r"\w", text.replace(IMAGE, "")):
         raise UserError(
             f"{where}: the prompts have nothing in common but {text.strip()[:80]!r}; is this "
             "cold-start data? If it is, write the template by hand"
         )
-    if FIELD in text:
+    if (field := _field(task)) in text:
         raise UserError(
-            f"{where}: the wording itself holds {FIELD}, and a template cannot tell it from the "
+            f"{where}: the wording itself holds {field}, and a template cannot tell it from the "
             "field; change the wording in the rows before stage 1 trains on them"
         )
 
 
 def _template(wording: Wording, task: Task, where: str) -> tuple[str, str]:
     """The placeholders that the client puts in front, and the template. Raises UserError."""
-    front = task.placeholder * (wording.prefix + wording.suffix).count(task.placeholder)
+    front = IMAGE * (wording.prefix + wording.suffix).count(IMAGE)
     rest = wording.prefix.removeprefix(front)
     if not wording.prefix.startswith(front) or not rest or rest[0].isspace():
         front = ""
-    template = wording.prefix.removeprefix(front) + FIELD + wording.suffix
+    template = wording.prefix.removeprefix(front) + _field(task) + wording.suffix
     if template != _as_client_reads(template + "\n"):
         what = "carriage returns" if "\r" in template else "line breaks at their end"
         raise UserError(

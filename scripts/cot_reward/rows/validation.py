@@ -17,6 +17,7 @@ from cot_reward.records import (
     PAIR_FIELDS,
     PLACEHOLDERS,
     ROW_FIELDS,
+    Task,
     token_fault,
     turns,
 )
@@ -94,19 +95,21 @@ def check_completion(text: str, name: str = "the completion") -> None:
         raise RowError(f"{name} {fault}", "placeholders")
 
 
-def check_compared_media(
-    images: Sequence[str], videos: Sequence[str], compares_media: bool
-) -> None:
-    """Raise RowError when the media are not those of one comparison."""
+def check_compared_media(images: Sequence[str], videos: Sequence[str], task: Task) -> None:
+    """Raise RowError when the media are not those of one comparison of the task."""
     media = images or videos
-    if (images and videos) or len(media) < (2 if compares_media else 1):
+    if (images and videos) or len(media) < (2 if task.compares_media else 1):
         raise RowError(
             "the row names fewer than two media of one kind"
-            if compares_media
+            if task.compares_media
             else "the row names no medium, or media of two kinds"
         )
-    if compares_media and media[-2] == media[-1]:
-        raise RowError(f"both media are the same: {reprlib.repr(media[-1])}")
+    try:
+        _, candidates = task.parts(media)
+    except ValueError as error:
+        raise RowError(str(error)) from None
+    if candidates and candidates[0] == candidates[1]:
+        raise RowError(f"both media are the same: {reprlib.repr(candidates[1])}")
 
 
 def check_label(label: Any) -> None:
@@ -182,7 +185,7 @@ def check_sft_row(row: Mapping[str, Any]) -> dict[str, list[str]]:
     if is_judged:
         task = row.get("task") or ("video_generation" if videos else "image_generation")
         check_task(task)
-        check_compared_media(images, videos, TASKS[task].compares_media)
+        check_compared_media(images, videos, TASKS[task])
     check_prompt(prompt, images, videos, needs_text=is_judged)
     if is_judged:
         if "label" in row:

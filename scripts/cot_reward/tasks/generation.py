@@ -1,4 +1,7 @@
-"""Image and video generation: which of two media fits a caption better."""
+"""Image and video generation: which of two media fits a caption better.
+
+A video is shown as its frames: the first half of the pictures are those of Video 1.
+"""
 
 from cot_reward.records import Task
 
@@ -6,9 +9,9 @@ from cot_reward.records import Task
 CAPTION_MARKER = "Text Caption:"
 
 
-def _generation(noun: str, what: str, dimensions: str) -> str:
-    return f"""You are shown a caption and two {what} that were made from it. Judge which one \
-is better.
+def _generation(noun: str, what: str, dimensions: str, shown: str = "") -> str:
+    return f"""You are shown a caption and two {what} that were made from it. {shown}Judge which \
+one is better.
 
 Look at each of these dimensions, and at any other that matters here:
 {dimensions}
@@ -34,16 +37,21 @@ Total score:
 _IMAGE_DIMENSIONS = """- Semantic consistency: how closely does it follow the caption?
 - Aesthetics: composition, colour, expression
 - Authenticity: is it realistic, and right in its details?"""
+# Without the words for pictures and videos there is nothing that tells where a video begins.
+_FRAMES = (
+    "Each video is shown as frames, in the order of time: the first half of the pictures are the "
+    "frames of Video 1, the second half those of Video 2. "
+)
 _VIDEO_DIMENSIONS = _IMAGE_DIMENSIONS + "\n- Motion: is it smooth, and steady from frame to frame?"
 
 
 IMAGE_GENERATION = Task(
     "image_generation", "Image", "image", ("caption",),
-    _generation("Image", "images", _IMAGE_DIMENSIONS),
+    _generation("Image", "images", _IMAGE_DIMENSIONS), has_context=False,
 )  # fmt: skip
 VIDEO_GENERATION = Task(
     "video_generation", "Video", "video", ("caption",),
-    _generation("Video", "videos", _VIDEO_DIMENSIONS),
+    _generation("Video", "videos", _VIDEO_DIMENSIONS, _FRAMES), has_context=False,
 )  # fmt: skip
 
 

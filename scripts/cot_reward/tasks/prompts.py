@@ -3,11 +3,23 @@
 import hashlib
 import re
 from collections.abc import Collection, Mapping
+from itertools import chain
 from pathlib import Path
 
 from cot_reward.errors import UserError
-from cot_reward.records import Comparison, Order, Task, token_fault
+from cot_reward.records import (
+    PLACEHOLDERS,
+    Candidate,
+    Comparison,
+    Order,
+    Task,
+    as_tuple,
+    token_fault,
+)
 from cot_reward.tasks import TASKS
+
+# The token that stands for one medium in a prompt: an image, or a frame of a video.
+IMAGE = PLACEHOLDERS["images"]
 
 
 def fill(template: str, values: dict[str, str]) -> str:
@@ -21,8 +33,8 @@ def fill(template: str, values: dict[str, str]) -> str:
 
 def shown_media(comparison: Comparison, order: Order) -> tuple[str, ...]:
     """The media that the model sees, in their order: the context, then media candidates."""
-    candidates = comparison.presented(order)[0]
-    return (*comparison.context, *(candidates if TASKS[comparison.task].compares_media else ()))
+    candidates = comparison.presented(order)[0] if TASKS[comparison.task].compares_media else ()
+    return (*comparison.context, *chain.from_iterable(map(as_tuple, candidates)))
 
 
 def render(comparison: Comparison, order: Order, template: str) -> str:
@@ -34,18 +46,17 @@ def render(comparison: Comparison, order: Order, template: str) -> str:
     """
     task = TASKS[comparison.task]
     count = len(shown_media(comparison, order))
-    check_media_count(template, task, count)
-    if task.placeholder not in template:
-        template = task.placeholder * count + template
-    if task.compares_media:
-        return fill(template, {"caption": comparison.text})
-    first, second = comparison.presented(order)[0]
-    return fill(template, {"question": comparison.text, "answer_1": first, "answer_2": second})
+    check_media_count(template, count)
+    if IMAGE not in template:
+        template = IMAGE * count + template
+    texts: tuple[Candidate, ...] = () if task.compares_media else comparison.presented(order)[0]
+    values = (comparison.text, *map(str, texts))
+    return fill(template, dict(zip(task.fields, values, strict=True)))
 
 
 def check_template(template: str, task: Task) -> None:
     """Raises ValueError when the template lacks a field of the task, or holds a special token."""
-    if fault := token_fault(template.replace(task.placeholder, "")):
+    if fault := token_fault(template.replace(IMAGE, "")):
         raise ValueError(f"the template {fault}")
     missing = [name for name in task.fields if "{" + name + "}" not in template]
     if missing:
@@ -55,13 +66,11 @@ def check_template(template: str, task: Task) -> None:
         )
 
 
-def check_media_count(template: str, task: Task, count: int) -> None:
+def check_media_count(template: str, count: int) -> None:
     """Raises ValueError when the template holds placeholders, but not one for each of the media."""
-    placeholders = template.count(task.placeholder)
+    placeholders = template.count(IMAGE)
     if placeholders not in (0, count):
-        raise ValueError(
-            f"the template has {placeholders} {task.placeholder}, but {count} are shown"
-        )
+        raise ValueError(f"the template has {placeholders} {IMAGE}, but {count} are shown")
 
 
 # The prompt that a model was trained on, beside its weights.

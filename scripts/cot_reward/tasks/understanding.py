@@ -34,8 +34,9 @@ Answer 2: [{{answer_2}}]"""
 
 _FIELDS = ("question", "answer_1", "answer_2")
 IMAGE_UNDERSTANDING = Task(
-    "image_understanding", "Answer", "image", _FIELDS, _understanding("an image")
+    "image_understanding", "Answer", "image", _FIELDS, _understanding("an image"), has_context=True
 )
 VIDEO_UNDERSTANDING = Task(
-    "video_understanding", "Answer", "video", _FIELDS, _understanding("a video")
-)
+    "video_understanding", "Answer", "video", _FIELDS,
+    _understanding("a video as frames, in the order of time"), has_context=True,
+)  # fmt: skip

@@ -3,9 +3,15 @@
 from typing import Any
 
 from cot_reward.media.paths import media_path
-from cot_reward.records import Comparison
+from cot_reward.records import Candidate, Comparison, Task, as_tuple
 from cot_reward.rows.labels import FileLabels
 from cot_reward.tasks import TASKS
+
+_CONTEXT = {
+    "image_editing": "source image",
+    "image_understanding": "images that the question is about",
+    "video_understanding": "frames of the video that the question is about",
+}
 
 
 def recognises(row: dict[str, Any]) -> bool:
@@ -13,8 +19,9 @@ def recognises(row: dict[str, Any]) -> bool:
 
 
 def adapt(row: dict[str, Any], prefix: str, labels: FileLabels | None = None) -> Comparison:
-    """A row's keys are `task` (or --task), `text` (caption or question), `candidates` (two media
-    paths or two answer texts), `label` (1 or 2), and for questions `context` (media paths).
+    """A row's keys are `task` (or --task), `text` (caption, instruction or question), `candidates`
+    (two images, two videos as lists of frames, or two answer texts), `label` (1 or 2), and for
+    edits and questions `context` (the source image; the media or frames that a question is about).
     """
     label = (labels or FileLabels()).preferred(row.get("label"))
     task = TASKS.get(row.get("task", ""))
@@ -26,15 +33,38 @@ def adapt(row: dict[str, Any], prefix: str, labels: FileLabels | None = None) ->
     if not isinstance(context, list):
         raise ValueError("'context' must be a list of media paths")
     if not isinstance(row.get("text"), str):
-        raise ValueError("'text' must be the caption or question, a string")
+        raise ValueError(f"'text' must be the {task.text_field}, a string")
+    if bool(context) != task.has_context:
+        raise ValueError(
+            f"'context' must name the {_CONTEXT[task.name]}"
+            if task.has_context
+            else f"task {task.name} has no 'context'"
+        )
     if task.compares_media:
-        candidates = [media_path(path, prefix) for path in candidates]
+        first, second = (_medium(candidate, task, prefix) for candidate in candidates)
+        if len(as_tuple(first)) != len(as_tuple(second)):
+            raise ValueError(
+                f"'candidates' have {len(as_tuple(first))} and {len(as_tuple(second))} frames; a "
+                "model tells two videos apart by as many frames of each"
+            )
     elif not all(isinstance(answer, str) and answer.strip() for answer in candidates):
         raise ValueError("'candidates' must be two answers, strings that are not empty")
-    elif not context:
-        raise ValueError(f"'context' must name the {task.medium} that the question is about")
-    first, second = candidates
+    else:
+        first, second = candidates
     return Comparison(
         task.name, row["text"], (first, second), label,
         context=tuple(media_path(path, prefix) for path in context),
     )  # fmt: skip
+
+
+def _medium(candidate: Any, task: Task, prefix: str) -> Candidate:
+    """A candidate that is shown: the path of an image, or the paths of a video's frames."""
+    if task.medium == "image":
+        return media_path(candidate, prefix)
+    if not isinstance(candidate, list) or not candidate:
+        raise ValueError(
+            f"'candidates' must be two lists of frames, not {candidate!r:.60}: "
+            "scripts/prepare_data.py convert makes frames of videos"
+        )
+    frames = tuple(media_path(path, prefix) for path in candidate)
+    return frames[0] if len(frames) == 1 else frames

@@ -17,6 +17,7 @@ from cot_reward.rows.validation import (
 )
 from cot_reward.rows.wording import Wording
 from cot_reward.tasks import TASKS
+from cot_reward.tasks.prompts import IMAGE
 
 _NEEDED = ("conversations", "id", "task", "order", "label", "images", "videos")
 _MAX_PROMPT_TO_SEARCH = 20_000
@@ -61,7 +62,7 @@ class JudgedRows:
             _check_answer(row)
         prompt, _ = turns(row)
         task = TASKS[row["task"]]
-        check_compared_media(row["images"], row["videos"], task.compares_media)
+        check_compared_media(row["images"], row["videos"], task)
         check_prompt(prompt, row["images"], row["videos"])
         media = tuple(media_path(path, "") for path in row["images"] or row["videos"])
         for values in self._fields(prompt, task, str(row.get("template_hash", "")), len(media)):
@@ -84,21 +85,21 @@ class JudgedRows:
         if task.compares_media:
             wording = self._wordings.get((task.name, template_hash))
             if wording is not None and (caption := wording.caption_in(prompt)):
-                yield {"caption": caption}
+                yield {task.text_field: caption}
             elif (
                 wording is None
                 and len(prompt) <= _MAX_PROMPT_TO_SEARCH
                 and self._searches < _MAX_SEARCHES
             ):
                 self._searches += 1
-                yield from ({"caption": caption} for caption in _parts(prompt))
+                yield from ({task.text_field: caption} for caption in _parts(prompt))
 
     def _remember(
         self, prompt: str, task: Task, row: Mapping[str, Any], values: Mapping[str, str]
     ) -> None:
         key = (task.name, str(row.get("template_hash", "")))
         if task.compares_media and key not in self._wordings:
-            before, _, after = prompt.rpartition(values["caption"])
+            before, _, after = prompt.rpartition(values[task.text_field])
             self._wordings[key] = Wording(before, after)
 
 
@@ -114,8 +115,8 @@ def _check_answer(row: Mapping[str, Any]) -> None:
 
 def _unfilled(prompt: str, template: str, task: Task, media_count: int) -> dict[str, str] | None:
     """The values of the fields that make this prompt of the template; None if none do."""
-    if task.placeholder not in template:
-        template = task.placeholder * media_count + template
+    if IMAGE not in template:
+        template = IMAGE * media_count + template
     pattern = re.escape(template)
     for name in task.fields:
         field = re.escape("{" + name + "}")
@@ -141,14 +142,13 @@ def _comparison(
     row: Mapping[str, Any], task: Task, values: Mapping[str, str], media: tuple[str, ...]
 ) -> Comparison | None:
     """The comparison of these values in the given order; None for values that make none."""
-    if task.compares_media:
-        text, shown, context = values["caption"], media[-2:], media[:-2]
-    else:
-        text, context = values["question"], media
-        shown = (values["answer_1"], values["answer_2"])
-    first, second = shown if row["order"] == "given" else shown[::-1]
     label = row["label"] if row["order"] == "given" else 3 - row["label"]
     try:
-        return Comparison(task.name, text, (first, second), label, row.get("source", ""), context)
+        context, shown = task.parts(media)
+        first, second = shown or (values["answer_1"], values["answer_2"])
+        if row["order"] == "swapped":
+            first, second = second, first
+        text, source = values[task.text_field], row.get("source", "")
+        return Comparison(task.name, text, (first, second), label, source, context)
     except ValueError:
         return None

@@ -6,7 +6,7 @@ from cot_reward.media.paths import media_path
 from cot_reward.records import Comparison, turns
 from cot_reward.rows.labels import FileLabels, Meaning
 
-_SENTENCES: dict[str, Meaning] = {
+SENTENCES: dict[str, Meaning] = {
     "Image 1 is better than Image 2.": "1",
     "Image 2 is better than Image 1.": "2",
 }
@@ -28,6 +28,6 @@ def adapt(row: dict[str, Any], prefix: str, labels: FileLabels | None = None) ->
     if not isinstance(caption, str):
         raise ValueError("'prompt' must be the caption, a string")
     _, preference = turns(row)
-    label = (labels or FileLabels()).preferred(preference, _SENTENCES)
+    label = (labels or FileLabels()).preferred(preference, SENTENCES)
     first, second = (media_path(path, prefix) for path in images)
     return Comparison("image_generation", caption, (first, second), label)

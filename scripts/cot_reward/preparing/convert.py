@@ -1,0 +1,357 @@
+"""Files of any data set -> comparisons of this project's own form, with all media as files."""
+
+import hashlib
+import os
+import random
+import sys
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import IO, Any
+
+from tqdm import tqdm
+
+from cot_reward.errors import UserError
+from cot_reward.media.paths import MediaError, media_prefix
+from cot_reward.preparing.forms import FormReader, UnknownFormError
+from cot_reward.preparing.mapping import ColumnMap, RawPair, RawRanked
+from cot_reward.preparing.settings import ConvertSettings
+from cot_reward.preparing.shown_media import MediaFiles
+from cot_reward.preparing.tables import read_table
+from cot_reward.provenance import jsonable, versions
+from cot_reward.records import Candidate, Comparison, Task
+from cot_reward.rows.labels import FileLabels, TieError, parse_meanings
+from cot_reward.store import atomic_file, dump, read_json, write_json
+from cot_reward.tasks import TASKS
+
+SUMMARY = "summary.json"
+BAD_ROWS = "bad_rows.jsonl"
+_BAD_SHOWN = 5
+# Rows whose media are being read, for each thread.
+_WAITING = 8
+_READ_ERRORS = (ValueError, MediaError)
+
+
+@dataclass
+class Counts:
+    rows: int = 0
+    written: int = 0
+    first_is_better: int = 0
+    ties: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A comparison as it stands in a file, with its place and task; or why there is none."""
+
+    where: str
+    raw: RawPair | None
+    task: str | None
+    fault: Exception | None = None
+
+
+def convert(settings: ConvertSettings) -> int:
+    """Write the comparisons of the files, and a summary; returns the exit code. Raises UserError.
+
+    A row that cannot be read, or whose media cannot, is counted and named in `bad_rows.jsonl`.
+    """
+    prefix = media_prefix(settings.image_root or settings.media_root, settings.media_root)
+    if not settings.out.resolve().is_relative_to(settings.media_root.resolve()):
+        raise UserError(
+            f"--out {settings.out}: not below --media-root {settings.media_root}, and media that "
+            "are written there could not be found"
+        )
+    wanted = _identity(settings)
+    summary = settings.out / SUMMARY
+    if summary.exists():
+        if read_json(summary).get("made_from") == wanted:
+            print(f"{settings.out}: already converted from these files with these settings")
+            return 0
+        raise UserError(
+            f"{settings.out}: holds comparisons of other files or settings; name another --out, or "
+            "delete the folder"
+        )
+    settings.out.mkdir(parents=True, exist_ok=True)
+    files = MediaFiles(
+        settings.media_root, prefix, settings.out, settings.frames, settings.max_pixels
+    )
+    counts = Counts()
+    with ExitStack() as stack:
+        out = stack.enter_context(_Shards(settings.out, settings.shard_rows))
+        bad_rows = stack.enter_context(atomic_file(settings.out / BAD_ROWS))
+        for found, row in _prepared(_comparisons(settings, counts), settings, files):
+            if isinstance(row, Exception):
+                _note_bad(found, row, counts, bad_rows)
+                continue
+            out.write(row)
+            counts.written += 1
+            counts.first_is_better += row["label"] == 1
+            if counts.written == settings.limit:
+                break
+    if not counts.written:
+        raise UserError(
+            f"{settings.files[0]}: no comparison in {counts.rows:,} rows{_told(counts)}"
+        )
+    write_json(
+        summary,
+        {"made_from": wanted, **_in_json(counts), "versions": versions("av", "pillow", "pyarrow")},
+    )
+    bad = counts.bad.total()
+    share = counts.first_is_better / counts.written
+    print(
+        f"{settings.out}/rows-*.jsonl: {counts.written:,} comparisons of {counts.rows:,} rows, the "
+        f"first candidate is better in {share:.1%}; {counts.ties:,} ties, {bad:,} bad rows"
+        + _told(counts)
+    )
+    if bad > settings.max_bad_rows * max(counts.rows, 1):
+        print(
+            f"error: more bad rows than --max-bad-rows {settings.max_bad_rows:g}; see "
+            f"{settings.out / BAD_ROWS}",
+            file=sys.stderr,
+        )
+        return 3
+    return 0
+
+
+def _identity(settings: ConvertSettings) -> dict[str, Any]:
+    """What the comparisons of a folder depend on: the settings, and the files by size and time."""
+    values = jsonable(asdict(settings))
+    for name in ("workers", "max_bad_rows", "files", "out"):
+        del values[name]
+    try:
+        read = [(str(file), os.stat(file)) for file in settings.files]
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    return {**values, "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in read]}
+
+
+def _in_json(counts: Counts) -> dict[str, Any]:
+    # `asdict` makes nonsense of a Counter.
+    return {**vars(counts), "bad": dict(counts.bad)}
+
+
+def _told(counts: Counts) -> str:
+    return "".join(f"\n  {count:,} x {reason}" for reason, count in counts.bad.most_common())
+
+
+def _note_bad(found: _Found, fault: Exception, counts: Counts, bad_rows: IO[str]) -> None:
+    reason = getattr(fault, "reason", "bad_record")
+    counts.bad[reason] += 1
+    if counts.bad.total() <= _BAD_SHOWN:
+        print(f"bad row: {found.where}: {reason}: {fault}", file=sys.stderr)
+    bad_rows.write(dump({"where": found.where, "reason": reason, "detail": str(fault)}) + "\n")
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _comparisons(settings: ConvertSettings, counts: Counts) -> Iterator[_Found]:
+    """The comparisons of all files in their order, media unread. Raises UserError."""
+    given = ColumnMap(settings.columns, settings.tie_margin) if settings.columns else None
+    for file in settings.files:
+        labels = FileLabels(parse_meanings(settings.labels))
+        bar = tqdm(read_table(file), file.name, unit=" rows", disable=None)
+        if given and given.is_ranked:
+            yield from _of_groups(bar, given, file, settings, counts)
+        else:
+            yield from _of_rows(bar, FormReader(given, labels), file, counts)
+        labels.check(file)
+        counts.ties += labels.ties
+
+
+def _of_rows(
+    rows: Iterable[tuple[int, Any]], reader: FormReader, file: Path, counts: Counts
+) -> Iterator[_Found]:
+    for number, row in rows:
+        counts.rows += 1
+        where = f"{file}:{number}"
+        try:
+            if isinstance(row, ValueError):
+                raise row
+            raw, task = reader.pair(row)
+        except TieError:
+            continue
+        except UnknownFormError as error:
+            # All rows are of one form: the first tells.
+            raise UserError(f"{where}: {error}") from None
+        except ValueError as error:
+            yield _Found(where, None, None, error)
+            continue
+        yield _Found(where, raw, task)
+
+
+def _of_groups(
+    rows: Iterable[tuple[int, Any]],
+    columns: ColumnMap,
+    file: Path,
+    settings: ConvertSettings,
+    counts: Counts,
+) -> Iterator[_Found]:
+    """All pairs of candidates of a group that differ in rank; a group's rows stand together."""
+    entries: list[tuple[str, RawRanked]] = []
+    seen: set[int] = set()
+
+    def pairs() -> Iterator[_Found]:
+        if not entries:
+            return
+        where, first = entries[0]
+        # Groups may be of any type, also one that has no hash.
+        group = hash(repr(first.group))
+        if group in seen:
+            fault = ValueError(
+                f"rows of group {first.group!r:.60} stand apart; sort the file by its groups"
+            )
+            yield _Found(where, None, None, fault)
+        else:
+            seen.add(group)
+            yield from _pairs_of_group(entries, settings, counts)
+        entries.clear()
+
+    for number, row in rows:
+        counts.rows += 1
+        where = f"{file}:{number}"
+        try:
+            if isinstance(row, ValueError):
+                raise row
+            found = columns.ranked(row)
+        except ValueError as error:
+            yield _Found(where, None, None, error)
+            continue
+        if entries and found.group != entries[0][1].group:
+            yield from pairs()
+        entries.append((where, found))
+    yield from pairs()
+
+
+def _pairs_of_group(
+    entries: list[tuple[str, RawRanked]], settings: ConvertSettings, counts: Counts
+) -> Iterator[_Found]:
+    pairs = []
+    for (where, one), (_, other) in combinations(entries, 2):
+        if abs(one.value - other.value) <= settings.tie_margin:
+            counts.ties += 1
+            continue
+        better, worse = (one, other) if one.value > other.value else (other, one)
+        candidates = better.medium, worse.medium
+        raw = RawPair(better.text, candidates, 1, better.context, may_swap=True)
+        pairs.append(_Found(where, raw, None))
+    if settings.group_pairs and len(pairs) > settings.group_pairs:
+        # The same pairs in every run.
+        choice = random.Random(repr(entries[0][1].group))
+        chosen = sorted(choice.sample(range(len(pairs)), settings.group_pairs))
+        pairs = [pairs[number] for number in chosen]
+    yield from pairs
+
+
+# --- media and rows -------------------------------------------------------------------------------
+
+
+def _prepared(
+    comparisons: Iterator[_Found], settings: ConvertSettings, files: MediaFiles
+) -> Iterator[tuple[_Found, dict[str, Any] | Exception]]:
+    """Each comparison with its row, or with why there is none, in their order."""
+
+    def prepare(found: _Found) -> dict[str, Any] | Exception:
+        if found.fault:
+            return found.fault
+        try:
+            return _row(found, settings.task, files)
+        except _READ_ERRORS as error:
+            return error
+
+    waiting: deque[tuple[_Found, Future[dict[str, Any] | Exception]]] = deque()
+    with ThreadPoolExecutor(settings.workers) as pool:
+        try:
+            for found in comparisons:
+                waiting.append((found, pool.submit(prepare, found)))
+                if len(waiting) >= _WAITING * settings.workers:
+                    oldest, future = waiting.popleft()
+                    yield oldest, future.result()
+            for oldest, future in waiting:
+                yield oldest, future.result()
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or settings.out}: cannot be written: {error.strerror}"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _row(found: _Found, default_task: str | None, files: MediaFiles) -> dict[str, Any]:
+    """A row of this project's own form. Raises ValueError and MediaError."""
+    raw = found.raw
+    assert raw is not None
+    name = found.task or default_task
+    if name is None:
+        raise ValueError(f"the row names no task; name it with --task ({', '.join(TASKS)})")
+    if name not in TASKS:
+        raise ValueError(f"'task' is {name!r:.60}; known: {', '.join(TASKS)}")
+    if default_task not in (None, name):
+        raise ValueError(f"a row of task {name}, not of --task {default_task}")
+    task = TASKS[name]
+    first, second = (_candidate(value, task, files) for value in raw.candidates)
+    label = raw.label
+    if raw.may_swap and _is_odd(raw.text, first, second):
+        first, second, label = second, first, 3 - label
+    context = files.context(raw.context, task) if raw.context else []
+    if bool(context) != task.has_context:
+        raise ValueError(
+            f"task {name} needs context=COLUMN (--map)"
+            if task.has_context
+            else f"task {name} has no context; leave context=... out of --map"
+        )
+    # What no comparison can be is a bad row here, and not in a later step.
+    Comparison(name, raw.text, (first, second), label, context=tuple(context))
+    row = {
+        "task": name, "text": raw.text,
+        "candidates": [list(one) if isinstance(one, tuple) else one for one in (first, second)],
+        "label": label,
+    }  # fmt: skip
+    return row | ({"context": context} if context else {}) | {"origin": found.where}
+
+
+def _candidate(value: Any, task: Task, files: MediaFiles) -> Candidate:
+    if not task.compares_media:
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"an answer must be a text that is not empty, not {value!r:.60}")
+        return value
+    return files.video(value) if task.medium == "video" else files.image(value)
+
+
+def _is_odd(text: str, first: Candidate, second: Candidate) -> bool:
+    """Half of all comparisons, always the same ones: there the better candidate comes second."""
+    material = repr((text, sorted((str(first), str(second)))))
+    return bool(hashlib.sha256(material.encode()).digest()[0] & 1)
+
+
+class _Shards:
+    """Output files of `size` rows each, which appear when they are complete."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self._folder, self._size = folder, size
+        self._stack = ExitStack()
+        self._rows = self._number = 0
+        self._file: IO[str] | None = None
+
+    def write(self, row: dict[str, Any]) -> None:
+        if self._file is None or self._rows == self._size:
+            self._stack.close()
+            self._stack = ExitStack()
+            path = self._folder / f"rows-{self._number:05}.jsonl"
+            self._file = self._stack.enter_context(atomic_file(path))
+            self._rows, self._number = 0, self._number + 1
+        self._file.write(dump(row) + "\n")
+        self._rows += 1
+
+    def __enter__(self) -> "_Shards":
+        for old in self._folder.glob("rows-*.jsonl"):
+            old.unlink()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._stack.__exit__(*exception)

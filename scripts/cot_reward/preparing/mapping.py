@@ -1,0 +1,171 @@
+"""Column maps: which columns of a data set's rows hold a comparison (--map TARGET=COLUMN ...)."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cot_reward.errors import nearest
+from cot_reward.rows.labels import NUMBERS, FileLabels, Meaning, TieError
+
+# What a map may say where to find.
+PAIR = ("text", "first", "second", "label", "context", "first_score", "second_score")
+RANKED = ("text", "medium", "rank", "score", "group", "context")
+CONSTANT = "const:"
+_MISSING = object()
+
+Column = Callable[[Mapping[str, Any]], Any]
+
+
+def column(name: str) -> Column:
+    """What reads a column. A dot leads into an object or a list: `response.0`, `images.1.path`.
+
+    A name that has dots itself wins. `const:VALUE` is the same value in every row. The reader
+    raises ValueError for a row without the column.
+    """
+    if name.startswith(CONSTANT):
+        constant = name.removeprefix(CONSTANT)
+        return lambda row: constant
+
+    def read(row: Mapping[str, Any]) -> Any:
+        value = row.get(name, _MISSING)
+        if value is _MISSING:
+            value = _inside(row, name.split("."))
+        if value is _MISSING:
+            raise ValueError(f"has no '{name}'; its columns are {', '.join(map(str, row)):.300}")
+        return value
+
+    return read
+
+
+def _inside(value: Any, parts: Sequence[str]) -> Any:
+    if not parts:
+        return value
+    if isinstance(value, Mapping):
+        # The longest name first: endings of WebDataset have dots.
+        for end in range(len(parts), 0, -1):
+            key = ".".join(parts[:end])
+            if key in value:
+                return _inside(value[key], parts[end:])
+        return _MISSING
+    is_number = parts[0].removeprefix("-").isdecimal()
+    if is_number and isinstance(value, list | tuple) and -len(value) <= int(parts[0]) < len(value):
+        return _inside(value[int(parts[0])], parts[1:])
+    return _MISSING
+
+
+@dataclass(frozen=True)
+class RawPair:
+    """A comparison whose media are values of the row as it stands: paths, bytes, lists of frames.
+
+    `may_swap`: the row always names the better candidate first, so that the place says nothing.
+    """
+
+    text: str
+    candidates: tuple[Any, Any]
+    label: int
+    context: tuple[Any, ...]
+    may_swap: bool = False
+
+
+@dataclass(frozen=True)
+class RawRanked:
+    """One of the candidates of a group. A higher `value` is better."""
+
+    group: Any
+    text: str
+    medium: Any
+    value: float
+    context: tuple[Any, ...]
+
+
+class ColumnMap:
+    """Where the rows of a data set hold a comparison, or (`is_ranked`) one candidate of a group."""
+
+    def __init__(self, pairs: Sequence[str], tie_margin: float = 0.0) -> None:
+        """`pairs`: TARGET=COLUMN texts. Raises ValueError for a map that makes no comparison."""
+        self._names = dict(map(_parsed, pairs))
+        if len(self._names) < len(pairs):
+            raise ValueError("--map names a target twice")
+        self.is_ranked = "medium" in self._names
+        allowed = RANKED if self.is_ranked else PAIR
+        for name in self._names:
+            if name not in allowed:
+                raise ValueError(
+                    f"--map {name}=...: not one of {', '.join(allowed)}.{nearest(name, allowed)}"
+                )
+        needed = ("text", "medium", "group") if self.is_ranked else ("text", "first", "second")
+        for name in needed:
+            if name not in self._names:
+                raise ValueError(f"--map has no {name}=COLUMN; needed are {', '.join(needed)}")
+        ways = [("rank",), ("score",)] if self.is_ranked else [("label",), _SCORES]
+        given = [way for way in ways if set(way) <= self._names.keys()]
+        if len(given) != 1 or len({"label", *_SCORES} & self._names.keys()) not in (
+            0,
+            len(given[0]),
+        ):
+            raise ValueError(f"--map needs {' or '.join(' and '.join(way) for way in ways)}")
+        self._read = {name: column(source) for name, source in self._names.items()}
+        self._margin = tie_margin
+        self.label_is_constant = self._names.get("label", "").startswith(CONSTANT)
+
+    def pair(
+        self, row: Mapping[str, Any], labels: FileLabels, usual: Mapping[str, Meaning] = NUMBERS
+    ) -> RawPair:
+        """The comparison of a row; `usual`: what labels mean unless the user says otherwise.
+
+        Raises TieError, and ValueError for a row that has none.
+        """
+        candidates = self._read["first"](row), self._read["second"](row)
+        if "label" in self._read:
+            label = labels.preferred(self._read["label"](row), usual)
+        else:
+            first, second = (_number(self._read[name](row), name) for name in _SCORES)
+            if abs(first - second) <= self._margin:
+                labels.ties += 1
+                raise TieError("the two scores are a tie")
+            label = 1 if first > second else 2
+        return RawPair(
+            self._text(row), candidates, label, self._context(row), self.label_is_constant
+        )
+
+    def ranked(self, row: Mapping[str, Any]) -> RawRanked:
+        """The candidate of a row. Raises ValueError for a row that has none."""
+        name = "rank" if "rank" in self._read else "score"
+        value = _number(self._read[name](row), name)
+        return RawRanked(
+            self._read["group"](row), self._text(row), self._read["medium"](row),
+            -value if name == "rank" else value, self._context(row),
+        )  # fmt: skip
+
+    def _text(self, row: Mapping[str, Any]) -> str:
+        text = self._read["text"](row)
+        if not isinstance(text, str):
+            raise ValueError(f"'{self._names['text']}' must be a text, not {text!r:.60}")
+        return text
+
+    def _context(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        if "context" not in self._read:
+            return ()
+        value = self._read["context"](row)
+        return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+_SCORES = ("first_score", "second_score")
+
+
+def _parsed(text: str) -> tuple[str, str]:
+    target, equals, source = (part.strip() for part in text.partition("="))
+    if not (target and equals and source):
+        raise ValueError(f"--map {text}: must be TARGET=COLUMN")
+    return target, source
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"the {name} is {value!r:.60}; it must be a number")
+    return number

@@ -1,0 +1,49 @@
+"""Make this project's comparisons of preference data in any form.
+
+    python scripts/prepare_data.py look FILE ...       # columns, rows, labels, and what reads them
+    python scripts/prepare_data.py convert FILE ...    # comparisons, with all media as files
+        --map text=prompt first=path1 second=path2 label=human_pref --labels left=1 right=2 tie=tie
+        --task image_generation --image-root dataset/mine/images --out dataset/mine/train
+    python scripts/prepare_data.py convert FILE --config configs/data/pickapic.yaml
+
+Files are JSON, JSONL, Parquet, Arrow, CSV, TSV or tar files of WebDataset. Media are paths, or
+stand in the rows. Videos become frames, which all later steps show. `COMMAND --help` shows flags.
+Exit status: 0 written, 2 not written, 3 more bad rows than --max-bad-rows.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from cot_reward.errors import UserError, nearest, run_script
+from cot_reward.settings import parse
+
+
+def _look(argv: Sequence[str]) -> int:
+    from cot_reward.preparing.look import look  # late: --help needs no Pillow
+    from cot_reward.preparing.settings import LookSettings
+
+    return look(parse(LookSettings, __doc__ or "", argv=argv))
+
+
+def _convert(argv: Sequence[str]) -> int:
+    from cot_reward.preparing.convert import convert
+    from cot_reward.preparing.settings import ConvertSettings
+
+    return convert(parse(ConvertSettings, __doc__ or "", argv=argv))
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"look": _look, "convert": _convert}
+
+
+def main() -> int:
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print((__doc__ or "").strip())
+        return 0
+    if name not in COMMANDS:
+        raise UserError(f"no command is called '{name}'.{nearest(name, COMMANDS)}")
+    return COMMANDS[name](rest)
+
+
+if __name__ == "__main__":
+    run_script(main)
