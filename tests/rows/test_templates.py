@@ -27,7 +27,7 @@ CAPTIONS = ["a red cat", "two dogs, running", "rain on a window"]
 def row(text: str, /, **other: Any) -> dict[str, Any]:
     return {
         "conversations": conversation(text, "<think>...</think>"),
-        "images": ["a.png", "b.png"][: text.count("<image>")],
+        "images": [f"{number}.png" for number in range(text.count("<image>"))],
         "videos": ["a.mp4", "b.mp4"][: text.count("<video>")],
     } | other
 
@@ -359,8 +359,8 @@ def test_captions_may_hold_the_field_the_marker_and_carriage_returns(tmp_path):
 
 def test_tasks_are_named(tmp_path):
     rows = filled(WORDING, CAPTIONS)
-    with pytest.raises(UserError, match=r"'image_gen'. Did you mean 'image_generation'\?"):
-        derived(tmp_path, rows, "image_gen")
+    with pytest.raises(UserError, match=r"'image_gener'. Did you mean 'image_generation'\?"):
+        derived(tmp_path, rows, "image_gener")
     with pytest.raises(UserError, match="question, answer_1, answer_2, and only templates with"):
         derived(tmp_path, rows, "image_understanding")
 
