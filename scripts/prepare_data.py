@@ -5,10 +5,15 @@
         --map text=prompt first=path1 second=path2 label=human_pref --labels left=1 right=2 tie=tie
         --task image_generation --image-root dataset/mine/images --out dataset/mine/train
     python scripts/prepare_data.py convert FILE --config configs/data/pickapic.yaml
+    python scripts/prepare_data.py check FILE ... --against HELD_OUT ...
+                                                       # media, labels, duplicates, leaks
+    python scripts/prepare_data.py pool FILE ... --pools sampling=5000 heldout=500
+                                                       # disjoint pools, drawn by a seed
 
 Files are JSON, JSONL, Parquet, Arrow, CSV, TSV or tar files of WebDataset. Media are paths, or
 stand in the rows. Videos become frames, which all later steps show. `COMMAND --help` shows flags.
-Exit status: 0 written, 2 not written, 3 more bad rows than --max-bad-rows.
+Exit status: 0 done, 1 `check` found faults, 2 not done, 3 more bad rows than --max-bad-rows, or a
+pool that is not full.
 """
 
 import sys
@@ -32,7 +37,26 @@ def _convert(argv: Sequence[str]) -> int:
     return convert(parse(ConvertSettings, __doc__ or "", argv=argv))
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"look": _look, "convert": _convert}
+def _check(argv: Sequence[str]) -> int:
+    from cot_reward.preparing.check import check
+    from cot_reward.preparing.settings import CheckSettings
+
+    return check(parse(CheckSettings, __doc__ or "", argv=argv))
+
+
+def _pool(argv: Sequence[str]) -> int:
+    from cot_reward.preparing.pool import pool
+    from cot_reward.preparing.settings import PoolSettings
+
+    return pool(parse(PoolSettings, __doc__ or "", argv=argv))
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "look": _look,
+    "convert": _convert,
+    "check": _check,
+    "pool": _pool,
+}
 
 
 def main() -> int:

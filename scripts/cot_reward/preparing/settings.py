@@ -1,6 +1,7 @@
 """Settings of scripts/prepare_data.py."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ def _setting(text: str, default: Any = None, **metadata: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
+def _check_task(task: str | None) -> None:
+    if task is not None and task not in TASKS:
+        raise ValueError(f"--task: no task is called '{task}'.{nearest(task, TASKS)}")
+
+
 @dataclass(frozen=True)
 class LookSettings:
     files: list[Path] = field(metadata={"help": "file of a data set", "positional": True})
@@ -27,6 +33,67 @@ class LookSettings:
     def __post_init__(self) -> None:
         if self.rows < 1:
             raise ValueError(f"--rows must be 1 or more, is {self.rows}")
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    files: list[Path] = field(metadata={"help": "file of comparisons", "positional": True})
+    media_root: Path = _setting("folder that all media lie below", Path("dataset"))
+    image_root: Path | None = _setting(
+        "what the media paths of raw rows are relative to (default: the media root)"
+    )
+    task: str | None = _setting("the task of rows that do not name one: " + ", ".join(TASKS))
+    labels: list[str] = _setting("what labels mean: VALUE=1, VALUE=2, VALUE=tie or VALUE=bad", [])
+    against: list[Path] = _setting(
+        "held-out files, of benchmarks too: which comparisons, pictures and texts are in both", []
+    )
+    out: Path | None = _setting("JSONL file of all that was found, with its place")
+    workers: int = _setting("threads that decode pictures", os.cpu_count() or 1)
+
+    def __post_init__(self) -> None:
+        _check_task(self.task)
+        if self.workers < 1:
+            raise ValueError(f"--workers must be 1 or more, is {self.workers}")
+        parse_meanings(self.labels)
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    files: list[Path] = field(metadata={"help": "file of comparisons", "positional": True})
+    pools: list[str] = field(metadata={"help": "NAME=NUMBER of comparisons of each pool"})
+    out: Path = _setting("folder of the pools", Path("dataset/pools"))
+    weights: list[float] = _setting(
+        "of each file, in order: its share of every pool (default: its number of comparisons)",
+        [],
+    )
+    seed: int = _setting("of the draw", 0)
+    media_root: Path = _setting("folder that all media lie below", Path("dataset"))
+    image_root: Path | None = _setting(
+        "what the media paths of raw rows are relative to (default: the media root)"
+    )
+    task: str | None = _setting("the task of rows that do not name one: " + ", ".join(TASKS))
+    labels: list[str] = _setting("what labels mean: VALUE=1, VALUE=2, VALUE=tie or VALUE=bad", [])
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of comparisons of each pool."""
+        return {name: int(number) for name, _, number in (p.partition("=") for p in self.pools)}
+
+    def __post_init__(self) -> None:
+        _check_task(self.task)
+        parse_meanings(self.labels)
+        for text in self.pools:
+            name, _, number = text.partition("=")
+            if not re.fullmatch(r"[\w-]+", name) or not number.isdecimal() or not int(number):
+                raise ValueError(f"--pools {text}: must be NAME=NUMBER, the number 1 or more")
+        if len(self.sizes) < len(self.pools):
+            raise ValueError("--pools names a pool twice")
+        if len(self.weights) not in (0, len(self.files)):
+            raise ValueError(
+                f"--weights has {len(self.weights)} numbers for {len(self.files)} files"
+            )
+        if self.weights and (min(self.weights) < 0 or not sum(self.weights)):
+            raise ValueError("--weights must be 0 or more, and one of them more than 0")
 
 
 @dataclass(frozen=True)
@@ -62,8 +129,7 @@ class ConvertSettings:
     workers: int = _setting("threads that decode media", os.cpu_count() or 1)
 
     def __post_init__(self) -> None:
-        if self.task is not None and self.task not in TASKS:
-            raise ValueError(f"--task: no task is called '{self.task}'.{nearest(self.task, TASKS)}")
+        _check_task(self.task)
         for name in ("workers", "frames", "shard_rows", "max_pixels"):
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")

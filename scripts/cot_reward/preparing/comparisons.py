@@ -1,0 +1,79 @@
+"""The comparisons of files that the client can read, for the commands that look at all of them."""
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tqdm import tqdm
+
+from cot_reward.media.paths import media_prefix
+from cot_reward.records import Comparison
+from cot_reward.rows.adapters import Adapter, adapter_for
+from cot_reward.rows.labels import FileLabels, TieError, parse_meanings
+from cot_reward.rows.reading import read_rows
+
+_WORD = re.compile(r"\w+")
+
+
+class ReadSettings(Protocol):
+    """What says how files are read; see the flags of these names."""
+
+    @property
+    def media_root(self) -> Path: ...
+    @property
+    def image_root(self) -> Path | None: ...
+    @property
+    def task(self) -> str | None: ...
+    @property
+    def labels(self) -> list[str]: ...
+
+
+@dataclass
+class RowCounts:
+    rows: int = 0
+    ties: int = 0
+    bad: int = 0
+
+
+def labelled(
+    files: Sequence[Path],
+    settings: ReadSettings,
+    counts: RowCounts,
+    note_bad: Callable[[str, str], object],
+) -> Iterator[tuple[int, str, Comparison]]:
+    """Number of the file, place and comparison of each row, their media unread.
+
+    A bad row is given to `note_bad`, with its place and why. Raises UserError for a file that
+    cannot be read, and for labels of no known meaning.
+    """
+    prefix = media_prefix(settings.image_root or settings.media_root, settings.media_root)
+    for source, file in enumerate(files):
+        adapter: Adapter | None = None
+        labels = FileLabels(parse_meanings(settings.labels))
+        for number, row in tqdm(read_rows(file), file.name, unit=" rows", disable=None):
+            counts.rows += 1
+            where = f"{file}:{number}"
+            try:
+                if isinstance(row, ValueError):
+                    raise row
+                if settings.task is not None:
+                    row.setdefault("task", settings.task)
+                adapter = adapter or adapter_for(row, None, labels=labels)
+                comparison = adapter(row, prefix)
+            except TieError:
+                continue
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                counts.bad += 1
+                note_bad(where, str(error))
+                continue
+            yield source, where, comparison
+        labels.check(file)
+        counts.ties += labels.ties
+
+
+def words_of(text: str) -> str:
+    """The words of a text, whatever their case, punctuation and form of characters."""
+    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))

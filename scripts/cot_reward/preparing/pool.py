@@ -1,0 +1,183 @@
+"""Disjoint pools of comparisons: cold start, sampling, validation, held out.
+
+No two pools share a comparison, a caption or a picture. Comparisons that are linked by one of them
+are a family, and go to one pool together.
+"""
+
+import random
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cot_reward.errors import UserError
+from cot_reward.preparing.comparisons import RowCounts, labelled, words_of
+from cot_reward.preparing.settings import PoolSettings
+from cot_reward.records import Comparison
+from cot_reward.store import dump, write_json, write_text_file
+from cot_reward.tasks import TASKS
+from cot_reward.tasks.prompts import shown_media
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A comparison, its number among all that were read, and the number of its file."""
+
+    number: int
+    source: int
+    comparison: Comparison
+
+
+class _Families:
+    """Sets of numbers that are joined when they share something (union-find)."""
+
+    def __init__(self) -> None:
+        self._parents: list[int] = []
+        self._owners: dict[object, int] = {}
+
+    def add(self, number: int, shared: Iterator[object]) -> None:
+        """A number, one more than the last one, and all that it shares with others."""
+        assert number == len(self._parents)
+        self._parents.append(number)
+        for thing in shared:
+            owner = self._owners.setdefault(thing, number)
+            self._parents[self.root(owner)] = self.root(number)
+
+    def root(self, number: int) -> int:
+        while self._parents[number] != number:
+            # Halving the way keeps it short.
+            self._parents[number] = self._parents[self._parents[number]]
+            number = self._parents[number]
+        return number
+
+
+def pool(settings: PoolSettings) -> int:
+    """Write the pools and a summary; returns the exit code, 3 for a pool that is not full.
+
+    Raises UserError.
+    """
+    summary = settings.out / "summary.json"
+    if summary.exists():
+        raise UserError(
+            f"{settings.out}: holds pools already; name another --out, or delete the folder"
+        )
+    entries, read = _read(settings)
+    families = _families(entries)
+    wanted = _wanted(settings, entries)
+    drawn = _draw(families, wanted, settings.seed)
+    lacking = False
+    for name, chosen in drawn.items():
+        chosen.sort(key=lambda entry: entry.number)
+        rows = (dump(_row(entry.comparison)) + "\n" for entry in chosen)
+        write_text_file(settings.out / f"{name}.jsonl", rows)
+        by_source = Counter(str(settings.files[entry.source]) for entry in chosen)
+        need = sum(wanted[name].values())
+        short = f", {need - len(chosen):,} short" if len(chosen) < need else ""
+        lacking |= bool(short)
+        shares = ", ".join(f"{count:,} of {source}" for source, count in by_source.items())
+        print(f"{settings.out / name}.jsonl: {len(chosen):,} comparisons{short} ({shares})")
+    largest = max(map(len, families))
+    print(
+        f"{read['rows']:,} rows, {len(entries):,} comparisons in {len(families):,} families; the "
+        f"largest has {largest:,}; {read['bad']:,} bad rows, {read['ties']:,} ties, "
+        f"{read['again']:,} that came again"
+    )
+    write_json(summary, {
+        **read, "comparisons": len(entries), "families": len(families), "largest": largest,
+        "files": list(map(str, settings.files)), "seed": settings.seed,
+        "pools": {name: len(chosen) for name, chosen in drawn.items()},
+    })  # fmt: skip
+    if lacking:
+        print(
+            "error: a pool is not full; lower its number, or give more data (families are not "
+            "split)",
+            file=sys.stderr,
+        )
+    return 3 if lacking else 0
+
+
+def _read(settings: PoolSettings) -> tuple[list[_Entry], dict[str, int]]:
+    """Each comparison once, and the number of rows, bad rows, ties and repetitions."""
+    counts, entries, again = RowCounts(), list[_Entry](), 0
+    seen: set[str] = set()
+    bad: list[str] = []
+
+    def note_bad(where: str, why: str) -> None:
+        if not bad:
+            bad.append(f"; the first: {where}: {why}")
+
+    for source, _, comparison in labelled(settings.files, settings, counts, note_bad):
+        if comparison.key in seen:
+            again += 1
+            continue
+        seen.add(comparison.key)
+        entries.append(_Entry(len(entries), source, comparison))
+    first_bad = "".join(bad)
+    if not entries:
+        raise UserError(f"{settings.files[0]}: no comparison in {counts.rows:,} rows{first_bad}")
+    if counts.bad:
+        print(f"warning: {counts.bad:,} bad rows are left out{first_bad}", file=sys.stderr)
+    return entries, {**vars(counts), "again": again}
+
+
+def _families(entries: Sequence[_Entry]) -> list[list[_Entry]]:
+    joined = _Families()
+    for entry in entries:
+        joined.add(entry.number, _shared(entry.comparison))
+    families: dict[int, list[_Entry]] = {}
+    for entry in entries:
+        families.setdefault(joined.root(entry.number), []).append(entry)
+    return list(families.values())
+
+
+def _shared(comparison: Comparison) -> Iterator[object]:
+    """What no other pool may have. Questions are alike by chance ("What is this?")."""
+    if TASKS[comparison.task].compares_media:
+        yield "text", words_of(comparison.text)
+    yield from shown_media(comparison, "given")
+
+
+def _wanted(settings: PoolSettings, entries: Sequence[_Entry]) -> dict[str, Counter[int]]:
+    """How many comparisons of each file each pool should have."""
+    there = Counter(entry.source for entry in entries)
+    weights = settings.weights or [float(there[n]) for n in range(len(settings.files))]
+    total = sum(weights)
+    wanted = {}
+    for name, size in settings.sizes.items():
+        shares = [int(size * weight / total) for weight in weights]
+        # What rounding left over goes to the first files.
+        for number in range(size - sum(shares)):
+            shares[number % len(shares)] += 1
+        wanted[name] = Counter(dict(enumerate(shares)))
+    return wanted
+
+
+def _draw(
+    families: Sequence[Sequence[_Entry]], wanted: Mapping[str, Counter[int]], seed: int
+) -> dict[str, list[_Entry]]:
+    """Each family to the pool that lacks most of its share, as far as the pool needs it."""
+    drawn: dict[str, list[_Entry]] = {name: [] for name in wanted}
+    left = {name: Counter(need) for name, need in wanted.items()}
+    order = list(families)
+    random.Random(seed).shuffle(order)
+    for family in order:
+        useful = {name: sum(left[name][entry.source] > 0 for entry in family) for name in wanted}
+        name = max(
+            wanted, key=lambda n: (useful[n] > 0, left[n].total() / max(wanted[n].total(), 1))
+        )
+        for entry in family:
+            if left[name][entry.source] > 0:
+                left[name][entry.source] -= 1
+                drawn[name].append(entry)
+    return drawn
+
+
+def _row(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as a row of this project's own form, its paths below the media root."""
+    row = {
+        "task": comparison.task, "text": comparison.text,
+        "candidates": [list(c) if isinstance(c, tuple) else c for c in comparison.candidates],
+        "label": comparison.label,
+    }  # fmt: skip
+    return row | ({"context": list(comparison.context)} if comparison.context else {})
