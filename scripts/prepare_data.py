@@ -1,5 +1,7 @@
 """Make this project's comparisons of preference data in any form.
 
+    python scripts/prepare_data.py list                # published sets
+    python scripts/prepare_data.py download NAME       # size and licence; with --accept the files
     python scripts/prepare_data.py look FILE ...       # columns, rows, labels, and what reads them
     python scripts/prepare_data.py convert FILE ...    # comparisons, with all media as files
         --map text=prompt first=path1 second=path2 label=human_pref --labels left=1 right=2 tie=tie
@@ -51,7 +53,26 @@ def _pool(argv: Sequence[str]) -> int:
     return pool(parse(PoolSettings, __doc__ or "", argv=argv))
 
 
+def _list(argv: Sequence[str]) -> int:
+    from cot_reward.preparing.sets import print_sets
+
+    if argv:
+        raise UserError("`list` takes no further words")
+    return print_sets()
+
+
+def _download(argv: Sequence[str]) -> int:
+    from cot_reward.preparing.download import download
+    from cot_reward.preparing.settings import DownloadSettings
+
+    # The name may stand without a flag.
+    name = ["--name"] if argv and not argv[0].startswith("-") else []
+    return download(parse(DownloadSettings, __doc__ or "", argv=[*name, *argv]))
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "list": _list,
+    "download": _download,
     "look": _look,
     "convert": _convert,
     "check": _check,

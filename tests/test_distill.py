@@ -10,6 +10,7 @@ import pytest
 from cot_reward.errors import UserError
 from cot_reward.inference.cold_start import ColdStartSettings, write_cold_start
 from cot_reward.judge import judge
+from cot_reward.records import ORDERS
 from cot_reward.rows.checking import check_files
 from cot_reward.rows.templates import derive
 from cot_reward.tasks import TASKS
@@ -62,12 +63,14 @@ def test_each_comparison_has_a_right_text_in_both_orders(
 
 
 def judged(number: int, order: str, answer: int = 1) -> dict:
-    return {"id": f"{number}", "order": order, "answer": answer, "sample": 0}
+    found = {"answer": answer, "sample": 0, "coherence": "coherent"}
+    return {"id": f"{number}", "order": order} | found
 
 
 def test_texts_of_one_order_are_taken_only_on_demand(tmp_path: Path) -> None:
     rows = [judged(1, "given"), judged(1, "swapped", 2), judged(2, "given"), judged(3, "swapped")]
-    correct = write_lines(tmp_path / "correct.jsonl", rows)
+    unsure = [judged(n, order) | {"coherence": "no_totals"} for n in (1, 4) for order in ORDERS]
+    correct = write_lines(tmp_path / "correct.jsonl", [*unsure, *rows])
     out = tmp_path / "rows.jsonl"
     assert write_cold_start(correct, 2, ColdStartSettings(out)) == 0
     assert read_lines(out) == rows[:2]

@@ -114,7 +114,7 @@ def test_other_conversations_are_refused(talk, message):
 
 
 def test_a_pair_becomes_a_row_with_every_field_in_its_type():
-    pair = PreferencePair("p", "c", "r", ["a", "b"], [], "id", "t", "given", 1, "m", "n")
+    pair = PreferencePair("p", "c", "r", ["a", "b"], [], "id", "t", "given", 1, "m", "n", "think")
     row = pair.to_row()
     assert list(row) == list(PAIR_FIELDS)
     assert all(isinstance(row[name], kind) for name, kind in PAIR_FIELDS.items())

@@ -22,6 +22,11 @@ _CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
 # What is compared: an answer text, the path of an image, or the paths of a video's frames.
 Candidate = str | tuple[str, ...]
 
+# What a model is asked to write: a chain of thought with scores, totals and an answer; a JSON
+# object of scores with a winner; or the bare answer.
+Form = Literal["think", "json", "answer"]
+FORMS: tuple[Form, ...] = ("think", "json", "answer")
+
 Order = Literal["given", "swapped"]
 ORDERS: tuple[Order, Order] = ("given", "swapped")
 
@@ -79,7 +84,8 @@ class Task:
     `noun` names a candidate in texts ("Image 1"). `medium` is the type of the media that the model
     sees: the two candidates or, where candidates are answer texts, the medium of the question. A
     video is shown as its frames, which are images. `fields` are the names in braces that a template
-    of the task needs; the first is the comparison's text. `has_context`: media are shown before the
+    of the task needs; the first is the comparison's text. `templates` has the project's own prompt
+    for every output form. `has_context`: media are shown before the
     candidates (the source of an edit), or besides them (of a question).
     """
 
@@ -87,8 +93,13 @@ class Task:
     noun: str
     medium: Literal["image", "video"]
     fields: tuple[str, ...]
-    template: str
+    templates: Mapping[Form, str]
     has_context: bool
+
+    @property
+    def template(self) -> str:
+        """The project's own prompt for a chain of thought."""
+        return self.templates["think"]
 
     @property
     def compares_media(self) -> bool:
@@ -219,6 +230,7 @@ ROW_FIELDS: dict[str, type] = {
     "finish_reason": str,
     "model": str,
     "template_hash": str,
+    "form": str,
 }
 
 PAIR_FIELDS: dict[str, type] = {
@@ -233,6 +245,7 @@ PAIR_FIELDS: dict[str, type] = {
     "chosen_answer": int,
     "chosen_model": str,
     "rejected_model": str,
+    "form": str,
 }
 
 
@@ -275,6 +288,7 @@ class PreferencePair(NamedTuple):
     chosen_answer: int
     chosen_model: str
     rejected_model: str
+    form: str
 
     def to_row(self) -> dict[str, Any]:
         return dict(zip(PAIR_FIELDS, self, strict=True))

@@ -165,7 +165,7 @@ async def ask(
         async with Server(url, "EMPTY") as server:
             sampling = wire.Sampling(await server.resolve_model(None), 0.0, 1.0, 1, 300, 300, 1)
             for asked in made.rows:
-                content = wire.content(asked["problem"], "<image>", map(read, asked["images"]))
+                content = wire.content(asked["problem"], map(read, asked["images"]))
                 request = json.loads(wire.body(content, sampling, count=1, seed=0))
                 request |= {"return_token_ids": True, "logprobs": True, "top_logprobs": 20}
                 answers.append(await server.complete(json.dumps(request).encode(), 300))

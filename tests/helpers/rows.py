@@ -43,6 +43,7 @@ def judged_row(
         "finish_reason": "stop",
         "model": "model-a",
         "template_hash": "0" * 16,
+        "form": "think",
     } | other
 
 

@@ -141,6 +141,7 @@ def _judged(number: int, row: dict[str, Any], text: str, ended: bool) -> dict[st
         TASKS[row["task"]],
         max(row["answer"]),
         "stop" if ended else "length",
+        row["form"],
         mismatches=False,
     )
     return {

@@ -7,7 +7,7 @@ A row has the prompt once and each different text once, however many pairs the t
     chosen_digests, rejected_digests   tell each text, with its prompt and images
     pairs                          [[place in chosen, place in rejected], ...]
     answer, same_model, answer_only, weight   one value for each pair, see `pairs.group_labels`
-    digest, comparison, task       of the row
+    digest, comparison, task, form   of the row
 """
 
 from collections import Counter, defaultdict
@@ -125,7 +125,7 @@ def _row(pairs: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> Row:
     if len(pairs) > 1:
         digest = sha256("\n".join(pair["digest"] for pair in pairs).encode()).hexdigest()
     return (
-        {name: first[name] for name in ("prompt", "image_paths", "comparison", "task")}
+        {name: first[name] for name in ("prompt", "image_paths", "comparison", "task", "form")}
         | {side: list(texts[side].values()) for side in SIDES}
         | {f"{side}_digests": list(texts[side]) for side in SIDES}
         | {"pairs": [[places[side][pair[f"{side}_digest"]] for side in SIDES] for pair in pairs]}

@@ -19,7 +19,7 @@ from cot_reward.records import Task
 from cot_reward.rows.preference_forms import prompt_messages
 from cot_reward.rows.preferences import PairReader
 from cot_reward.rows.reading import read_rows
-from cot_reward.rows.validation import check_pair_row
+from cot_reward.rows.validation import check_pair_row, form_of
 from cot_reward.store import dump
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import mixed_templates
@@ -110,7 +110,7 @@ def load_pairs(
             ready
             | group_labels(row)
             | digests_of(row, digests)
-            | {"comparison": comparison_of(row), "task": task_of(row).name}
+            | {"comparison": comparison_of(row), "task": task_of(row).name, "form": form_of(row)}
         )
 
     problems = {number: printable(what) for number, what in problems.items()}
@@ -158,11 +158,13 @@ def group_labels(row: Mapping[str, Any]) -> dict[str, int]:
     answer = row.get("chosen_answer")
     if type(answer) is not int or answer not in (1, 2):
         # The merger did not write this row, so the answer is read out of the text.
-        answer = judge(row["chosen"], task_of(row), 1).answer
+        answer = judge(row["chosen"], task_of(row), 1, form=form_of(row)).answer
     models = [row.get(name) for name in ("chosen_model", "rejected_model")]
     finding = ""
     if answer:
-        finding = judge(row["rejected"], task_of(row), answer, mismatches=False).coherence
+        finding = judge(
+            row["rejected"], task_of(row), answer, form=form_of(row), mismatches=False
+        ).coherence
     return {
         "answer": answer,
         "same_model": int(models[0] == models[1]) if all(models) else -1,

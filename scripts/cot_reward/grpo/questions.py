@@ -20,7 +20,7 @@ from cot_reward.rows.held_out import HeldOut, captions_of, keys_of, pictures_of
 from cot_reward.rows.labels import FileLabels, TieError, parse_meanings
 from cot_reward.rows.preference_forms import prompt_messages
 from cot_reward.rows.reading import read_rows
-from cot_reward.rows.validation import check_compared_media, check_prompt
+from cot_reward.rows.validation import check_compared_media, check_prompt, form_of
 from cot_reward.store import dump
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import IMAGE, check_template, render, shown_media, template_hash
@@ -171,6 +171,8 @@ class _FileReader:
             return
         if self._settings.task is not None:
             row.setdefault("task", self._settings.task)
+        if is_judged(row) and (form := form_of(row)) != "think":
+            raise ValueError(f"texts of the form {form!r}; GRPO rewards chains of thought")
         if is_judged(row) and row["task"] in TASKS:
             self._check_template(row, self._template_for(TASKS[row["task"]]))
         if self._adapter is None:

@@ -30,7 +30,7 @@ class ColdStartSettings:
 def write_cold_start(correct: Path, orders: int, settings: ColdStartSettings) -> int:
     """Write one right and coherent text of each comparison and order; returns the exit code.
 
-    `correct`: the file of right texts, of which the judge took the coherent ones. A comparison with
+    `correct`: the file of right texts; texts without totals are left out, too. A comparison with
     both orders has one text that answers 1 and one that answers 2. Raises UserError when there is
     none.
     """
@@ -40,7 +40,9 @@ def write_cold_start(correct: Path, orders: int, settings: ColdStartSettings) ->
     for number, row in read_rows(correct, may_be_empty=True):
         if isinstance(row, ValueError):
             raise UserError(f"{correct}:{number}: {row}")
-        found.setdefault(row["id"], {}).setdefault(row["order"], row)
+        # A bare answer has no reasoning that could be coherent.
+        if row["coherence"] == "coherent" or row.get("form") == "answer":
+            found.setdefault(row["id"], {}).setdefault(row["order"], row)
     needed = len(ORDERS) if settings.both_orders else 1
     taken = [texts for texts in found.values() if len(texts) >= needed]
     rows = [row for texts in taken for row in texts.values()]

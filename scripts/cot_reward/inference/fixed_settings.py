@@ -11,7 +11,9 @@ from cot_reward.errors import UserError
 # With another value of one of these, a folder would hold two kinds of responses.
 FIXED_SETTINGS = ("model", "temperature", "top_p", "max_tokens", "seed", "image_max_pixels")
 # Younger settings, with what held before they existed.
-_YOUNGER_SETTINGS: dict[str, Any] = {"sampling_defaults": "server", "chat_template_kwargs": None}
+_YOUNGER_SETTINGS: dict[str, Any] = {
+    "sampling_defaults": "server", "chat_template_kwargs": None, "form": "think",
+}  # fmt: skip
 
 
 def run_hash(settings: Mapping[str, Any]) -> str:

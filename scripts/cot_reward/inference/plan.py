@@ -59,7 +59,7 @@ class Run:
         self.passed_over = 0
         # Failures before this byte of the journal are asked again.
         self._retry_before = 0
-        templates = read_templates(settings.template)
+        templates = read_templates(settings.template, settings.form)
         files = data_files(settings.data, settings.image_root)
         roots = list(dict.fromkeys(file.image_root for file in files if file.image_root))
         self.roots = ImageRoots(settings.media_root, roots)
@@ -125,7 +125,8 @@ class Run:
         if presentation is None or presentation.order not in self.settings.asked_orders:
             return None
         task = TASKS[presentation.task]
-        return judge(entry["text"], task, presentation.label, entry["finish_reason"])
+        reason, form = entry["finish_reason"], self.settings.form
+        return judge(entry["text"], task, presentation.label, reason, form)
 
     def _side(self, entry: dict[str, Any], verdict: Verdict | None) -> Side:
         if verdict is None or not self.rule.sides or token_fault(entry["text"]):

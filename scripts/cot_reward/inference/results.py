@@ -11,7 +11,7 @@ from cot_reward.finish_reasons import ending
 from cot_reward.inference.ledger import Ledger, Listed, Side, Unit
 from cot_reward.inference.until import Rule
 from cot_reward.judge import destination
-from cot_reward.records import Order, Verdict, conversation, token_fault
+from cot_reward.records import Form, Order, Verdict, conversation, token_fault
 from cot_reward.stats import Tally, share
 from cot_reward.store import atomic_file, dump, entry_at, write_jsonl
 from cot_reward.tasks import TASKS
@@ -70,7 +70,12 @@ class Results:
 
 
 def judged_rows(
-    listed: Listed, order: Order, units: list[Unit], template: str, journal: IO[bytes]
+    listed: Listed,
+    order: Order,
+    units: list[Unit],
+    template: str,
+    form: Form,
+    journal: IO[bytes],
 ) -> Iterator[tuple[dict[str, Any], Verdict, dict[str, Any]]]:
     """Of each judged response of a comparison in one order: row, verdict, journal entry."""
     judged = [(unit.offset, unit.verdict) for unit in units if unit.verdict]
@@ -99,6 +104,7 @@ def judged_rows(
             "finish_reason": entry["finish_reason"],
             "model": entry["model"],
             "template_hash": hashed_template,
+            "form": form,
         }
         yield row, verdict, entry
 
@@ -134,6 +140,7 @@ def derive(
     ledger: Ledger,
     journal: Path,
     templates: Mapping[str, str],
+    form: Form,
     orders: tuple[Order, ...],
     rule: Rule,
     allow_incoherent: bool,
@@ -166,7 +173,9 @@ def derive(
             for order in orders:
                 units = ledger.units(listed, order, rule.samples)
                 texts, sides = [], set[Side]()
-                for row, verdict, entry in judged_rows(listed, order, units, template, entries):
+                for row, verdict, entry in judged_rows(
+                    listed, order, units, template, form, entries
+                ):
                     text = row["conversations"][1]["value"]
                     file, side = _place(text, verdict, allow_incoherent, rule)
                     write(file, row)

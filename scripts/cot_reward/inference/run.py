@@ -322,7 +322,7 @@ def _take_held_out_rows_away(run: Run, journal: Path) -> None:
 def _derive(run: Run, journal: Path) -> Results:
     settings = run.settings
     return results.derive(
-        settings.out, run.ledger, journal, run.templates, settings.asked_orders,
+        settings.out, run.ledger, journal, run.templates, settings.form, settings.asked_orders,
         run.rule, settings.allow_incoherent,
     )  # fmt: skip
 

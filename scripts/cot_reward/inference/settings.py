@@ -8,7 +8,7 @@ from typing import Any, Literal
 from cot_reward.errors import nearest
 from cot_reward.inference.ledger import Side
 from cot_reward.judge import FINDINGS, TRUSTED
-from cot_reward.records import ORDERS, Order
+from cot_reward.records import ORDERS, Form, Order
 from cot_reward.rows.file_flags import check_exclude_roots
 from cot_reward.rows.labels import parse_meanings
 
@@ -45,6 +45,10 @@ class InferenceSettings:
         default_factory=list,
     )
     template: Path | None = _setting("prompt template file (default: our own)", default=None)
+    form: Form = _setting(
+        "what the prompt asks for: a chain of thought, one JSON object, or the bare answer",
+        default="think",
+    )
     media_root: Path = _setting(
         "folder to which all written paths are relative", default=Path("dataset")
     )

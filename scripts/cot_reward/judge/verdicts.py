@@ -5,11 +5,14 @@ Two findings are independent of each other: the verdict (is the answer right?) a
 `StatedTotal.adds_up`, and the order in which findings count stands in `_coherence`.
 """
 
+from collections.abc import Callable
+
 from cot_reward.finish_reasons import ending
 from cot_reward.judge.announced import scores_in
+from cot_reward.judge.json_form import read_json, winner_block
 from cot_reward.judge.stated import StatedTotal
 from cot_reward.judge.totals import totals_in
-from cot_reward.records import Task, Verdict
+from cot_reward.records import Form, Task, Verdict
 
 # Raise this when a finding changes for any text: stored findings are then judged again.
 VERSION = 4
@@ -21,13 +24,21 @@ _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
 def judge(
-    text: str, task: Task, label: int, finish_reason: str = "", *, mismatches: bool = True
+    text: str,
+    task: Task,
+    label: int,
+    finish_reason: str = "",
+    form: Form = "think",
+    *,
+    mismatches: bool = True,
 ) -> Verdict:
-    """Judge one completion against the label as presented (1 or 2).
+    """Judge one completion, of the asked form, against the label as presented (1 or 2).
 
-    A well-formed text is one think block, then one answer block. The answer block holds exactly
-    one of the task's two answer strings. Only white space stands around them, and the generation
-    ended by itself.
+    A well-formed text of the form `think` is one think block, then one answer block, which holds
+    exactly one of the task's two answer strings; of the form `json` it is one object
+    (`json_form.read_json`); of the form `answer` it is one of the answer strings, which no
+    reasoning supports or contradicts. Only white space stands around, and the generation ended by
+    itself.
 
     `mismatches=False` does not look for mismatches (the finding is False) and takes 6/10 of the
     time.
@@ -35,18 +46,43 @@ def judge(
     ended = ending(finish_reason)
     if ended == "truncated":
         return Verdict("truncated", "", 0)
-    blocks = _blocks(text) if ended == "finished" else None
-    if blocks is None or blocks[1] not in task.answers:
+    found = _READERS[form](text, task, mismatches) if ended == "finished" else None
+    if found is None:
         return Verdict("unparsed", "", 0)
+    answer, coherence, mismatch = found
+    return Verdict("correct" if answer == label else "incorrect", coherence, answer, mismatch)
+
+
+# Answer, coherence, mismatch; None for a text that is not of the form.
+_Found = tuple[int, str, bool] | None
+
+
+def _read_think(text: str, task: Task, mismatches: bool) -> _Found:
+    blocks = _blocks(text)
+    if blocks is None or blocks[1] not in task.answers:
+        return None
     reasoning, answer_text = blocks
     answer = task.answers.index(answer_text) + 1
     totals, before = totals_in(reasoning, task.noun)
-    return Verdict(
-        "correct" if answer == label else "incorrect",
-        _coherence(totals, answer),
-        answer,
-        mismatches and _mismatch(totals, before, task.noun),
-    )
+    mismatch = mismatches and _mismatch(totals, before, task.noun)
+    return answer, _coherence(totals, answer), mismatch
+
+
+def _read_json(text: str, task: Task, mismatches: bool) -> _Found:
+    found = read_json(text, task)
+    return (*found, False) if found else None
+
+
+def _read_answer(text: str, task: Task, mismatches: bool) -> _Found:
+    answer = text.strip()
+    return (task.answers.index(answer) + 1, "no_totals", False) if answer in task.answers else None
+
+
+_READERS: dict[Form, Callable[[str, Task, bool], _Found]] = {
+    "think": _read_think,
+    "json": _read_json,
+    "answer": _read_answer,
+}
 
 
 def destination(verdict: Verdict, allow_incoherent: bool = False) -> str:
@@ -59,10 +95,13 @@ def destination(verdict: Verdict, allow_incoherent: bool = False) -> str:
 
 
 def answer_block(text: str) -> str | None:
-    """The answer block of a text, with its tags; None where `judge` would not look for an answer.
+    """The part of a text that is its answer; None where `judge` would not look for an answer.
 
-    In a text of the asked form the block stands exactly once, whatever the answer in it says.
+    Of a chain of thought it is the answer block with its tags, of a JSON object its winner. It
+    stands exactly once in the text, whatever the answer in it says.
     """
+    if text.lstrip().startswith(("{", "```")):
+        return winner_block(text)
     if _blocks(text) is None:
         return None
     return text[text.index(_TAGS[2]) : text.index(_TAGS[3]) + len(_TAGS[3])]

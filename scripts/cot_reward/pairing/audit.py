@@ -17,7 +17,7 @@ from cot_reward.records import PLACEHOLDERS, Task, valid_unicode
 from cot_reward.rows.preferences import PairReader
 from cot_reward.rows.reading import read_rows
 from cot_reward.rows.responses import digest
-from cot_reward.rows.validation import check_pair_row, is_key
+from cot_reward.rows.validation import check_pair_row, form_of, is_key
 from cot_reward.tasks import TASKS
 
 # Pairs of a large file that the classifiers see, drawn evenly.
@@ -120,7 +120,7 @@ def _count(row: Mapping[str, Any], found: Audit, seen: set[bytes]) -> shortcut.T
     answers = []
     for side in _SIDES:
         reason = str(row.get(f"{side}_finish_reason") or "")
-        verdict = judge(texts[side], task, 1, reason)
+        verdict = judge(texts[side], task, 1, reason, form_of(row))
         formed = verdict.verdict in ("correct", "incorrect")
         found.findings[side][verdict.coherence if formed else verdict.verdict] += 1
         found.findings[side]["mismatch"] += verdict.mismatch

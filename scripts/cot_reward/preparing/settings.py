@@ -58,6 +58,20 @@ class CheckSettings:
 
 
 @dataclass(frozen=True)
+class DownloadSettings:
+    name: str = field(metadata={"help": "a set of `list`, or OWNER/NAME on the hub"})
+    accept: bool = _setting("fetch it, after its size and licence were read", False)
+    out: Path | None = _setting("folder of the files (default: dataset/ and the set's own name)")
+    files: list[str] = _setting("patterns of the files to fetch (default: all)", [])
+    revision: str | None = _setting("commit, tag or branch (default: the newest)")
+    workers: int = _setting("files that are fetched at a time", 4)
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"--workers must be 1 or more, is {self.workers}")
+
+
+@dataclass(frozen=True)
 class PoolSettings:
     files: list[Path] = field(metadata={"help": "file of comparisons", "positional": True})
     pools: list[str] = field(metadata={"help": "NAME=NUMBER of comparisons of each pool"})

@@ -28,6 +28,7 @@ from cot_reward.rows.validation import (
     check_prompt,
     check_task,
     check_type,
+    form_of,
     has_own_fields,
     is_key,
 )
@@ -37,7 +38,7 @@ from cot_reward.tasks.generation import caption_in
 # What a row of ours always has, and one from elsewhere may lack. No label: its file tells.
 _ABSENT: dict[str, Any] = {
     "id": "", "task": "", "source": "", "order": "", "sample": -1, "label": 0,
-    "finish_reason": "", "model": "", "template_hash": "", "images": [], "videos": [],
+    "finish_reason": "", "model": "", "template_hash": "", "images": [], "videos": [], "form": "",
 }  # fmt: skip
 _ANY_PLACEHOLDER = re.compile("|".join(PLACEHOLDERS.values()))
 # What may be in a path that is not normal: an empty one, or parts like "", "." and "..".
@@ -68,6 +69,7 @@ class Judged(NamedTuple):
     preferred: int
     response: int
     task: str
+    form: str
     source: str
     order: str
     model: str
@@ -228,7 +230,8 @@ def read(
     elif order not in ORDERS:
         order = ""
 
-    found = judge(text, TASKS[task], label or 1, values["finish_reason"], mismatches=False)
+    form = form_of(values) if ours else "think"
+    found = judge(text, TASKS[task], label or 1, values["finish_reason"], form, mismatches=False)
     verdict = found.verdict
     if not label and found.answer:
         label = found.answer if right_side else 3 - found.answer
@@ -241,7 +244,7 @@ def read(
     return Judged(
         id=key, comparison=digest(key), presentation=place, preferred=preferred,
         response=digest(place, values["model"], values["sample"], text),
-        task=task, source=values["source"], order=order, model=values["model"],
+        task=task, form=form, source=values["source"], order=order, model=values["model"],
         template_hash=values["template_hash"], prompt=prompt, text=text,
         media=orjson.dumps([images, videos]).decode(),
         answer=found.answer, verdict=verdict, coherence=found.coherence,

@@ -13,10 +13,12 @@ from typing import Any, Literal
 
 from cot_reward.media.paths import path_fault
 from cot_reward.records import (
+    FORMS,
     ORDERS,
     PAIR_FIELDS,
     PLACEHOLDERS,
     ROW_FIELDS,
+    Form,
     Task,
     token_fault,
     turns,
@@ -126,6 +128,18 @@ def check_order(order: Any) -> None:
         raise RowError(f"'order' must be given or swapped, not {reprlib.repr(order)}")
 
 
+def form_of(row: Mapping[str, Any]) -> Form:
+    """The form of a row's texts; a row that names none has chains of thought. Raises RowError.
+
+    Rows of others may have a field of this name.
+    """
+    named = (row.get("form") if has_own_fields(row) else None) or "think"
+    if named not in FORMS:
+        raise RowError(f"unknown form {reprlib.repr(named)}; known: {', '.join(FORMS)}")
+    form: Form = named
+    return form
+
+
 def check_task(task: str) -> None:
     """Raise RowError for a task that is not known."""
     if task not in TASKS:
@@ -192,6 +206,7 @@ def check_sft_row(row: Mapping[str, Any]) -> dict[str, list[str]]:
             check_label(row["label"])
         if row.get("order"):
             check_order(row["order"])
+        form_of(row)
     check_completion(completion)
     return media
 
@@ -206,6 +221,7 @@ def check_pair_row(row: Mapping[str, Any], for_training: bool = True) -> dict[st
         if name not in row and (for_training or name != "images"):
             raise RowError(f"has no '{name}'")
     check_types(row, PAIR_FIELDS)
+    form_of(row)
     media = _media(row)
     prompt, history = row["problem"], row.get("history") or []
     check_type("history", history, list)

@@ -4,54 +4,38 @@ A video is shown as its frames: the first half of the pictures are those of Vide
 """
 
 from cot_reward.records import Task
+from cot_reward.tasks.wording import Wording, prompts
 
 # The caption follows the last marker of a prompt.
 CAPTION_MARKER = "Text Caption:"
+_ENDING = f"{CAPTION_MARKER} [{{caption}}]"
 
-
-def _generation(noun: str, what: str, dimensions: str, shown: str = "") -> str:
-    return f"""You are shown a caption and two {what} that were made from it. {shown}Judge which \
-one is better.
-
-Look at each of these dimensions, and at any other that matters here:
-{dimensions}
-Give both {what} a score from 1 to 10 in every dimension, each with a short reason. Then add \
-up the scores of each. Write all of your reasoning inside <think> and </think>. Then, inside \
-<answer> and </answer>, write exactly '{noun} 1 is better' or '{noun} 2 is better', whichever has \
-the higher total, and nothing else.
-
-The form, with made-up scores:
-<think>
-1. Semantic consistency: {noun} 1 (6/10) - ...; {noun} 2 (9/10) - ...
-2. Aesthetics: {noun} 1 (8/10) - ...; {noun} 2 (7/10) - ...
-3. Authenticity: {noun} 1 (7/10) - ...; {noun} 2 (8/10) - ...
-Total score:
-{noun} 1: 6+8+7=21
-{noun} 2: 9+7+8=24
-</think>
-<answer>{noun} 2 is better</answer>
-
-{CAPTION_MARKER} [{{caption}}]"""
-
-
-_IMAGE_DIMENSIONS = """- Semantic consistency: how closely does it follow the caption?
-- Aesthetics: composition, colour, expression
-- Authenticity: is it realistic, and right in its details?"""
-# Without the words for pictures and videos there is nothing that tells where a video begins.
-_FRAMES = (
-    "Each video is shown as frames, in the order of time: the first half of the pictures are the "
-    "frames of Video 1, the second half those of Video 2. "
+_DIMENSIONS = (
+    ("Semantic consistency", "how closely does it follow the caption?"),
+    ("Aesthetics", "composition, colour, expression"),
+    ("Authenticity", "is it realistic, and right in its details?"),
 )
-_VIDEO_DIMENSIONS = _IMAGE_DIMENSIONS + "\n- Motion: is it smooth, and steady from frame to frame?"
-
+_IMAGES = Wording(
+    "You are shown a caption and two images that were made from it. Judge which one is better.",
+    "images", _DIMENSIONS, _ENDING,
+)  # fmt: skip
+_VIDEOS = Wording(
+    # Without these words nothing tells a model where a video begins.
+    "You are shown a caption and two videos that were made from it. Each video is shown as frames, "
+    "in the order of time: the first half of the pictures are the frames of Video 1, the second "
+    "half those of Video 2. Judge which one is better.",
+    "videos",
+    (*_DIMENSIONS, ("Motion", "is it smooth, and steady from frame to frame?")),
+    _ENDING,
+)
 
 IMAGE_GENERATION = Task(
-    "image_generation", "Image", "image", ("caption",),
-    _generation("Image", "images", _IMAGE_DIMENSIONS), has_context=False,
+    "image_generation", "Image", "image", ("caption",), prompts("Image", _IMAGES),
+    has_context=False,
 )  # fmt: skip
 VIDEO_GENERATION = Task(
-    "video_generation", "Video", "video", ("caption",),
-    _generation("Video", "videos", _VIDEO_DIMENSIONS, _FRAMES), has_context=False,
+    "video_generation", "Video", "video", ("caption",), prompts("Video", _VIDEOS),
+    has_context=False,
 )  # fmt: skip
 
 

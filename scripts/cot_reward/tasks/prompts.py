@@ -11,6 +11,7 @@ from cot_reward.records import (
     PLACEHOLDERS,
     Candidate,
     Comparison,
+    Form,
     Order,
     Task,
     as_tuple,
@@ -82,10 +83,13 @@ def template_hash(template: str) -> str:
     return hashlib.sha256(template.encode()).hexdigest()[:16]
 
 
-def read_templates(path: Path | None) -> dict[str, str]:
-    """task -> template: our own, or the one of the file for every task. Raises UserError."""
+def read_templates(path: Path | None, form: Form = "think") -> dict[str, str]:
+    """task -> template: our own of a form, or the one of the file for every task.
+
+    Raises UserError.
+    """
     if path is None:
-        return {name: task.template for name, task in TASKS.items()}
+        return {name: task.templates[form] for name, task in TASKS.items()}
     try:
         return dict.fromkeys(TASKS, path.read_text(encoding="utf-8").rstrip("\n"))
     except (OSError, UnicodeDecodeError) as error:

@@ -21,7 +21,7 @@ from cot_reward.tasks.generation import caption_in
 
 # The columns of a batch, which is sorted by the first two.
 BATCH_COLUMNS = ("id", "presentation", "comparison", "right_side", "row", "text", "model", "source",
-           "order", "prompt", "answer", "asked", "task", "media")  # fmt: skip
+           "order", "prompt", "answer", "asked", "task", "form", "media")  # fmt: skip
 
 # A pair that could be taken. Its DPO row is `length` bytes from `start` of its batch's lines.
 # `rank_in_presentation` counts from 0, the best pair first. `longer` is 1 when the chosen text has
@@ -102,21 +102,21 @@ def match(batch: Batch) -> tuple[int, bytes, bytes]:
             zip(*columns, strict=True), itemgetter(0, 1, 2)
         ):
             sides: tuple[list[Text], list[Text]] = ([], [])
-            task = media = ""
+            task = form = media = ""
             for entry in group:
-                right_side, row, text, model, source, order, prompt, answer, asked = entry[3:-2]
+                right_side, row, text, model, source, order, prompt, answer, asked = entry[3:-3]
                 sides[not right_side].append(
                     Text(text, model, source, order, prompt, answer, row, asked)
                 )
                 if right_side:
-                    task, media = entry[-2:]
+                    task, form, media = entry[-3:]
             made, unpaired = pairs_of(*sides, batch.rules, f"{key} {presentation}", task)
             fates |= unpaired
             shown = _shown(sides[0], task, media)
             lists = zip(("images", "videos"), orjson.loads(media), strict=True)
             filled = [name for name, paths in lists if paths]
             for rank, pair in enumerate(made):
-                line = orjson.dumps(_to_record(key, task, media, pair).to_row()) + b"\n"
+                line = orjson.dumps(_to_record(key, task, form, media, pair).to_row()) + b"\n"
                 lines.write(line)
                 pairs.append((
                     batch.number, start, len(line), key, presentation, comparison, rank, pair.cost,
@@ -142,14 +142,14 @@ def _shown(texts: Sequence[Text], task: str, media: str) -> list[int]:
     return found
 
 
-def _to_record(key: str, task: str, media: str, pair: Pair) -> PreferencePair:
+def _to_record(key: str, task: str, form: str, media: str, pair: Pair) -> PreferencePair:
     images, videos = orjson.loads(media)
     return PreferencePair(
         problem=pair.chosen.prompt, chosen=pair.chosen.text, rejected=pair.rejected.text,
         images=images, videos=videos, id=key, task=task,
         # Rows of other projects do not name their order. Where no row does, any name is as good.
         order=pair.chosen.order or pair.rejected.order or "given", chosen_answer=pair.chosen.answer,
-        chosen_model=pair.chosen.model, rejected_model=pair.rejected.model,
+        chosen_model=pair.chosen.model, rejected_model=pair.rejected.model, form=form,
     )  # fmt: skip
 
 

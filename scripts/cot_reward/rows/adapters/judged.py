@@ -13,6 +13,7 @@ from cot_reward.rows.validation import (
     check_prompt,
     check_task,
     check_types,
+    form_of,
     is_key,
 )
 from cot_reward.rows.wording import Wording
@@ -58,6 +59,7 @@ class JudgedRows:
         check_task(row["task"])
         check_order(row["order"])
         check_label(row["label"])
+        form_of(row)
         if row.get("verdict") in ("correct", "incorrect"):
             _check_answer(row)
         prompt, _ = turns(row)
@@ -79,7 +81,7 @@ class JudgedRows:
         self, prompt: str, task: Task, template_hash: str, media_count: int
     ) -> Iterator[dict[str, str]]:
         """What may have been filled into the prompt's template, the likeliest first."""
-        for template in (self._templates.get(task.name), task.template):
+        for template in (self._templates.get(task.name), *task.templates.values()):
             if template is not None and (found := _unfilled(prompt, template, task, media_count)):
                 yield found
         if task.compares_media:

@@ -1,0 +1,42 @@
+"""Published preference data sets by name: where they are, and what they are for."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A set on the Hugging Face hub. `how`: what reads its rows (a map of configs/data, a form)."""
+
+    name: str
+    repository: str
+    task: str
+    use: str
+    how: str
+
+
+SETS = {
+    one.name: one
+    for one in (
+        DataSet("imagegen-cot", "CodeGoat24/ImageGen-CoT-Reward-5K", "image_generation",
+                "cold start (stage 1)", "SFT rows, as they are"),
+        DataSet("evalmuse", "CodeGoat24/EvalMuse", "image_generation", "sampling",
+                "the form of UnifiedReward, as it is"),
+        DataSet("hpd", "CodeGoat24/HPD", "image_generation", "sampling",
+                "the form of UnifiedReward, as it is"),
+        DataSet("oip", "CodeGoat24/OIP", "image_generation", "sampling",
+                "the form of UnifiedReward, as it is"),
+        DataSet("hpdv3", "MizzenAI/HPDv3", "image_generation", "sampling", "hpdv3.yaml"),
+        DataSet("pickapic", "yuvalkirstain/pickapic_v2", "image_generation", "sampling",
+                "pickapic.yaml"),
+        DataSet("imagerewarddb", "THUDM/ImageRewardDB", "image_generation", "sampling",
+                "imagerewarddb.yaml"),
+    )
+}  # fmt: skip
+
+
+def print_sets() -> int:
+    """Print a line for each set; returns the exit code."""
+    for one in SETS.values():
+        print(f"{one.name:<14} {one.task:<17} {one.use:<21} {one.repository:<34} {one.how}")
+    print("size and licence of each are on the hub: prepare_data.py download NAME shows them")
+    return 0
