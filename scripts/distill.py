@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from cot_reward import errors, settings
-from cot_reward.inference.cold_start import ColdStartSettings, write_cold_start
+from cot_reward.inference.cold_start import ColdStartSettings, check_orders, write_cold_start
 from cot_reward.inference.run import infer
 from cot_reward.inference.settings import InferenceSettings
 
@@ -22,10 +22,11 @@ def main() -> int:
     asked, rows = settings.parse_several(
         (InferenceSettings, ColdStartSettings), __doc__ or "", config=Path("configs/distill.yaml")
     )
+    check_orders(len(asked.asked_orders), rows)
     code = infer(asked, api_key=os.environ.get(asked.api_key_env) or "none")
     if code or asked.dry_run:
         return code
-    return write_cold_start(asked.out / "correct.jsonl", len(asked.asked_orders), rows)
+    return write_cold_start(asked.out / "correct.jsonl", rows)
 
 
 if __name__ == "__main__":

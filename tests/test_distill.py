@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cot_reward.errors import UserError
-from cot_reward.inference.cold_start import ColdStartSettings, write_cold_start
+from cot_reward.inference.cold_start import ColdStartSettings, check_orders, write_cold_start
 from cot_reward.judge import judge
 from cot_reward.records import ORDERS
 from cot_reward.rows.checking import check_files
@@ -72,19 +72,19 @@ def test_texts_of_one_order_are_taken_only_on_demand(tmp_path: Path) -> None:
     unsure = [judged(n, order) | {"coherence": "no_totals"} for n in (1, 4) for order in ORDERS]
     correct = write_lines(tmp_path / "correct.jsonl", [*unsure, *rows])
     out = tmp_path / "rows.jsonl"
-    assert write_cold_start(correct, 2, ColdStartSettings(out)) == 0
+    assert write_cold_start(correct, ColdStartSettings(out)) == 0
     assert read_lines(out) == rows[:2]
-    assert write_cold_start(correct, 2, ColdStartSettings(out, both_orders=False)) == 0
+    assert write_cold_start(correct, ColdStartSettings(out, both_orders=False)) == 0
     assert len(read_lines(out)) == 4
-    with pytest.raises(UserError, match="one order was asked"):
-        write_cold_start(correct, 1, ColdStartSettings(out))
+    with pytest.raises(UserError, match="only one order is asked"):
+        check_orders(1, ColdStartSettings(out))
 
 
 def test_no_comparison_is_cut_by_the_limit(tmp_path: Path) -> None:
     rows = [judged(n, order) for n in range(5) for order in ("given", "swapped")]
     correct = write_lines(tmp_path / "correct.jsonl", rows)
     out = tmp_path / "rows.jsonl"
-    assert write_cold_start(correct, 2, ColdStartSettings(out, max_rows=5)) == 0
+    assert write_cold_start(correct, ColdStartSettings(out, max_rows=5)) == 0
     assert read_lines(out) == rows[:4]
 
 
@@ -93,7 +93,7 @@ def test_no_text_in_both_orders_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"1 comparisons have a right .* none of them in both orders"
     ):
-        write_cold_start(correct, 2, ColdStartSettings(tmp_path / "rows.jsonl"))
+        write_cold_start(correct, ColdStartSettings(tmp_path / "rows.jsonl"))
     (tmp_path / "broken.jsonl").write_text("{\n" + json.dumps(judged(1, "given")) + "\n")
     with pytest.raises(UserError, match=r"broken.jsonl:1: not valid JSON"):
-        write_cold_start(tmp_path / "broken.jsonl", 2, ColdStartSettings(tmp_path / "rows.jsonl"))
+        write_cold_start(tmp_path / "broken.jsonl", ColdStartSettings(tmp_path / "rows.jsonl"))

@@ -60,8 +60,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Any:
     for number in range(COUNT):
         for place, name in enumerate("abc"):
             picture(root / f"raw/{name}{number}.png", (40 * number, 60 * place, 90), size=56)
-        for name in "vw":
-            video(root / f"raw/{name}{number}.mp4", range(40 * number, 40 * number + 9))
+        for place, name in enumerate("vw"):
+            shades = range(40 * number, 40 * number + 9)
+            video(root / f"raw/{name}{number}.mp4", [shade + 50 * place for shade in shades])
     rows = [
         {"text": f"caption {n}", "label": 1 + n % 2, "x": f"A cat {n}.", "y": f"A dog {n}."}
         | {name: f"raw/{name}{n}.png" for name in "abc"}

@@ -129,8 +129,11 @@ class Task:
                 )
             half = len(shown) // 2
             return (), (_candidate(shown[:half]), _candidate(shown[half:]))
-        if len(shown) < (3 if self.has_context else 2):
-            raise ValueError("the row names fewer media than its task compares")
+        if len(shown) < 2 or (self.has_context and len(shown) != 3):
+            raise ValueError(
+                f"{len(shown)} media; task {self.name} shows "
+                + ("the source and two edits" if self.has_context else "two media")
+            )
         return shown[:-2], (shown[-2], shown[-1])
 
     @property

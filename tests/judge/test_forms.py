@@ -87,6 +87,17 @@ def test_what_could_be_read_in_two_ways_is_not_read() -> None:
     assert found(json.dumps(scored((6, 4)) | {"x": "y" * 10**6})).verdict == "unparsed"
 
 
+def test_numbers_and_fences_of_any_size_are_judged_at_once() -> None:
+    scores = '{"winner": "Image 1", "categories": [{"Image 1": 1e9999999, "Image 2": 1}]}'
+    assert found(scores).verdict == "unparsed"
+    assert found("```json" + "\n" * 100_000 + "x").verdict == "unparsed"
+
+
+def test_no_scores_are_passed_over() -> None:
+    outside = {"winner": "Image 1", "scores": {"Image 1": 1, "Image 2": 9}}
+    assert found(outside).coherence == "contradicts"
+
+
 def test_scores_stand_alone_or_anywhere_in_the_categories() -> None:
     nested = {"categories": {"a": {"Image 1": 6, "Image 2": 4}, "b": [[{"scores": {
         "Image 1": 7, "Image 2": 3}}]]}, "winner": "Image 1"}  # fmt: skip
@@ -128,8 +139,18 @@ def test_a_text_that_was_cut_is_of_no_form() -> None:
 @given(st.text(), st.sampled_from(FORMS))
 def test_no_text_raises(text: str, form: Any) -> None:
     judge(text, IMAGES, 1, form=form)
-    judge('{"winner": "Image 1", "categories": ' + text, IMAGES, 1, form="json")
     answer_block(text)
+
+
+@given(st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(st.sampled_from(["Image 1", "Image 2", "scores", "a"]), inner, max_size=3),
+    max_leaves=12,
+))  # fmt: skip
+def test_no_object_raises(value: Any) -> None:
+    whole = json.dumps({"winner": "Image 1", "categories": value})
+    assert found(whole).verdict in ("correct", "unparsed")
 
 
 def test_the_answer_of_an_object_is_its_winner() -> None:

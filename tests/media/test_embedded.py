@@ -78,3 +78,21 @@ def test_no_text_before_the_picture_is_taken_for_its_form(tmp_path: Path) -> Non
     Image.new("RGB", (40, 40)).save(tmp_path / "a.ico")
     data = (tmp_path / "a.ico").read_bytes()
     assert reason_of(write_medium, data, tmp_path / "out") == "not_an_image"
+
+
+def test_a_file_that_is_there_has_been_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between writing and decoding would leave a broken file for good."""
+    import cot_reward.media.embedded as module
+
+    written = []
+    monkeypatch.setattr(module, "write_cache_file", lambda *args: written.append(args))
+    assert reason_of(write_medium, data_of("PNG", 200)[:-2000], tmp_path) == "corrupt"
+    assert written == []
+
+
+def test_pictures_in_the_form_of_mp4_are_no_videos(tmp_path: Path) -> None:
+    for brand in (b"heic", b"mif1"):
+        data = b"\0\0\0\x18ftyp" + brand + b"\0" * 200
+        assert reason_of(write_medium, data, tmp_path) == "not_an_image"

@@ -33,7 +33,8 @@ def test_frames_are_evenly_spaced_with_the_first_and_the_last(count: int, wanted
     ("name", "codec"),
     [
         ("a.mp4", "mpeg4"), ("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.mov", "libx264"),
-        ("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4"), ("a.mp4", "libx265"),
+        ("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4"), ("a.mp4", "libx265"), ("a.ts", "libx264"),
+        ("a.mpg", "mpeg2video"),
     ],
 )  # fmt: skip
 def test_the_right_frames_of_every_form(tmp_path: Path, name: str, codec: str) -> None:
@@ -85,7 +86,7 @@ def test_of_a_long_video_few_frames_are_decoded(
                 yield frame
 
     opened = av.open
-    monkeypatch.setattr(av, "open", lambda *args: Counting(opened(*args)))
+    monkeypatch.setattr(av, "open", lambda *args, **other: Counting(opened(*args, **other)))
     wanted = [number % 250 for number in frame_numbers(6000, 8)]
     assert shades(path) == pytest.approx(wanted, abs=NEAR)
     assert decoded < 1000
@@ -119,6 +120,45 @@ def test_threads_that_make_the_same_frames_agree(tmp_path: Path) -> None:
     assert all(file.is_file() for file in made[0])
     # Nothing is left of those that were later.
     assert len(list(made[0][0].parents[1].iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "audio", "options"),
+    [
+        ("a.mkv", "libx264", "aac", {}), ("a.webm", "libvpx-vp9", "libopus", {}),
+        ("a.mp4", "libx264", "aac", {"movflags": "faststart"}), ("a.mp4", "libx264", "aac", {}),
+    ],
+)  # fmt: skip
+def test_a_video_with_sound_is_known_to_be_cut(
+    tmp_path: Path, name: str, codec: str, audio: str, options: dict[str, str]
+) -> None:
+    path = video(tmp_path / name, range(0, 250, 2), codec, audio=audio, **options)
+    assert len(shades(path)) == 8
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(MediaError, match=r"cut short|can be decoded|no stream of a video"):
+        shades(path)
+
+
+def test_a_long_stream_without_an_index_is_decoded_to_its_end(tmp_path: Path) -> None:
+    path = video(tmp_path / "long.ts", (number % 250 for number in range(600)))
+    assert shades(path) == pytest.approx([n % 250 for n in frame_numbers(600, 8)], abs=NEAR)
+
+
+def test_a_title_in_another_encoding_does_not_matter(tmp_path: Path) -> None:
+    path = video(tmp_path / "a.mkv", range(0, 90, 10), metadata={"title": "XXXXXX"})
+    path.write_bytes(path.read_bytes().replace(b"XXXXXX", b"\xe9\xe8\xff\xfe\xe0\xfc"))
+    assert len(shades(path)) == 8
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ffconcat version 1.0\nfile other.ts\n", "#EXTM3U\n#EXTINF:1\nother.ts\n#EXT-X-ENDLIST\n"],
+)
+def test_a_list_of_other_files_is_no_video(tmp_path: Path, text: str) -> None:
+    video(tmp_path / "other.ts", range(20))
+    (tmp_path / "a.mp4").write_text(text)
+    assert reason_of(frames_of, tmp_path / "a.mp4", tmp_path / "frames") == "corrupt"
 
 
 def test_broken_files_are_named_and_leave_nothing(tmp_path: Path) -> None:

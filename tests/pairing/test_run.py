@@ -1,18 +1,20 @@
 """The merger: which rows become DPO pairs, and what the summary says."""
 
+import json
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cot_reward.dpo.pairs import template_warning
 from cot_reward.errors import UserError
 from cot_reward.judge import judge
 from cot_reward.pairing.audit import audit
-from cot_reward.records import PAIR_FIELDS, comparison_key, conversation
+from cot_reward.records import PAIR_FIELDS, PLACEHOLDERS, comparison_key, conversation
 from cot_reward.rows.few_pairs import few_pairs_warning
 from cot_reward.tasks import TASKS
 from helpers.environments import REPO
@@ -435,7 +437,14 @@ def test_several_pairs_a_comparison_are_kept_where_lengths_are_evened_out(tmp_pa
                     judged_row(texts[0].replace("so", "so " * length), sample=sample, **about)
                 )
             wrong.append(judged_row(texts[1].replace("so", "so " * 30), **about))
-    flags = ["--balance-lengths", "--pairs-per-comparison", 4, "--max-similarity", 1]
+    flags = [
+        "--balance-lengths",
+        "--pairs-per-comparison",
+        4,
+        "--no-balance-positions",
+        "--max-similarity",
+        1,
+    ]
     _, summary = run(tmp_path, right, wrong, *flags)
     assert (summary["pairs"], summary["chosen_longer"], summary["rejected_longer"]) == (40, 20, 20)
     assert summary["chosen_answer"] == {"1": 20, "2": 20}
@@ -617,6 +626,23 @@ def test_a_mistake_is_one_message():
     assert "Traceback" not in done.stderr
 
 
+def test_texts_of_two_forms_make_no_pair_and_keep_their_rule(tmp_path: Path) -> None:
+    def as_json(answer: int, **other: Any) -> dict[str, Any]:
+        scores = {"Image 1": 9 - 5 * (answer - 1), "Image 2": 1 + 5 * (answer - 1)}
+        text = json.dumps({"categories": [{"scores": scores}], "winner": f"Image {answer}"})
+        return judged_row(text, form="json", **other)
+
+    pairs, _ = run(tmp_path, [judged_row(RIGHT), as_json(1)], [judged_row(WRONG), as_json(2)])
+    assert {(pair["form"], pair["chosen"][0], pair["rejected"][0]) for pair in pairs} == {
+        ("think", "<", "<"), ("json", "{", "{"),
+    }  # fmt: skip
+    for pair in pairs:
+        found = judge(pair["rejected"], TASKS["image_generation"], 2, form=pair["form"])
+        assert (found.verdict, found.coherence) == ("correct", "coherent")
+    with pytest.raises(UserError):
+        run(tmp_path, [judged_row(RIGHT)], [as_json(2)])
+
+
 @pytest.mark.parametrize("early", ["images", "videos"])
 def test_a_file_loads_whose_other_kind_of_media_would_come_late(tmp_path, early):
     from datasets import load_dataset
@@ -632,7 +658,7 @@ def test_a_file_loads_whose_other_kind_of_media_would_come_late(tmp_path, early)
         for side, answer in zip(sides, (1, 2), strict=True):
             noun = name.capitalize().removesuffix("s")
             text = f"<think>I looked.</think><answer>{noun} {answer} is better</answer>"
-            prompt = TASKS[task].placeholder * 2 + f"{filler}Judge: [cat {n}]"
+            prompt = PLACEHOLDERS[name] * 2 + f"{filler}Judge: [cat {n}]"
             other = {"images": [], "videos": [], name: media}
             side.append(judged_row(
                 text, id=f"{n:x}" * 64, task=task, conversations=conversation(prompt, text), **other

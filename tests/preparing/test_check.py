@@ -79,6 +79,61 @@ def test_what_is_found(root: Path, second: dict[str, Any], kind: str, code: int)
     assert kinds(run(root, [row("0.png", "1.png"), second])[1]) == [(kind, 2)]
 
 
+def answers(first: str, second: str, label: int, context: str = "0.png") -> dict[str, Any]:
+    return {"task": "image_understanding", "text": "What is it?", "candidates": [first, second],
+            "label": label, "context": [context]}  # fmt: skip
+
+
+def edit(label: int, context: str) -> dict[str, Any]:
+    return {"task": "image_editing", "text": "red", "candidates": ["1.png", "2.png"],
+            "label": label, "context": [context]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted"),
+    [
+        ([answers("x", "y", 1), answers("y", "x", 2)], [("duplicate", 2)]),
+        ([answers("x", "y", 1), answers("y", "x", 1)], [("other_label", 2)]),
+        ([answers("x", "y", 1), answers("y", "x", 1, "3.png")], []),
+        ([edit(1, "0.png"), edit(2, "3.png")], []),
+        ([edit(1, "0.png"), edit(2, "0_again.png")], [("other_label", 2)]),
+    ],
+)
+def test_answers_and_edits_are_known_by_text_and_context(
+    root: Path, rows: list[Any], wanted: list[Any]
+) -> None:
+    assert kinds(run(root, rows)[1]) == wanted
+
+
+@pytest.mark.parametrize("label", ["tie", None, 0, 7])
+def test_the_labels_of_held_out_files_do_not_matter(root: Path, label: Any) -> None:
+    held_out = row("1.png", "0.png") | {"label": label}
+    if label is None:
+        del held_out["label"]
+    against = write_rows(root.parent / "held_out.json", [held_out])
+    code, found = run(root, [row("0.png", "1.png")], "--against", against)
+    assert (code, kinds(found)) == (1, [("leak", 1)])
+
+
+def test_held_out_files_have_a_root_of_their_own(root: Path) -> None:
+    (root / "bench").mkdir()
+    (root / "bench/p.png").write_bytes((root / "0.png").read_bytes())
+    (root / "bench/q.png").write_bytes((root / "7.png").read_bytes())
+    against = write_rows(root.parent / "held_out.json", [raw_row("other", ["p.png", "q.png"])])
+    data = [row("0.png", "1.png")]
+    flags = ["--against", against, "--against-image-root", root / "bench"]
+    assert kinds(run(root, data, *flags)[1]) == [("leak", 1)]
+    # Pictures that are not found could have been ours.
+    code, found = run(root, data, "--against", against)
+    assert (code, {kind for kind, _ in kinds(found)}) == (1, {"unread_held_out"})
+
+
+def test_a_held_out_row_that_cannot_be_read_is_an_error(root: Path) -> None:
+    against = write_rows(root.parent / "held_out.json", [{"a": 1}])
+    with pytest.raises(UserError, match="--against needs every row"):
+        run(root, [row("0.png", "1.png")], "--against", against)
+
+
 def test_other_texts_about_the_same_pictures_are_other_comparisons(root: Path) -> None:
     rows = [row("0.png", "1.png"), row("0.png", "1.png", 2, "a dog")]
     assert run(root, rows) == (0, [])

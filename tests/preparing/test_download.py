@@ -173,6 +173,32 @@ def test_a_broken_archive_is_named_and_unpacked_once_mended(tmp_path: Path) -> N
     assert json.loads((tmp_path / ".unpacked.json").read_text()) == {"x.tar.gz": len(whole)}
 
 
+def test_parts_are_joined_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    files = {f"{n}.txt": os.urandom(3000) for n in range(12)}
+    data = tar(files, "w")
+    size = len(data) // 11
+    for number in range(12):
+        part = data[number * size : (number + 1) * size]
+        (tmp_path / f"x.tar.{number}").write_bytes(part)
+    (tmp_path / "x.tar.md").write_text("about the archive")
+    unpack(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in files} == files
+
+
+def test_archives_in_archives_are_unpacked_too(tmp_path: Path) -> None:
+    inner = tar({"deep.txt": b"x"})
+    (tmp_path / "x.tar").write_bytes(tar({"sub/inner.tar.gz": inner}, "w"))
+    unpack(tmp_path)
+    assert (tmp_path / "sub/deep.txt").read_bytes() == b"x"
+
+
+def test_a_cut_archive_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+    data = tar({f"{n}.txt": b"x" * 600 for n in range(6)}, "w")
+    (tmp_path / "x.tar").write_bytes(data[: 3 * 1536])
+    with pytest.raises(UserError, match=r"x.tar: cannot be unpacked: damaged or cut short"):
+        unpack(tmp_path)
+
+
 def test_a_set_that_nobody_knows_is_told(tmp_path: Path) -> None:
     def script(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -80,6 +80,17 @@ def test_known_forms_and_shipped_maps_are_named(tmp_path: Path, capsys: Any) -> 
     assert re.search(r"jpg_0 +medium in the row \(1 bytes\)", text)
 
 
+def test_a_label_that_is_there_is_not_passed_over(tmp_path: Path, capsys: Any) -> None:
+    rows = [{"prompt": "a", "path1": "a.png", "path2": "b.png", "label": 1 + n % 2} for n in (0, 1)]
+    text = told(capsys, write_rows(tmp_path / "a.json", rows))
+    assert "hpdv3.yaml if the first candidate is the better one in every row" in text
+    assert "--map text=prompt first=path1 second=path2 label=label" in text
+
+
+def test_rows_without_values_are_no_crash(tmp_path: Path, capsys: Any) -> None:
+    assert "1 rows read" in told(capsys, write_rows(tmp_path / "a.json", [{"a": None}]))
+
+
 def test_texts_of_a_file_do_not_reach_the_terminal_as_they_are(tmp_path: Path, capsys: Any) -> None:
     rows = [{"a\x1b[31m": "red \x1b[31m\x07 text", "pic": "data:image/png;base64," + "A" * 5000}]
     text = told(capsys, write_rows(tmp_path / "a.json", rows))

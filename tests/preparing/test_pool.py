@@ -100,6 +100,30 @@ def test_repeated_and_bad_rows_are_counted(tmp_path: Path, capsys: Any) -> None:
     assert "a.jsonl:16: both candidates are the same" in told.err
 
 
+def test_comparisons_with_both_labels_are_left_out(tmp_path: Path, capsys: Any) -> None:
+    data = [row("x", "a.png", "b.png", 1), row("x", "b.png", "a.png", 1), *rows(6, "a")]
+    assert run(tmp_path, {"a": data}, "--pools", "one=6") == 0
+    assert "x" not in {entry["text"] for entry in read_lines(tmp_path / "out/one.jsonl")}
+    assert "1 comparisons that come with both labels are left out" in capsys.readouterr().err
+
+
+def test_a_file_of_no_weight_gives_nothing(tmp_path: Path) -> None:
+    files = {name: rows(30, name) for name in "abc"}
+    assert run(tmp_path, files, "--pools", "one=5", "--weights", 0, 1, 1) == 0
+    found = Counter(entry["text"][0] for entry in read_lines(tmp_path / "out/one.jsonl"))
+    assert found["a"] == 0
+    assert found.total() == 5
+
+
+def test_an_input_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    path = write_lines(tmp_path / "own/one.jsonl", rows(9, "a"))
+    argv = [path, "--media-root", tmp_path, "--out", tmp_path / "own", "--pools", "one=2"]
+    with pytest.raises(UserError, match="is there already"):
+        pool(settings.parse(PoolSettings, "", argv=list(map(str, argv))))
+    assert len(read_lines(path)) == 9
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -27,15 +27,19 @@ class ColdStartSettings:
             raise ValueError(f"--max-rows must be 2 or more, is {self.max_rows}")
 
 
-def write_cold_start(correct: Path, orders: int, settings: ColdStartSettings) -> int:
+def check_orders(orders: int, settings: ColdStartSettings) -> None:
+    """Raise UserError when fewer orders are asked than the rows need."""
+    if settings.both_orders and orders < len(ORDERS):
+        raise UserError("only one order is asked; --no-both-orders takes its texts alone")
+
+
+def write_cold_start(correct: Path, settings: ColdStartSettings) -> int:
     """Write one right and coherent text of each comparison and order; returns the exit code.
 
     `correct`: the file of right texts; texts without totals are left out, too. A comparison with
     both orders has one text that answers 1 and one that answers 2. Raises UserError when there is
     none.
     """
-    if settings.both_orders and orders < len(ORDERS):
-        raise UserError("one order was asked; --no-both-orders takes its texts alone")
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for number, row in read_rows(correct, may_be_empty=True):
         if isinstance(row, ValueError):
@@ -51,8 +55,9 @@ def write_cold_start(correct: Path, orders: int, settings: ColdStartSettings) ->
         rows = rows[: settings.max_rows - settings.max_rows % needed]
     if not rows:
         raise UserError(
-            f"{correct}: {len(found):,} comparisons have a right and coherent text, and none of "
-            "them in both orders; ask for more samples, or a stronger model"
+            f"{correct}: {len(found):,} comparisons have a right and coherent text"
+            + (", and none of them in both orders" if settings.both_orders else "")
+            + "; ask for more samples, or a stronger model"
         )
     write_text_file(settings.rows_out, (dump(row) + "\n" for row in rows))
     first = sum(row["answer"] == 1 for row in rows)

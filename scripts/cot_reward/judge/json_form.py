@@ -3,14 +3,13 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from cot_reward.records import Task
 
 # In every dimension the two scores share so many points.
 _POINTS = Decimal(10)
-_FENCE = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL | re.IGNORECASE)
 _MOST_CHARACTERS = 2**18
 _MOST_DIGITS = 12
 
@@ -24,13 +23,11 @@ def read_json(text: str, task: Task) -> tuple[int, str] | None:
 
     The text is one object, alone or in one fence of Markdown, whose "winner" is one of the two
     candidates ("Image 1") or answer strings. Its scores are objects of two numbers, for "Image 1"
-    and "Image 2", wherever they stand in "categories". Scores that do not share ten points are a
+    and "Image 2", wherever they stand in the object. Scores that do not share ten points are a
     `wrong_sum`; then come `tie` and `contradicts`, by the sums of all scores. Without any score it
     is `no_totals`.
     """
-    body = text.strip()
-    fenced = _FENCE.fullmatch(body)
-    found = _object(fenced[1] if fenced else body)
+    found = _object(_without_fence(text.strip()))
     if found is None:
         return None
     names = (f"{task.noun} 1", f"{task.noun} 2")
@@ -39,7 +36,7 @@ def read_json(text: str, task: Task) -> tuple[int, str] | None:
         return None
     answer = 1 + (winner.strip() in (names[1], task.answers[1]))
     try:
-        scores = list(_scores(found.get("categories"), names))
+        scores = list(_scores(found, names))
     except ValueError:
         # A score that is no number, or stands alone.
         return answer, "wrong_sum"
@@ -59,6 +56,14 @@ def winner_block(text: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
+def _without_fence(text: str) -> str:
+    """What stands between the first and the last line of a fence; any other text as it is."""
+    first, _, rest = text.partition("\n")
+    body, _, last = rest.rpartition("\n")
+    is_fence = first.strip().casefold() in ("```", "```json") and last.strip() == "```"
+    return body.strip() if is_fence else text
+
+
 def _object(text: str) -> dict[str, Any] | None:
     if len(text) > _MOST_CHARACTERS or not text.startswith("{"):
         return None
@@ -71,9 +76,10 @@ def _object(text: str) -> dict[str, Any] | None:
 
     def number(digits: str) -> Decimal:
         # Sums stay exact, and no text can make them long.
-        if len(digits) > _MOST_DIGITS:
+        value = Decimal(digits) if len(digits) <= _MOST_DIGITS else None
+        if value is None or abs(value.adjusted()) > _MOST_DIGITS:
             raise _RefusedError("a number of many digits")
-        return Decimal(digits)
+        return value
 
     def refuse(constant: str) -> Any:
         raise _RefusedError(constant)
@@ -83,7 +89,7 @@ def _object(text: str) -> dict[str, Any] | None:
             text, object_pairs_hook=pairs, parse_int=number, parse_float=number,
             parse_constant=refuse,
         )  # fmt: skip
-    except (ValueError, RecursionError, InvalidOperation):
+    except (ValueError, RecursionError, ArithmeticError):
         return None
     return found if isinstance(found, dict) else None
 

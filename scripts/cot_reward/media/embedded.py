@@ -11,13 +11,18 @@ from typing import Any
 import pybase64
 from PIL import Image, UnidentifiedImageError
 
-from cot_reward.media.images import FORMATS, MAX_BYTES, load_image
+from cot_reward.media.images import FORMATS, MAX_BYTES, MAX_PIXELS, decode_checked
 from cot_reward.media.paths import MediaError
 from cot_reward.store import write_cache_file
 
 _DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w=.+-]+)*?;base64,", re.ASCII)
 # No path is so long without a dot, and no caption without a space.
 _BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]{256,}={0,2}\s*")
+_VIDEOS = ("mp4", "webm", "avi")
+# The form of MP4 holds pictures, too (AVIF, HEIC).
+_BRANDS_OF_IMAGES = (
+    b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1",
+)  # fmt: skip
 _ENDINGS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "PPM": "ppm"}
 
 
@@ -56,19 +61,16 @@ def write_medium(data: bytes, folder: Path) -> Path:
     ending = _ending(data)
     file = folder / digest[:2] / f"{digest}.{ending}"
     if not file.exists():
+        if ending not in _VIDEOS:
+            # Before it is written: a file that is there has been decoded.
+            decode_checked(data, Path("a picture in the row"), MAX_PIXELS)
         write_cache_file(file, data)
-        if ending not in ("mp4", "webm", "avi"):
-            try:
-                load_image(file)
-            except MediaError:
-                file.unlink(missing_ok=True)
-                raise
     return file
 
 
 def _ending(data: bytes) -> str:
     """What the name of a file with these bytes ends with. Raises MediaError."""
-    if data[4:8] == b"ftyp" and data[8:12] not in (b"avif", b"avis"):
+    if data[4:8] == b"ftyp" and data[8:12] not in _BRANDS_OF_IMAGES:
         return "mp4"
     if data[:4] == b"\x1aE\xdf\xa3":
         return "webm"

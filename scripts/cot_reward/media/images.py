@@ -39,6 +39,8 @@ _CHECK = f"1 pillow {PIL.__version__}".encode()
 # Formats that are read. The list keeps Pillow from trying rare decoders on unknown bytes; its EPS
 # decoder, for example, starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+# What names of images end with.
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 # Formats of which the file itself may be sent.
 WEB_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 # Modes that every reader turns into the same RGB pixels.

@@ -12,7 +12,9 @@ import shutil
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import av
 from PIL import Image
@@ -22,12 +24,14 @@ from cot_reward.media.paths import LFS_POINTER, MediaError, lfs_error
 
 # By default so many frames of a video are shown, as the method does it.
 FRAMES = 8
-VIDEO_ENDINGS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".gif", ".mpg", ".mpeg", ".ts")
+VIDEO_ENDINGS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts")
 # What frames are of a file: raise it when the choice of the frames or their encoding changes.
 _VERSION = 1
 _JPEG_QUALITY = 95
 # The share of the announced length that must be there.
 _LEAST_SHARE = 0.95
+# The containers of VIDEO_ENDINGS, as FFmpeg names what reads them.
+_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpeg,mpegts,mpegvideo"
 # Frames that are decoded on the way to the next one, before a jump to its key frame is tried.
 _MOST_SKIPPED = 64
 
@@ -80,16 +84,15 @@ def frames_of(
 def read_frames(video: Path, wanted: int = FRAMES) -> Iterator[Image.Image]:
     """`wanted` frames of a video, evenly spaced by their number, in RGB. Raises MediaError.
 
-    Memory does not grow with the video: the first pass reads its time stamps, and the second one
-    decodes from the key frame before each frame that is wanted.
+    Memory does not grow with the video. Where every frame has a time stamp of its own, the first
+    pass reads these, and the second decodes from the key frame before each frame that is wanted.
+    Otherwise, and where a jump does not meet its frame, all frames are decoded and counted.
     """
     try:
-        with av.open(str(video)) as container:
-            times, keys = _times(container)
-        if not times:
-            raise MediaError("no frame of a video in it; leave the row out", "corrupt")
-        targets = [times[number] for number in frame_numbers(len(times), wanted)]
-        yield from _decoded(video, targets, keys)
+        with _opened(video) as (container, stream):
+            times, keys = _times(container, stream)
+        images = _at_times(video, times, keys, wanted) if times else None
+        yield from images or _by_number(video, wanted)
     except (av.FFmpegError, IndexError, ValueError) as error:
         # PyAV raises ValueError for a stream without a decoder.
         raise MediaError(
@@ -97,6 +100,20 @@ def read_frames(video: Path, wanted: int = FRAMES) -> Iterator[Image.Image]:
             "the row out",
             "corrupt",
         ) from None
+
+
+@contextmanager
+def _opened(video: Path) -> Iterator[tuple[Any, Any]]:
+    """The container and its video stream. Raises MediaError for a file without one."""
+    with av.open(
+        # A playlist would have other files read. Texts in a file may be of any encoding.
+        str(video), options={"format_whitelist": _DEMUXERS}, metadata_errors="replace",
+    ) as container:  # fmt: skip
+        # A cover picture is a stream, too.
+        stream = container.streams.best("video")
+        if stream is None:
+            raise MediaError("no stream of a video in it; leave the row out", "corrupt")
+        yield container, stream
 
 
 def _digest(video: Path) -> str:
@@ -112,62 +129,82 @@ def _digest(video: Path) -> str:
         raise MediaError(f"{video}: cannot be read ({error.strerror})", "missing") from None
 
 
-def _times(container: "av.container.InputContainer") -> tuple[list[int], list[int]]:
-    """The time stamps of all frames, and of the key frames, in order. Frames are not decoded."""
-    if not container.streams.video:
-        return [], []
-    stream = container.streams.video[0]
-    times, keys = [], []
-    end = 0
-    for packet in container.demux(stream):
-        if packet.pts is None or not packet.size:
+def _times(container: Any, stream: Any) -> tuple[list[int], list[int]]:
+    """The time stamps of all frames, and of the key frames, in order. Frames are not decoded.
+
+    Two empty lists when a frame has none, or two have the same. Raises MediaError for a file that
+    was cut: some forms can be read up to the cut.
+    """
+    times, keys, has_all = [], [], True
+    # Of each stream the seconds up to which it is there.
+    ends: dict[int, float] = {}
+    for packet in container.demux():
+        if not packet.size or packet.stream.type not in ("video", "audio"):
             continue
-        times.append(packet.pts)
-        end = max(end, packet.pts + (packet.duration or 0))
-        if packet.is_keyframe:
-            keys.append(packet.pts)
-    if len(container.streams) == 1 and container.duration and stream.time_base:
-        # A Matroska file that was cut can be read up to the cut.
-        seconds, announced = float(end * stream.time_base), container.duration / av.time_base
-        if seconds < _LEAST_SHARE * announced - 1 / (stream.average_rate or 1):
+        at = packet.dts if packet.pts is None else packet.pts
+        if at is not None and packet.time_base:
+            end = float((at + (packet.duration or 0)) * packet.time_base)
+            ends[packet.stream.index] = max(ends.get(packet.stream.index, 0.0), end)
+        if packet.stream.index != stream.index:
+            continue
+        has_all &= packet.pts is not None
+        if packet.pts is not None:
+            times.append(packet.pts)
+            if packet.is_keyframe:
+                keys.append(packet.pts)
+    frame = 1 / float(stream.average_rate or 1)
+    announced = [(max(ends.values(), default=0.0), (container.duration or 0) / av.time_base)]
+    if stream.duration and stream.time_base:
+        announced.append((ends.get(stream.index, 0.0), float(stream.duration * stream.time_base)))
+    start = (container.start_time or 0) / av.time_base
+    for there, seconds in announced:
+        if there - max(start, 0.0) < _LEAST_SHARE * seconds - frame:
             raise MediaError(
-                f"cut short: {seconds:.1f} of {announced:.1f} seconds are there; fetch the file "
-                "again, or leave the row out",
+                f"cut short: {there:.1f} of {seconds:.1f} seconds are there; fetch the file again, "
+                "or leave the row out",
                 "corrupt",
             )
+    if not has_all or len(set(times)) < len(times):
+        return [], []
     return sorted(times), sorted(keys)
 
 
-def _decoded(video: Path, targets: Sequence[int], keys: Sequence[int]) -> Iterator[Image.Image]:
-    """The frames at these time stamps, which do not fall.
-
-    Raises MediaError where the video ends before the last of them.
-    """
-    with av.open(str(video)) as container:
-        stream = container.streams.video[0]
+def _at_times(
+    video: Path, times: Sequence[int], keys: Sequence[int], wanted: int
+) -> list[Image.Image] | None:
+    """The wanted frames by their time stamps; None when one of them is not met."""
+    targets = [times[number] for number in frame_numbers(len(times), wanted)]
+    images: dict[int, Image.Image] = {}
+    with _opened(video) as (container, stream):
         frames = container.decode(stream)
-        image: Image.Image | None = None
-        now: int | None = None
-        skipped = 0
+        now, skipped = times[0] - 1, 0
         for target in targets:
-            while now is None or now < target:
-                if skipped >= _MOST_SKIPPED and now is not None:
+            while now < target:
+                if skipped >= _MOST_SKIPPED:
                     skipped = 0
-                    before = keys[max(bisect_right(keys, target) - 1, 0)] if keys else 0
+                    before = keys[max(bisect_right(keys, target) - 1, 0)] if keys else now
                     if before > now:
                         container.seek(before, stream=stream)
                         frames = container.decode(stream)
-                try:
-                    frame = next(frames)
-                except StopIteration:
-                    raise MediaError(
-                        "the video ends before its last frame; fetch the file again", "corrupt"
-                    ) from None
+                frame = next(frames, None)
+                if frame is None or frame.pts is None or frame.pts > target:
+                    return None
                 skipped += 1
-                if frame.pts is None or frame.pts < target:
-                    # Not yet turned into a picture: most frames are only passed by.
-                    now = now if frame.pts is None else frame.pts
-                    continue
-                now, image = frame.pts, frame.to_image()
-            assert image is not None
-            yield image
+                now = frame.pts
+                if now == target:
+                    # Most frames are only passed by, and never become pictures.
+                    images[target] = frame.to_image()
+    return [images[target] for target in targets]
+
+
+def _by_number(video: Path, wanted: int) -> Iterator[Image.Image]:
+    """The wanted frames by their number, all frames decoded twice."""
+    with _opened(video) as (container, stream):
+        count = sum(1 for _ in container.decode(stream))
+    if not count:
+        raise MediaError("no frame of a video in it; leave the row out", "corrupt")
+    numbers = frame_numbers(count, wanted)
+    with _opened(video) as (container, stream):
+        for number, frame in enumerate(container.decode(stream)):
+            for _ in range(numbers.count(number)):
+                yield frame.to_image()

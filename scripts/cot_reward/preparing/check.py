@@ -2,29 +2,37 @@
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from tqdm import tqdm
 
 from cot_reward.errors import UserError
 from cot_reward.media.images import MAX_PIXELS, decode_checked, read_file
-from cot_reward.media.paths import MediaError, resolve
+from cot_reward.media.paths import MediaError, media_path, resolve
 from cot_reward.preparing.comparisons import RowCounts, labelled, words_of
 from cot_reward.preparing.settings import CheckSettings
 from cot_reward.records import Comparison, as_tuple
+from cot_reward.rows.captions import FileCaptions
+from cot_reward.rows.file_flags import held_out_files
+from cot_reward.rows.held_out import captions_of, keys_of, media_of
+from cot_reward.rows.reading import read_rows
+from cot_reward.rows.responses import text_of
 from cot_reward.store import atomic_file, dump
 from cot_reward.tasks import TASKS
+from cot_reward.tasks.generation import CAPTION_MARKER
 from cot_reward.tasks.prompts import shown_media
 
 # Findings that make the exit code 1; the others are only counted.
-_FAULTS = ("bad_row", "bad_medium", "same_picture", "other_label", "leak")
+_FAULTS = (
+    "bad_row", "bad_medium", "same_picture", "other_label", "leak", "unread_held_out",
+)  # fmt: skip
 _SHOWN = 10
 _IMAGES_PER_BATCH = 512
 # The hash of a picture of one colour, or of a plain gradient: it says nothing.
@@ -47,7 +55,11 @@ class _Entry:
     task: str
     label: int
     words: int
+    # 64 bits for the candidate that the label prefers.
+    preferred: int
+    context: tuple[int, ...]
     media: tuple[int, ...]
+    # Of each candidate its media; empty for texts.
     sides: tuple[tuple[int, ...], tuple[int, ...]]
 
 
@@ -88,13 +100,11 @@ def check(settings: CheckSettings) -> int:
         ours = _read(settings.files, settings, offenders)
         if not ours.entries:
             raise UserError(f"{settings.files[0]}: no comparison in {ours.counts.rows:,} rows")
-        pictures = _pictures(ours, settings, offenders)
+        users = {number: e.where for e in reversed(ours.entries) for number in e.media}
+        pictures = _pictures(list(ours.numbers), users, "bad_medium", settings, offenders)
         _find_duplicates(ours.entries, pictures, offenders)
         if settings.against:
-            # A picture of theirs that cannot be opened is not our fault, and is no leak.
-            theirs = _read(settings.against, settings, _Offenders(None))
-            seen = _pictures(theirs, settings, _Offenders(None))
-            _find_leaks(ours.entries, pictures, theirs.entries, seen, offenders)
+            _find_leaks(ours.entries, pictures, _held_out(settings, offenders), offenders)
     _print(ours, len(pictures), offenders, settings)
     return int(any(offenders.counts[kind] for kind in _FAULTS))
 
@@ -119,25 +129,103 @@ def _entry(comparison: Comparison, where: str, numbers: dict[str, int]) -> _Entr
 
     first, second = comparison.candidates
     compares = TASKS[comparison.task].compares_media
+    preferred = "\n".join(as_tuple(comparison.candidates[comparison.label - 1]))
     return _Entry(
-        where, comparison.key, comparison.task, comparison.label, _words(comparison.text),
-        of(shown_media(comparison, "given")),
+        where, comparison.key, comparison.task, comparison.label,
+        _digest(words_of(comparison.text)), _digest(preferred),
+        of(comparison.context), of(shown_media(comparison, "given")),
         (of(as_tuple(first)), of(as_tuple(second))) if compares else ((), ()),
     )  # fmt: skip
 
 
-def _words(text: str) -> int:
-    """64 bits for the words of a text."""
-    return int.from_bytes(sha256(words_of(text).encode("utf-8", "replace")).digest()[:8])
+def _digest(text: str) -> int:
+    return int.from_bytes(sha256(text.encode("utf-8", "replace")).digest()[:8])
 
 
-def _pictures(found: _Read, settings: CheckSettings, offenders: _Offenders) -> dict[int, Picture]:
-    """The pictures by number, each opened once. One that cannot be opened is an offender."""
-    paths = list(found.numbers)
-    users: dict[int, str] = {}
-    for entry in found.entries:
-        for number in entry.media:
-            users.setdefault(number, entry.where)
+@dataclass
+class _HeldOut:
+    """What held-out rows hold, each with the place of one of them."""
+
+    keys: dict[str, str] = field(default_factory=dict)
+    words: dict[int, str] = field(default_factory=dict)
+    contents: dict[bytes, str] = field(default_factory=dict)
+    looks: dict[int, str] = field(default_factory=dict)
+
+
+def _held_out(settings: CheckSettings, offenders: _Offenders) -> _HeldOut:
+    """Keys, texts and pictures of the held-out files; their labels do not matter.
+
+    A row that cannot be read is an error, since its comparison could pass; a picture that cannot be
+    opened is an offender. Raises UserError.
+    """
+    found = _HeldOut()
+    paths: dict[str, str] = {}
+    files = held_out_files(
+        settings.against, settings.against_image_root, settings.image_root or settings.media_root,
+        settings.media_root,
+    )  # fmt: skip
+    for path, prefix in files:
+        captions = captions_of(path)
+        for number, row in tqdm(read_rows(path), path.name, unit=" rows", disable=None):
+            where = f"{path}:{number}"
+            try:
+                if isinstance(row, ValueError):
+                    raise row
+                keys = keys_of(row, prefix, captions)
+            except ValueError as error:
+                raise UserError(f"{where}: {error}; --against needs every row") from None
+            for key in keys:
+                found.keys.setdefault(key, where)
+            for text in _texts(row, captions):
+                found.words.setdefault(_digest(words_of(text)), where)
+            is_of_texts = row.get("task") in TASKS and not TASKS[row["task"]].compares_media
+            media = row.get("context") if is_of_texts else [
+                *(row.get("context") or []), *(media_of(row) or []),
+            ]  # fmt: skip
+            for medium in media or []:
+                paths.setdefault(_below_root(medium, prefix, settings.media_root), where)
+    numbered = list(paths)
+    users = dict(enumerate(paths.values()))
+    opened = _pictures(numbered, users, "unread_held_out", settings, offenders)
+    for number, picture in opened.items():
+        found.contents.setdefault(picture.content, users[number])
+        if picture.look not in _EMPTY_LOOKS:
+            found.looks.setdefault(picture.look, users[number])
+    return found
+
+
+def _texts(row: Mapping[str, Any], captions: Mapping[str, FileCaptions]) -> Iterator[str]:
+    """The caption, instruction or question of a row of any form."""
+    for name in ("text", "prompt"):
+        if isinstance(row.get(name), str) and CAPTION_MARKER not in row[name]:
+            yield row[name]
+    for name, find in captions.items():
+        with suppress(ValueError, LookupError, TypeError, AttributeError):
+            prompt = row[name]
+            yield find(prompt if isinstance(prompt, str) else text_of(prompt))
+
+
+def _below_root(path: Any, prefix: str, root: Path) -> str:
+    """A medium's path below the media root: it may be relative to the image root, or to this."""
+    for start in (prefix, ""):
+        with suppress(ValueError):
+            found = media_path(path, start)
+            if (root / found).exists():
+                return found
+    return str(path)
+
+
+def _pictures(
+    paths: Sequence[str],
+    users: Mapping[int, str],
+    kind: str,
+    settings: CheckSettings,
+    offenders: _Offenders,
+) -> dict[int, Picture]:
+    """The pictures by number, each opened once. One that cannot be opened is an offender.
+
+    `users`: the place of a row with this picture.
+    """
     pictures: dict[int, Picture] = {}
     numbers = iter(range(len(paths)))
     with (
@@ -151,7 +239,7 @@ def _pictures(found: _Read, settings: CheckSettings, offenders: _Offenders) -> d
                 if isinstance(picture, Picture):
                     pictures[number] = picture
                 else:
-                    offenders.add("bad_medium", users[number], f"{picture.reason}: {picture}")
+                    offenders.add(kind, users[number], f"{picture.reason}: {picture}")
     return pictures
 
 
@@ -182,7 +270,7 @@ def _find_duplicates(
     for entry in entries:
         first = by_key.setdefault(entry.key, entry)
         if first is not entry:
-            kind = "duplicate" if _preferred(first) == _preferred(entry) else "other_label"
+            kind = "duplicate" if first.preferred == entry.preferred else "other_label"
             offenders.add(kind, entry.where, f"the comparison of {first.where}")
             continue
         contents = _of_sides(entry, pictures, "content")
@@ -191,7 +279,8 @@ def _find_duplicates(
         if contents[0] == contents[1]:
             offenders.add("same_picture", entry.where, "both candidates have the same content")
             continue
-        identity = (entry.task, entry.words, *sorted(contents))
+        context = tuple(pictures[n].content for n in entry.context if n in pictures)
+        identity = (entry.task, entry.words, context, *sorted(contents))
         first = by_content.setdefault(identity, entry)
         if first is not entry:
             agree = _better(first, pictures, "content") == _better(entry, pictures, "content")
@@ -200,14 +289,10 @@ def _find_duplicates(
             continue
         looks = _of_sides(entry, pictures, "look")
         if looks and not any(look in _EMPTY_LOOKS for side in looks for look in side):
-            first = by_look.setdefault((entry.task, entry.words, *sorted(looks)), entry)
+            seen_as = tuple(pictures[n].look for n in entry.context if n in pictures)
+            first = by_look.setdefault((entry.task, entry.words, seen_as, *sorted(looks)), entry)
             if first is not entry:
                 offenders.add("looks_alike", entry.where, f"looks like {first.where}")
-
-
-def _preferred(entry: _Entry) -> object:
-    """The candidate that the label prefers. Where candidates are texts, the key tells both."""
-    return entry.sides[entry.label - 1] if entry.sides[0] else entry.label
 
 
 def _better(entry: _Entry, pictures: dict[int, Picture], name: str) -> object:
@@ -227,32 +312,21 @@ def _of_sides(
 def _find_leaks(
     ours: Sequence[_Entry],
     pictures: dict[int, Picture],
-    theirs: Sequence[_Entry],
-    seen: dict[int, Picture],
+    held_out: _HeldOut,
     offenders: _Offenders,
 ) -> None:
     """What the data share with held-out files: comparisons, pictures, texts."""
-    keys = {entry.key: entry.where for entry in theirs}
-    words = {entry.words: entry.where for entry in theirs}
-    contents: dict[bytes, str] = {}
-    looks: dict[int, str] = {}
-    for entry in theirs:
-        for number in entry.media:
-            if number in seen:
-                contents.setdefault(seen[number].content, entry.where)
-                looks.setdefault(seen[number].look, entry.where)
-    for look in _EMPTY_LOOKS:
-        looks.pop(look, None)
+    contents, looks = held_out.contents, held_out.looks
     for entry in ours:
         own = [pictures[number] for number in entry.media if number in pictures]
-        if entry.key in keys:
-            offenders.add("leak", entry.where, f"the comparison of {keys[entry.key]}")
+        if where := held_out.keys.get(entry.key):
+            offenders.add("leak", entry.where, f"the comparison of {where}")
         elif where := next((contents[p.content] for p in own if p.content in contents), None):
             offenders.add("leak", entry.where, f"a picture of {where}")
         elif where := next((looks[p.look] for p in own if p.look in looks), None):
             offenders.add("looks_like_held_out", entry.where, f"a picture that looks like {where}")
-        elif entry.words in words:
-            offenders.add("held_out_text", entry.where, f"the text of {words[entry.words]}")
+        elif where := held_out.words.get(entry.words):
+            offenders.add("held_out_text", entry.where, f"the text of {where}")
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -263,6 +337,7 @@ _IN_WORDS = {
     "same_picture": "comparisons of a picture with itself",
     "other_label": "comparisons that come again with the other label",
     "leak": "comparisons with a comparison or picture of --against",
+    "unread_held_out": "pictures of --against that cannot be opened, so that leaks may pass",
     "duplicate": "comparisons that come again",
     "duplicate_content": "comparisons that come again under other names of files",
     "looks_alike": "comparisons whose text and pictures look like those of another one",

@@ -63,6 +63,8 @@ def labelled(
                     row.setdefault("task", settings.task)
                 adapter = adapter or adapter_for(row, None, labels=labels)
                 comparison = adapter(row, prefix)
+                if settings.task not in (None, comparison.task):
+                    raise ValueError(f"a row of task {comparison.task}, not of --task")
             except TieError:
                 continue
             except (ValueError, LookupError, TypeError, AttributeError) as error:

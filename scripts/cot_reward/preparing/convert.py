@@ -5,7 +5,7 @@ import os
 import random
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -29,8 +29,12 @@ from cot_reward.store import atomic_file, dump, read_json, write_json
 from cot_reward.tasks import TASKS
 
 SUMMARY = "summary.json"
+# Written first: the folder is a conversion's.
+_BEGUN = ".begun.json"
 BAD_ROWS = "bad_rows.jsonl"
 _BAD_SHOWN = 5
+# Candidates of a group; all of their pairs are in memory.
+_MOST_CANDIDATES = 500
 # Rows whose media are being read, for each thread.
 _WAITING = 8
 _READ_ERRORS = (ValueError, MediaError)
@@ -38,11 +42,18 @@ _READ_ERRORS = (ValueError, MediaError)
 
 @dataclass
 class Counts:
+    """What became of the rows. `labels`: of each file that was begun."""
+
     rows: int = 0
     written: int = 0
     first_is_better: int = 0
-    ties: int = 0
+    ranked_ties: int = 0
     bad: Counter[str] = field(default_factory=Counter)
+    labels: dict[Path, FileLabels] = field(default_factory=dict)
+
+    @property
+    def ties(self) -> int:
+        return self.ranked_ties + sum(labels.ties for labels in self.labels.values())
 
 
 @dataclass(frozen=True)
@@ -61,29 +72,23 @@ def convert(settings: ConvertSettings) -> int:
     A row that cannot be read, or whose media cannot, is counted and named in `bad_rows.jsonl`.
     """
     prefix = media_prefix(settings.image_root or settings.media_root, settings.media_root)
-    if not settings.out.resolve().is_relative_to(settings.media_root.resolve()):
-        raise UserError(
-            f"--out {settings.out}: not below --media-root {settings.media_root}, and media that "
-            "are written there could not be found"
-        )
     wanted = _identity(settings)
     summary = settings.out / SUMMARY
     if summary.exists():
-        if read_json(summary).get("made_from") == wanted:
+        before = read_json(summary)
+        if before.get("made_from") == wanted:
             print(f"{settings.out}: already converted from these files with these settings")
-            return 0
+            return _exit_code(before, settings)
         raise UserError(
             f"{settings.out}: holds comparisons of other files or settings; name another --out, or "
             "delete the folder"
         )
-    settings.out.mkdir(parents=True, exist_ok=True)
-    files = MediaFiles(
-        settings.media_root, prefix, settings.out, settings.frames, settings.max_pixels
-    )
+    _begin(settings, wanted)
+    files = MediaFiles(settings.media_root, prefix, settings.frames, settings.max_pixels)
     counts = Counts()
     with ExitStack() as stack:
-        out = stack.enter_context(_Shards(settings.out, settings.shard_rows))
         bad_rows = stack.enter_context(atomic_file(settings.out / BAD_ROWS))
+        out = stack.enter_context(_Shards(settings.out, settings.shard_rows))
         for found, row in _prepared(_comparisons(settings, counts), settings, files):
             if isinstance(row, Exception):
                 _note_bad(found, row, counts, bad_rows)
@@ -93,29 +98,55 @@ def convert(settings: ConvertSettings) -> int:
             counts.first_is_better += row["label"] == 1
             if counts.written == settings.limit:
                 break
-    if not counts.written:
-        raise UserError(
-            f"{settings.files[0]}: no comparison in {counts.rows:,} rows{_told(counts)}"
-        )
-    write_json(
-        summary,
-        {"made_from": wanted, **_in_json(counts), "versions": versions("av", "pillow", "pyarrow")},
-    )
-    bad = counts.bad.total()
+        for file, labels in counts.labels.items():
+            labels.check(file)
+        if not counts.written:
+            raise UserError(
+                f"{settings.files[0]}: no comparison in {counts.rows:,} rows{_told(counts.bad)}"
+            )
+    done = {
+        "made_from": wanted, "rows": counts.rows, "written": counts.written,
+        "first_is_better": counts.first_is_better, "ties": counts.ties, "bad": dict(counts.bad),
+        "versions": versions("av", "pillow", "pyarrow"),
+    }  # fmt: skip
+    write_json(summary, done)
     share = counts.first_is_better / counts.written
     print(
         f"{settings.out}/rows-*.jsonl: {counts.written:,} comparisons of {counts.rows:,} rows, the "
-        f"first candidate is better in {share:.1%}; {counts.ties:,} ties, {bad:,} bad rows"
-        + _told(counts)
+        f"first candidate is better in {share:.1%}; {counts.ties:,} ties, "
+        f"{counts.bad.total():,} bad rows{_told(counts.bad)}"
     )
-    if bad > settings.max_bad_rows * max(counts.rows, 1):
-        print(
-            f"error: more bad rows than --max-bad-rows {settings.max_bad_rows:g}; see "
-            f"{settings.out / BAD_ROWS}",
-            file=sys.stderr,
+    return _exit_code(done, settings)
+
+
+def _exit_code(summary: Mapping[str, Any], settings: ConvertSettings) -> int:
+    """3, with a message, when too many rows were bad."""
+    if sum(summary["bad"].values()) <= settings.max_bad_rows * max(summary["rows"], 1):
+        return 0
+    print(
+        f"error: more bad rows than --max-bad-rows {settings.max_bad_rows:g}; see "
+        f"{settings.out / BAD_ROWS}",
+        file=sys.stderr,
+    )
+    return 3
+
+
+def _begin(settings: ConvertSettings, wanted: Mapping[str, Any]) -> None:
+    """Make the folder, without what a stopped conversion left in it. Raises UserError.
+
+    Files of the names of results that no conversion wrote are somebody's own.
+    """
+    begun = settings.out / _BEGUN
+    there = [file for file in settings.out.glob("rows-*.jsonl") if file.is_file()]
+    if there and not begun.exists():
+        raise UserError(
+            f"{there[0]}: was not written by a conversion, and would be replaced; name another "
+            "--out"
         )
-        return 3
-    return 0
+    for file in there:
+        file.unlink()
+    settings.out.mkdir(parents=True, exist_ok=True)
+    write_json(begun, wanted)
 
 
 def _identity(settings: ConvertSettings) -> dict[str, Any]:
@@ -130,13 +161,8 @@ def _identity(settings: ConvertSettings) -> dict[str, Any]:
     return {**values, "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in read]}
 
 
-def _in_json(counts: Counts) -> dict[str, Any]:
-    # `asdict` makes nonsense of a Counter.
-    return {**vars(counts), "bad": dict(counts.bad)}
-
-
-def _told(counts: Counts) -> str:
-    return "".join(f"\n  {count:,} x {reason}" for reason, count in counts.bad.most_common())
+def _told(bad: Counter[str]) -> str:
+    return "".join(f"\n  {count:,} x {reason}" for reason, count in bad.most_common())
 
 
 def _note_bad(found: _Found, fault: Exception, counts: Counts, bad_rows: IO[str]) -> None:
@@ -154,14 +180,12 @@ def _comparisons(settings: ConvertSettings, counts: Counts) -> Iterator[_Found]:
     """The comparisons of all files in their order, media unread. Raises UserError."""
     given = ColumnMap(settings.columns, settings.tie_margin) if settings.columns else None
     for file in settings.files:
-        labels = FileLabels(parse_meanings(settings.labels))
+        labels = counts.labels[file] = FileLabels(parse_meanings(settings.labels))
         bar = tqdm(read_table(file), file.name, unit=" rows", disable=None)
         if given and given.is_ranked:
             yield from _of_groups(bar, given, file, settings, counts)
         else:
             yield from _of_rows(bar, FormReader(given, labels), file, counts)
-        labels.check(file)
-        counts.ties += labels.ties
 
 
 def _of_rows(
@@ -177,7 +201,6 @@ def _of_rows(
         except TieError:
             continue
         except UnknownFormError as error:
-            # All rows are of one form: the first tells.
             raise UserError(f"{where}: {error}") from None
         except ValueError as error:
             yield _Found(where, None, None, error)
@@ -202,11 +225,16 @@ def _of_groups(
         where, first = entries[0]
         # Groups may be of any type, also one that has no hash.
         group = hash(repr(first.group))
+        fault = ""
         if group in seen:
-            fault = ValueError(
-                f"rows of group {first.group!r:.60} stand apart; sort the file by its groups"
-            )
-            yield _Found(where, None, None, fault)
+            fault = "stand apart; sort the file by its groups"
+        elif len(entries) > _MOST_CANDIDATES:
+            fault = f"are {len(entries):,}; is group=... of --map the right column?"
+        elif any((one.text, one.context) != (first.text, first.context) for _, one in entries):
+            fault = "have different texts (or contexts); is group=... of --map the right column?"
+        if fault:
+            error = ValueError(f"rows of group {first.group!r:.60} {fault}")
+            yield _Found(where, None, None, error)
         else:
             seen.add(group)
             yield from _pairs_of_group(entries, settings, counts)
@@ -219,6 +247,8 @@ def _of_groups(
             if isinstance(row, ValueError):
                 raise row
             found = columns.ranked(row)
+            if found.group is None or found.group == "":
+                raise ValueError("its group is missing")
         except ValueError as error:
             yield _Found(where, None, None, error)
             continue
@@ -234,7 +264,7 @@ def _pairs_of_group(
     pairs = []
     for (where, one), (_, other) in combinations(entries, 2):
         if abs(one.value - other.value) <= settings.tie_margin:
-            counts.ties += 1
+            counts.ranked_ties += 1
             continue
         better, worse = (one, other) if one.value > other.value else (other, one)
         candidates = better.medium, worse.medium
@@ -276,7 +306,7 @@ def _prepared(
                 yield oldest, future.result()
         except OSError as error:
             raise UserError(
-                f"{error.filename or settings.out}: cannot be written: {error.strerror}"
+                f"{error.filename or settings.out}: cannot be read or written: {error.strerror}"
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
@@ -299,6 +329,8 @@ def _row(found: _Found, default_task: str | None, files: MediaFiles) -> dict[str
     if raw.may_swap and _is_odd(raw.text, first, second):
         first, second, label = second, first, 3 - label
     context = files.context(raw.context, task) if raw.context else []
+    if task.compares_media and len(context) > 1:
+        raise ValueError(f"context has {len(context)} entries; an edit has one source image")
     if bool(context) != task.has_context:
         raise ValueError(
             f"task {name} needs context=COLUMN (--map)"
@@ -342,16 +374,19 @@ class _Shards:
         if self._file is None or self._rows == self._size:
             self._stack.close()
             self._stack = ExitStack()
-            path = self._folder / f"rows-{self._number:05}.jsonl"
-            self._file = self._stack.enter_context(atomic_file(path))
+            self._file = self._stack.enter_context(atomic_file(self._path(self._number)))
             self._rows, self._number = 0, self._number + 1
         self._file.write(dump(row) + "\n")
         self._rows += 1
 
     def __enter__(self) -> "_Shards":
-        for old in self._folder.glob("rows-*.jsonl"):
-            old.unlink()
         return self
 
-    def __exit__(self, *exception: Any) -> None:
-        self._stack.__exit__(*exception)
+    def __exit__(self, kind: Any, *exception: Any) -> None:
+        self._stack.__exit__(kind, *exception)
+        if kind is not None:
+            for number in range(self._number):
+                self._path(number).unlink(missing_ok=True)
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"rows-{number:05}.jsonl"

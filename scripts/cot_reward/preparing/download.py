@@ -18,8 +18,10 @@ from typing import IO
 from tqdm import tqdm
 
 from cot_reward.errors import UserError, nearest
+from cot_reward.preparing.archives import opened_tar
 from cot_reward.preparing.sets import SETS
 from cot_reward.preparing.settings import DownloadSettings
+from cot_reward.preparing.shown_media import in_order
 from cot_reward.store import read_json, write_json
 
 # What was unpacked, by archive; beside the files.
@@ -75,10 +77,8 @@ def download(settings: DownloadSettings) -> int:
             f"{repository}: no such data set, or one that needs a login (hf auth login)"
         ) from None
     except (HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
-        raise UserError(
-            f"{repository}: {str(error).strip().splitlines()[0]}; the same command goes on where "
-            "it stopped"
-        ) from None
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{repository}: {why}; the same command goes on where it stopped") from None
     hashes = {file.rfilename: file.lfs.sha256 for file in info.siblings or [] if file.lfs}
     _check_contents(folder, sizes, hashes)
     unpack(folder)
@@ -121,34 +121,45 @@ def unpack(folder: Path) -> None:
     """
     record = folder / _UNPACKED
     done: dict[str, int] = read_json(record) if record.exists() else {}
-    for name, parts in sorted(_archives(folder).items()):
-        size = sum(part.stat().st_size for part in parts)
-        if done.get(name) == size:
-            continue
-        print(f"unpacking {name} ({_bytes(size)})", file=sys.stderr)
-        target = (folder / name).parent
-        try:
-            if name.endswith(".zip"):
-                _unzip(parts, target)
-            else:
-                with _Joined(parts) as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
-                    # The filter refuses links and names that lead out, and devices.
-                    archive.extractall(target, filter="data")
-        except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
-            raise UserError(f"{folder / name}: cannot be unpacked: {error}") from None
-        done[name] = size
-        write_json(record, done)
+    # An archive may hold archives.
+    while left := {
+        name: parts
+        for name, parts in sorted(_archives(folder).items())
+        if done.get(name) != sum(part.stat().st_size for part in parts)
+    }:
+        for name, parts in left.items():
+            size = sum(part.stat().st_size for part in parts)
+            print(f"unpacking {name} ({_bytes(size)})", file=sys.stderr)
+            target = (folder / name).parent
+            try:
+                if name.endswith(".zip"):
+                    _unzip(parts, target)
+                else:
+                    with _Joined(parts) as stream, opened_tar(stream) as archive:
+                        # The filter refuses links and names that lead out, and devices.
+                        archive.extractall(target, filter="data")
+            except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
+                raise UserError(f"{folder / name}: cannot be unpacked: {error}") from None
+            done[name] = size
+            write_json(record, done)
 
 
 def _archives(folder: Path) -> dict[str, list[Path]]:
     """The archives below a folder by name, with their parts in order."""
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
+    found: dict[str, dict[str, Path]] = {}
+    for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         match = _ARCHIVE.fullmatch(name)
         if match and path.is_file() and not name.startswith("."):
-            found.setdefault(match[1], []).append(path)
-    return found
+            found.setdefault(match[1], {})[match[2] or ""] = path
+    archives = {}
+    for name, parts in found.items():
+        # The parts of `split` begin with aa; images.tar.md is no part.
+        numbers = sorted(part for part in parts if not part.isalpha())
+        letters = sorted(part for part in parts if part.isalpha()) if "aa" in parts else []
+        if order := [*sorted(numbers, key=in_order), *letters]:
+            archives[name] = [parts[part] for part in order]
+    return archives
 
 
 def _unzip(parts: Sequence[Path], target: Path) -> None:

@@ -13,10 +13,11 @@ from cot_reward.rows.labels import NUMBERS, FileLabels, Meaning
 class Form:
     """A known form: the map of its rows, its task, and what its labels mean.
 
-    `task` None: each row names its own, or --task does.
+    `task` None: each row names its own, or --task does. `pair` is the column of the two candidates.
     """
 
     name: str
+    pair: str
     columns: list[str]
     task: str | None = None
     meanings: Mapping[str, Meaning] = field(default_factory=lambda: dict(NUMBERS))
@@ -24,6 +25,7 @@ class Form:
 
 _UPSTREAM = Form(
     "upstream",
+    "images",
     ["text=prompt", "first=images.0", "second=images.1", "label=conversations.1.value"],
     "image_generation",
     upstream.SENTENCES,
@@ -36,7 +38,9 @@ def known_form(row: Mapping[str, Any]) -> Form | None:
     if upstream.recognises(dict(row)):
         return _UPSTREAM
     if comparison.recognises(dict(row)):
-        return Form("comparison", _OURS + (["context=context"] if row.get("context") else []))
+        return Form(
+            "comparison", "candidates", _OURS + (["context=context"] if row.get("context") else [])
+        )
     return None
 
 
@@ -53,18 +57,23 @@ class FormReader:
             return self._given.pair(row, self._labels), None
         form = known_form(row)
         if form is None:
+            why = f"its columns are {', '.join(map(str, row)):.300}"
+            if self._maps:
+                raise ValueError(f"not of the form of the rows before it; {why}")
             raise UnknownFormError(
-                f"its columns are {', '.join(map(str, row)):.300}; say with --map where the "
-                "comparison stands (scripts/prepare_data.py look FILE shows what there is)"
+                f"{why}; say with --map where the comparison stands (scripts/prepare_data.py look "
+                "FILE shows what there is)"
             )
         # Rows of ours have a context or none.
         key = tuple(form.columns)
-        if key not in self._maps:
-            self._maps[key] = ColumnMap(form.columns)
-        found = self._maps[key].pair(row, self._labels, form.meanings)
+        columns = self._maps.setdefault(key, ColumnMap(form.columns))
+        candidates = row[form.pair]
+        if not isinstance(candidates, list) or len(candidates) != 2:
+            raise ValueError(f"'{form.pair}' must be a list of two")
+        found = columns.pair(row, self._labels, form.meanings)
         named = row.get("task")
         return found, form.task or (named if isinstance(named, str) else None)
 
 
 class UnknownFormError(ValueError):
-    """A row of a form that is not known, and no map was given."""
+    """The first row of a file has a form that is not known, and no map was given."""

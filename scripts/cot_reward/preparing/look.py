@@ -11,9 +11,10 @@ from typing import Any
 
 from cot_reward.errors import UserError
 from cot_reward.media.embedded import embedded
+from cot_reward.media.images import IMAGE_ENDINGS
 from cot_reward.media.video import VIDEO_ENDINGS
 from cot_reward.preparing.forms import known_form
-from cot_reward.preparing.mapping import ColumnMap, column
+from cot_reward.preparing.mapping import CONSTANT, column
 from cot_reward.preparing.settings import LookSettings
 from cot_reward.preparing.tables import read_table
 from cot_reward.settings import read_yaml, shipped
@@ -24,7 +25,6 @@ MAPS = Path("configs/data")
 _ROWS_SHOWN = 3
 _MOST_VALUES = 8
 _MOST_LIST_ENTRIES = 4
-_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 
 @dataclass
@@ -75,7 +75,7 @@ def _look_at(file: Path, most: int) -> None:
     print(
         f"{file}: {len(rows):,} rows read" + (f", {broken:,} that cannot be read" if broken else "")
     )
-    width = min(max(map(len, columns)), 40)
+    width = min(max(map(len, columns), default=0), 40)
     for name, found in columns.items():
         kinds = ", ".join(kind for kind, _ in found.types.most_common())
         missing = len(rows) - found.types.total()
@@ -121,7 +121,7 @@ def _type(value: Any) -> str:
         )
     if isinstance(value, str):
         ending = Path(value[-200:]).suffix.lower()
-        if "\n" not in value and ending in _IMAGE_ENDINGS:
+        if "\n" not in value and ending in IMAGE_ENDINGS:
             return "path of an image"
         return "path of a video" if "\n" not in value and ending in VIDEO_ENDINGS else "text"
     if isinstance(value, list):
@@ -177,21 +177,26 @@ def _readers(
         yield f"form: {form.name}, which needs no map:"
         yield f"  {command}"
         return
-    fitting = [path for path in _maps() if _fits(path, rows[0])]
-    for path in fitting:
-        yield f"fits {path}:"
+    fitting = {path: pairs for path in _maps() if (pairs := _fitting(path, rows[0]))}
+    for path, pairs in fitting.items():
+        always = (
+            " if the first candidate is the better one in every row" if _is_constant(pairs) else ""
+        )
+        yield f"fits {path}{always}:"
         yield f"  {command} --config {path}"
-    if fitting:
+    candidates = [name for name, found in columns.items() if found.may_be_label]
+    if fitting and not (candidates and any(map(_is_constant, fitting.values()))):
         return
-    yield "no known form and no map of configs/data/ fits; a map for it may begin with:"
+    if not fitting:
+        yield "no known form and no map of configs/data/ fits"
+    yield "a map of your own may begin with:"
     guess = _guess(columns)
-    pairs = " ".join(quote(f"{target}={source}") for target, source in guess.items())
-    yield f"  {command} --task TASK --map {pairs}"
+    guessed = " ".join(quote(f"{target}={source}") for target, source in guess.items())
+    yield f"  {command} --task TASK --map {guessed}"
     label = columns.get(guess["label"])
     if label and label.may_be_label and label.values and set(label.values) != {"1", "2"}:
         flags = " ".join(quote(f"{value}=?") for value in label.values)
         yield f"  --labels {flags}   (each ? is 1, 2, tie or bad)"
-    candidates = [name for name, found in columns.items() if found.may_be_label]
     if candidates:
         yield f"columns of few values, among which the label may be: {', '.join(candidates)}"
 
@@ -201,17 +206,19 @@ def _maps() -> list[Path]:
     return sorted(folder.glob("*.yaml")) if folder.is_dir() else []
 
 
-def _fits(path: Path, row: Mapping[str, Any]) -> bool:
-    """Whether a row has every column that a shipped map names."""
-    values = read_yaml(path)
-    names = [pair.partition("=")[2] for pair in values["map"]]
-    ColumnMap(values["map"])
+def _fitting(path: Path, row: Mapping[str, Any]) -> list[str]:
+    """The map of a file, if the row has every column that it names; else an empty list."""
+    pairs: list[str] = read_yaml(path)["map"]
     try:
-        for name in names:
-            column(name)(row)
+        for pair in pairs:
+            column(pair.partition("=")[2])(row)
     except ValueError:
-        return False
-    return True
+        return []
+    return pairs
+
+
+def _is_constant(pairs: Sequence[str]) -> bool:
+    return any(pair.startswith(f"label={CONSTANT}") for pair in pairs)
 
 
 def _guess(columns: Mapping[str, _Column]) -> dict[str, str]:

@@ -164,7 +164,7 @@ def _parsed(text: str) -> tuple[str, str]:
 def _number(value: Any, name: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise ValueError(f"the {name} is {value!r:.60}; it must be a number")

@@ -8,13 +8,13 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cot_reward.errors import UserError
 from cot_reward.preparing.comparisons import RowCounts, labelled, words_of
 from cot_reward.preparing.settings import PoolSettings
-from cot_reward.records import Comparison
+from cot_reward.records import Candidate, Comparison
 from cot_reward.store import dump, write_json, write_text_file
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import shown_media
@@ -62,6 +62,9 @@ def pool(settings: PoolSettings) -> int:
         raise UserError(
             f"{settings.out}: holds pools already; name another --out, or delete the folder"
         )
+    for name in settings.sizes:
+        if (file := settings.out / f"{name}.jsonl").exists():
+            raise UserError(f"{file}: is there already; name another --out, or another pool")
     entries, read = _read(settings)
     families = _families(entries)
     wanted = _wanted(settings, entries)
@@ -107,18 +110,32 @@ def _read(settings: PoolSettings) -> tuple[list[_Entry], dict[str, int]]:
         if not bad:
             bad.append(f"; the first: {where}: {why}")
 
+    # Of each comparison the candidate that is preferred; () where two rows disagree.
+    preferred: dict[str, Candidate] = {}
     for source, _, comparison in labelled(settings.files, settings, counts, note_bad):
+        better = comparison.candidates[comparison.label - 1]
+        before = preferred.setdefault(comparison.key, better)
+        if before != better:
+            preferred[comparison.key] = ()
         if comparison.key in seen:
             again += 1
             continue
         seen.add(comparison.key)
         entries.append(_Entry(len(entries), source, comparison))
+    agreed = [entry for entry in entries if preferred[entry.comparison.key] != ()]
+    contradictory = len(entries) - len(agreed)
+    entries = [replace(entry, number=number) for number, entry in enumerate(agreed)]
     first_bad = "".join(bad)
     if not entries:
         raise UserError(f"{settings.files[0]}: no comparison in {counts.rows:,} rows{first_bad}")
     if counts.bad:
         print(f"warning: {counts.bad:,} bad rows are left out{first_bad}", file=sys.stderr)
-    return entries, {**vars(counts), "again": again}
+    if contradictory:
+        print(
+            f"warning: {contradictory:,} comparisons that come with both labels are left out",
+            file=sys.stderr,
+        )
+    return entries, {**vars(counts), "again": again, "contradictory": contradictory}
 
 
 def _families(entries: Sequence[_Entry]) -> list[list[_Entry]]:
@@ -145,10 +162,12 @@ def _wanted(settings: PoolSettings, entries: Sequence[_Entry]) -> dict[str, Coun
     total = sum(weights)
     wanted = {}
     for name, size in settings.sizes.items():
-        shares = [int(size * weight / total) for weight in weights]
-        # What rounding left over goes to the first files.
-        for number in range(size - sum(shares)):
-            shares[number % len(shares)] += 1
+        exact = [size * weight / total for weight in weights]
+        shares = [int(share) for share in exact]
+        # What rounding left over goes where it took most.
+        order = sorted(range(len(exact)), key=lambda n: shares[n] - exact[n])
+        for number in order[: size - sum(shares)]:
+            shares[number] += 1
         wanted[name] = Counter(dict(enumerate(shares)))
     return wanted
 

@@ -44,8 +44,15 @@ class CheckSettings:
     )
     task: str | None = _setting("the task of rows that do not name one: " + ", ".join(TASKS))
     labels: list[str] = _setting("what labels mean: VALUE=1, VALUE=2, VALUE=tie or VALUE=bad", [])
-    against: list[Path] = _setting(
-        "held-out files, of benchmarks too: which comparisons, pictures and texts are in both", []
+    against: list[str] = _setting(
+        "held-out files or globs, of benchmarks too: which comparisons, pictures and texts are in "
+        "both",
+        [],
+    )
+    against_image_root: list[Path] = _setting(
+        "what the paths of their raw rows are relative to: one folder for all, or one for each "
+        "(default: --image-root)",
+        [],
     )
     out: Path | None = _setting("JSONL file of all that was found, with its place")
     workers: int = _setting("threads that decode pictures", os.cpu_count() or 1)
@@ -118,7 +125,7 @@ class ConvertSettings:
             "positional": True,
         }
     )
-    out: Path = _setting("folder below the media root for rows and media", Path("dataset/prepared"))
+    out: Path = _setting("folder of the rows", Path("dataset/prepared"))
     media_root: Path = _setting("folder that all media lie below", Path("dataset"))
     image_root: Path | None = _setting(
         "what the media paths of the rows are relative to (default: the media root)"
@@ -135,7 +142,7 @@ class ConvertSettings:
     labels: list[str] = _setting("what labels mean: VALUE=1, VALUE=2, VALUE=tie or VALUE=bad", [])
     tie_margin: float = _setting("scores that differ by this or less are a tie", 0.0)
     group_pairs: int = _setting("most pairs of a group of ranked candidates; 0: all", 0)
-    frames: int = _setting("frames that a video is shown as", 8)
+    frames: int = _setting("frames that a video is shown as, 2 or more", 8)
     max_pixels: int = _setting("most pixels of a frame", MAX_PIXELS)
     limit: int | None = _setting("stop after this many comparisons")
     shard_rows: int = _setting("rows of an output file", 100_000)
@@ -144,7 +151,11 @@ class ConvertSettings:
 
     def __post_init__(self) -> None:
         _check_task(self.task)
-        for name in ("workers", "frames", "shard_rows", "max_pixels"):
+        if self.frames < 2:
+            raise ValueError(f"--frames must be 2 or more, is {self.frames}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit must be 1 or more, is {self.limit}")
+        for name in ("workers", "shard_rows", "max_pixels"):
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} must be 1 or more, is {getattr(self, name)}")

@@ -15,6 +15,7 @@ from typing import Any
 
 from cot_reward.errors import UserError
 from cot_reward.media.images import MAX_BYTES
+from cot_reward.preparing.archives import opened_tar
 from cot_reward.rows.reading import Row, read_rows
 
 # Rows of a Parquet file that are in memory at once: each may hold pictures.
@@ -97,7 +98,13 @@ def _csv(path: Path, separator: str) -> Iterator[Row]:
         for line in lines:
             if not line:
                 continue
-            if len(line) == len(header):
+            if separator == "\t" and any("\t" in text or "\n" in text for text in line):
+                # A quotation mark at the beginning of a field may be a plain character, which takes
+                # all that follows into this field.
+                yield ValueError(
+                    "a field in quotation marks goes on over tabs or lines; write the rows as JSONL"
+                )
+            elif len(line) == len(header):
                 yield dict(zip(header, line, strict=True))
             else:
                 yield ValueError(f"{len(line)} fields, and the first line has {len(header)}")
@@ -105,8 +112,8 @@ def _csv(path: Path, separator: str) -> Iterator[Row]:
 
 def _tar(path: Path) -> Iterator[Row]:
     """A row is made of consecutive files with one name up to the first dot: {ending: content}."""
-    with tarfile.open(path, "r|*") as archive:
-        files = (member for member in archive if member.isfile())
+    with opened_tar(path) as archive:
+        files = (member for member in _members(archive) if member.isfile())
         for key, members in groupby(files, lambda member: _split(member.name)[0]):
             row: dict[str, Any] | ValueError = {KEY_COLUMN: key}
             for member in members:
@@ -117,6 +124,13 @@ def _tar(path: Path) -> Iterator[Row]:
                 except ValueError as error:
                     row = ValueError(f"{member.name!r:.80}: {error}")
             yield row
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    for member in archive:
+        yield member
+        # It would keep every header.
+        archive.members = []  # type: ignore[attr-defined]
 
 
 def _split(name: str) -> tuple[str, str]:

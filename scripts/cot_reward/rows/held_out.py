@@ -105,7 +105,7 @@ def keys_of(
     return keys | {row["id"]} if is_key(row.get("id")) else keys
 
 
-def _media_of(row: dict[str, Any]) -> list[Any] | None:
+def media_of(row: dict[str, Any]) -> list[Any] | None:
     """The media paths of a row of any form; None for a row without a list of them."""
     names = ("images", "videos", "context", "candidates")
     paths = next((row[name] for name in names if row.get(name)), None)
@@ -124,7 +124,7 @@ def pictures_of(row: dict[str, Any], prefix: str) -> set[int]:
         # Candidates that are texts give digests that no pictures have.
         paths = [*context, *_flat(candidates)]
     else:
-        paths = _media_of(row) or []
+        paths = media_of(row) or []
     found = set()
     for root in (prefix, "") if len(paths) > 1 else ():
         with suppress(ValueError):
@@ -134,7 +134,7 @@ def pictures_of(row: dict[str, Any], prefix: str) -> set[int]:
 
 def _has_media(row: dict[str, Any], media_root: Path, prefix: str) -> bool | None:
     """Whether a medium of the row exists; None: the key does not depend on the media's paths."""
-    paths = _media_of(row)
+    paths = media_of(row)
     if _has_our_key(row) or paths is None:
         return None
     return any(

@@ -109,7 +109,11 @@ def _word(value: Any) -> str:
         return ""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    word = value.strip() if isinstance(value, str) else dump(value)
+    try:
+        word = value.strip() if isinstance(value, str) else dump(value)
+    except (TypeError, ValueError):
+        # Types that JSON lacks: a decimal number, bytes, a time.
+        word = str(value).strip()
     number = word.removesuffix(".0")
     return number if number.removeprefix("-").isdecimal() else word
 

@@ -240,7 +240,9 @@ def read(
     if label:
         compared_media = TASKS[task].parts(images or videos)[1]
         preferred = digest(compared_media[label - 1]) if compared_media else label
-    place = digest(key, task, images, videos, "" if compared else prompt)
+    # Texts of two forms make no pair. (Chains of thought keep the number that they always had.)
+    of_form = () if form == "think" else (form,)
+    place = digest(key, task, images, videos, "" if compared else prompt, *of_form)
     return Judged(
         id=key, comparison=digest(key), presentation=place, preferred=preferred,
         response=digest(place, values["model"], values["sample"], text),

@@ -40,6 +40,8 @@ def adapt(row: dict[str, Any], prefix: str, labels: FileLabels | None = None) ->
             if task.has_context
             else f"task {task.name} has no 'context'"
         )
+    if task.compares_media and len(context) > 1:
+        raise ValueError(f"'context' has {len(context)} entries; an edit has one source image")
     if task.compares_media:
         first, second = (_medium(candidate, task, prefix) for candidate in candidates)
         if len(as_tuple(first)) != len(as_tuple(second)):
@@ -61,10 +63,9 @@ def _medium(candidate: Any, task: Task, prefix: str) -> Candidate:
     """A candidate that is shown: the path of an image, or the paths of a video's frames."""
     if task.medium == "image":
         return media_path(candidate, prefix)
-    if not isinstance(candidate, list) or not candidate:
+    if not isinstance(candidate, list) or len(candidate) < 2:
         raise ValueError(
-            f"'candidates' must be two lists of frames, not {candidate!r:.60}: "
+            f"'candidates' must be two lists of two or more frames, not {candidate!r:.60}: "
             "scripts/prepare_data.py convert makes frames of videos"
         )
-    frames = tuple(media_path(path, prefix) for path in candidate)
-    return frames[0] if len(frames) == 1 else frames
+    return tuple(media_path(path, prefix) for path in candidate)
