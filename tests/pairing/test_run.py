@@ -632,7 +632,9 @@ def test_texts_of_two_forms_make_no_pair_and_keep_their_rule(tmp_path: Path) -> 
         text = json.dumps({"categories": [{"scores": scores}], "winner": f"Image {answer}"})
         return judged_row(text, form="json", **other)
 
-    pairs, _ = run(tmp_path, [judged_row(RIGHT), as_json(1)], [judged_row(WRONG), as_json(2)])
+    right, wrong = [judged_row(RIGHT), as_json(1)], [judged_row(WRONG), as_json(2)]
+    flags = ["--pairs-per-comparison", 4, "--no-balance-positions"]
+    pairs, _ = run(tmp_path, right, wrong, *flags)
     assert {(pair["form"], pair["chosen"][0], pair["rejected"][0]) for pair in pairs} == {
         ("think", "<", "<"), ("json", "{", "{"),
     }  # fmt: skip
