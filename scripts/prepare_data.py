@@ -11,6 +11,8 @@
                                                        # media, labels, duplicates, leaks
     python scripts/prepare_data.py pool FILE ... --pools sampling=5000 heldout=500
                                                        # disjoint pools, drawn by a seed
+    python scripts/prepare_data.py register FILE --name NAME
+                                                       # for LLaMA-Factory: dataset_info.json
 
 Files are JSON, JSONL, Parquet, Arrow, CSV, TSV or tar files of WebDataset. Media are paths, or
 stand in the rows. Videos become frames, which all later steps show. `COMMAND --help` shows flags.
@@ -70,6 +72,14 @@ def _download(argv: Sequence[str]) -> int:
     return download(parse(DownloadSettings, __doc__ or "", argv=[*name, *argv]))
 
 
+def _register(argv: Sequence[str]) -> int:
+    from cot_reward.preparing.register import register
+    from cot_reward.preparing.settings import RegisterSettings
+
+    file = ["--file"] if argv and not argv[0].startswith("-") else []
+    return register(parse(RegisterSettings, __doc__ or "", argv=[*file, *argv]))
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "list": _list,
     "download": _download,
@@ -77,6 +87,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "convert": _convert,
     "check": _check,
     "pool": _pool,
+    "register": _register,
 }
 
 

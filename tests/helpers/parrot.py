@@ -9,7 +9,7 @@ from cot_reward.media.images import load_image
 
 from helpers.models import save_untrained_base
 
-_STEPS = 260
+_STEPS = 500
 
 
 class Lesson(NamedTuple):

@@ -35,9 +35,9 @@ _OURS = ["text=text", "first=candidates.0", "second=candidates.1", "label=label"
 
 def known_form(row: Mapping[str, Any]) -> Form | None:
     """The form that a row has; None if it is not known."""
-    if upstream.recognises(dict(row)):
+    if upstream.recognises(row):
         return _UPSTREAM
-    if comparison.recognises(dict(row)):
+    if comparison.recognises(row):
         return Form(
             "comparison", "candidates", _OURS + (["context=context"] if row.get("context") else [])
         )
@@ -66,11 +66,12 @@ class FormReader:
             )
         # Rows of ours have a context or none.
         key = tuple(form.columns)
-        columns = self._maps.setdefault(key, ColumnMap(form.columns))
+        if key not in self._maps:
+            self._maps[key] = ColumnMap(form.columns)
         candidates = row[form.pair]
         if not isinstance(candidates, list) or len(candidates) != 2:
             raise ValueError(f"'{form.pair}' must be a list of two")
-        found = columns.pair(row, self._labels, form.meanings)
+        found = self._maps[key].pair(row, self._labels, form.meanings)
         named = row.get("task")
         return found, form.task or (named if isinstance(named, str) else None)
 

@@ -79,6 +79,18 @@ class DownloadSettings:
 
 
 @dataclass(frozen=True)
+class RegisterSettings:
+    file: Path = field(metadata={"help": "file of SFT or DPO rows"})
+    name: str = field(metadata={"help": "name of the data set (`dataset:` in a training's YAML)"})
+    media_root: Path = _setting("folder of dataset_info.json (`dataset_dir`)", Path("dataset"))
+    replace: bool = _setting("replace another data set of this name", False)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w-]+", self.name):
+            raise ValueError(f"--name {self.name!r}: must be letters, digits, _ and -")
+
+
+@dataclass(frozen=True)
 class PoolSettings:
     files: list[Path] = field(metadata={"help": "file of comparisons", "positional": True})
     pools: list[str] = field(metadata={"help": "NAME=NUMBER of comparisons of each pool"})

@@ -1,5 +1,6 @@
 """Rows of our own form, for any task: convert data to them when no adapter reads the data."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from cot_reward.media.paths import media_path
@@ -14,7 +15,7 @@ _CONTEXT = {
 }
 
 
-def recognises(row: dict[str, Any]) -> bool:
+def recognises(row: Mapping[str, Any]) -> bool:
     return {"text", "candidates", "label"} <= row.keys()
 
 

@@ -1,5 +1,6 @@
 """Rows in the form of the UnifiedReward data sets (EvalMuse, HPD, OIP, ...)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from cot_reward.media.paths import media_path
@@ -12,7 +13,7 @@ SENTENCES: dict[str, Meaning] = {
 }
 
 
-def recognises(row: dict[str, Any]) -> bool:
+def recognises(row: Mapping[str, Any]) -> bool:
     return {"prompt", "images", "conversations"} <= row.keys()
 
 
