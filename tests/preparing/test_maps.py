@@ -60,7 +60,21 @@ def rapidata_video(data: Callable[[str], bytes]) -> Case:
     return [row(0, 0.8), row(1, 0.3), row(0, 0.55)], {("cat 0", 0, 1), ("cat 1", 2, 1)}
 
 
-CASES = (pickapic, hpdv3, imagerewarddb, rapidata_video)
+def editreward(data: Callable[[str], bytes]) -> Case:
+    def row(number: int, vote: str) -> dict[str, Any]:
+        source, left, right = (
+            {"bytes": data(f"{n}.png"), "path": None} for n in (3, number, number + 1)
+        )
+        return {
+            "dev_id": "0", "instruction": f"cat {number}", "source_image": source,
+            "left_image": left, "right_image": right, "vote_type": vote, "left_overall_score": 4,
+        }  # fmt: skip
+
+    rows = [row(0, "leftvote"), row(1, "rightvote"), row(0, "tie")]
+    return rows, {("cat 0", 0, 1), ("cat 1", 2, 1)}
+
+
+CASES = (editreward, pickapic, hpdv3, imagerewarddb, rapidata_video)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -10,7 +10,7 @@ import pytest
 from cot_reward.inference.inputs import read_comparisons
 from cot_reward.inference.ledger import Ledger
 from cot_reward.inference.settings import InferenceSettings
-from cot_reward.records import ORDERS, Comparison, Order, conversation
+from cot_reward.records import FORMS, ORDERS, Comparison, Form, Order, conversation
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import render, shown_media, template_hash
 from helpers.rows import raw_row, write_lines
@@ -153,3 +153,39 @@ def test_image_roots_that_do_not_fit_the_files_are_refused(tmp_path: Path) -> No
             data=[Path("a"), Path("b"), Path("c")], out=tmp_path,
             image_root=[tmp_path, tmp_path / "x"],
         )  # fmt: skip
+
+
+COMPARISONS = {
+    "image_generation": Comparison("image_generation", "a {cat}", ("a.png", "b.png"), 1),
+    "video_generation": Comparison(
+        "video_generation", "a cat", (("a0.jpg", "a1.jpg"), ("b0.jpg", "b1.jpg")), 2
+    ),
+    "image_editing": Comparison("image_editing", "red", ("a.png", "b.png"), 1, context=("s.png",)),
+    "image_understanding": Comparison(
+        "image_understanding", "What?", ("x", "y"), 1, context=("a.png",)
+    ),
+    "video_understanding": Comparison(
+        "video_understanding", "What?", ("x", "y"), 2, context=("a0.jpg", "a1.jpg")
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_prompts_of_every_task_and_form_are_read_back(
+    tmp_path: Path, task: str, form: Form, order: Order
+) -> None:
+    comparison = COMPARISONS[task]
+    row = judged(comparison, order, TASKS[task].templates[form], form=form)
+    (found,), bad, _ = read(tmp_path, row)
+    assert bad == []
+    assert (found.key, found.presented("given")) == (comparison.key, comparison.presented("given"))
+    assert shown_media(found, "swapped") == shown_media(comparison, "swapped")
+
+
+def test_an_unknown_form_is_a_bad_row(tmp_path: Path) -> None:
+    good = judged(GENERATION, "given")
+    odd = judged(COMPARISONS["image_editing"], "given", form="yaml")
+    _, (bad,), _ = read(tmp_path, good, odd)
+    assert "unknown form 'yaml'; known: think, json, answer" in bad["detail"]

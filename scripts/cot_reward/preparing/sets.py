@@ -28,6 +28,8 @@ SETS = {
         DataSet("hpdv3", "MizzenAI/HPDv3", "image_generation", "sampling", "hpdv3.yaml"),
         DataSet("pickapic", "yuvalkirstain/pickapic_v2", "image_generation", "sampling",
                 "pickapic.yaml"),
+        DataSet("editreward", "TIGER-Lab/EditReward-Data", "image_editing", "sampling",
+                "editreward.yaml"),
         DataSet("imagerewarddb", "THUDM/ImageRewardDB", "image_generation", "sampling",
                 "imagerewarddb.yaml"),
     )
