@@ -52,6 +52,10 @@ else
   environment=serve-cpu
   hardware=(--enforce-eager --dtype float32 --max-model-len 4096
     --no-enable-chunked-prefill --max-num-batched-tokens 8192)
+  # Its gated delta nets are computed in bfloat16 only, and cache no prefix without chunked prefill.
+  if grep -qs '"model_type": "qwen3_5"' "$model/config.json"; then
+    hardware+=(--dtype bfloat16 --no-enable-prefix-caching)
+  fi
   export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1}
   export VLLM_CPU_OMP_THREADS_BIND=${VLLM_CPU_OMP_THREADS_BIND:-nobind}
 fi

@@ -183,7 +183,10 @@ def test_a_bad_row_is_named_and_costs_only_itself(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "video_generation", "candidates": ["a.mp4", "b.mp4"]}, "two lists of frames"),
+        (
+            {"task": "video_generation", "candidates": ["a.mp4", "b.mp4"]},
+            "two lists of two or more frames",
+        ),
         ({"task": None}, "'task' is None"),
         ({"label": None}, "the label is missing"),
     ],

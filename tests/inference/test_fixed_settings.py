@@ -9,7 +9,7 @@ from cot_reward.inference.fixed_settings import continued_settings, previous_set
 SETTINGS = {
     "model": "mock", "temperature": 1.0, "top_p": 1.0, "max_tokens": 9, "seed": 0,
     "image_max_pixels": 100, "orders": "both", "templates": {"image_generation": "a"},
-    "sampling_defaults": "neutral", "chat_template_kwargs": None,
+    "sampling_defaults": "neutral", "chat_template_kwargs": None, "form": "think",
 }  # fmt: skip
 
 
@@ -48,6 +48,7 @@ def test_templates_of_other_tasks_are_kept(tmp_path):
         {"templates": {"image_generation": "b"}},
         {"sampling_defaults": "server"},
         {"chat_template_kwargs": '{"enable_thinking": false}'},
+        {"form": "json"},
     ],
 )
 def test_other_settings_are_refused(tmp_path, change):

@@ -156,7 +156,9 @@ def test_the_task_flag_holds_for_records_without_a_task(world):
 
 def test_videos_that_are_no_frames_are_told_what_makes_frames(world):
     world.rows = [{"task": "video_generation", "text": "a", "candidates": ["a", "b"], "label": 1}]
-    with pytest.raises(UserError, match=r"two lists of frames.*prepare_data\.py convert makes"):
+    with pytest.raises(
+        UserError, match=r"two lists of two or more frames.*prepare_data\.py convert makes"
+    ):
         world.call()
 
 

@@ -183,6 +183,7 @@ def _own_parts(sizes: ModelSizes, family: str) -> tuple[dict[str, Any], dict[str
         "layer_types": kinds,
         "linear_num_key_heads": sizes.kv_heads,
         "linear_num_value_heads": sizes.heads,
-        "linear_key_head_dim": head_size,
-        "linear_value_head_dim": head_size,
+        # Those of released models: vLLM's kernel for CPUs has no other ones.
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
     }, positions

@@ -45,10 +45,7 @@ class InferenceSettings:
         default_factory=list,
     )
     template: Path | None = _setting("prompt template file (default: our own)", default=None)
-    form: Form = _setting(
-        "what the prompt asks for: a chain of thought, one JSON object, or the bare answer",
-        default="think",
-    )
+    form: Form = _setting("what the prompt asks for", default="think")
     media_root: Path = _setting(
         "folder to which all written paths are relative", default=Path("dataset")
     )
