@@ -4,7 +4,7 @@
 
 Prints Markdown. Rows are mapped without pictures, from JSONL. `check` and the bare loop (the same
 threads open and decode the same files, Pillow's `load`) take turns; the ratio is within a round.
-Videos are of 100 frames of 512 x 512; the memory is this process's peak after half of them and
+Videos are of 100 frames of 64 x 48; the memory is this process's peak after half of them and
 after all.
 """
 
