@@ -250,7 +250,7 @@ def _compared(evaluated: Sequence[str]) -> list[tuple[str, str]]:
     of_rounds = [
         (stage, before)
         for previous, stage in pairwise(["stage3", *later])
-        for before in (previous, "stage2")
+        for before in (previous, "stage2", *CONTROLS)
     ]
     return [pair for pair in (*DIFFERENCES, *of_rounds) if set(pair) <= set(evaluated)]
 
