@@ -222,7 +222,7 @@ def _of_groups(
     def pairs() -> Iterator[_Found]:
         if not entries:
             return
-        where, first = entries[0]
+        first = entries[0][1]
         # Groups may be of any type, also one that has no hash.
         group = hash(repr(first.group))
         fault = ""
@@ -234,7 +234,7 @@ def _of_groups(
             fault = "have different texts (or contexts); is group=... of --map the right column?"
         if fault:
             error = ValueError(f"rows of group {first.group!r:.60} {fault}")
-            yield _Found(where, None, None, error)
+            yield from (_Found(where, None, None, error) for where, _ in entries)
         else:
             seen.add(group)
             yield from _pairs_of_group(entries, settings, counts)
