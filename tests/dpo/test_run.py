@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.dpo import row, write
 from helpers.environments import REPO
+from helpers.models import save_untrained_base
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 BIN = Path(sys.executable).parent
@@ -99,3 +100,28 @@ def test_a_missing_picture_is_found_before_a_model_loads(folder: Path, tmp_path:
         "another media root (--media-root; of stage 3: --image_folder)",
         "mend them, or leave them out with --skip_bad_rows",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5"])
+def test_a_model_of_another_family_trains_and_resumes(
+    folder: Path, pairs: str, tmp_path: Path, family: str
+) -> None:
+    base, out = save_untrained_base(tmp_path / "base", family=family), tmp_path / "out"
+    flags = (
+        f"--config configs/demo/dpo.yaml --model_name_or_path {base} --data_path {pairs} "
+        f"--image_folder {folder} --output_dir {out} --per_device_train_batch_size 2 "
+        "--save_strategy steps --save_steps 1"
+    ).split()
+    done = launch(*flags, "--max_steps", "1")
+    assert done.returncode == 0, done.stderr
+    assert "stock TRL's forward" not in done.stdout + done.stderr
+    done = launch(*flags, "--max_steps", "2", "--resume_from_checkpoint", "true")
+    assert done.returncode == 0, done.stderr
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "loss" in entry] == [1, 2]
+    assert json.loads((out / "config.json").read_text())["model_type"] == family
+    before = AutoModelForImageTextToText.from_pretrained(base).state_dict()
+    after = AutoModelForImageTextToText.from_pretrained(out).state_dict()
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
