@@ -173,6 +173,9 @@ def _own_parts(sizes: ModelSizes, family: str) -> tuple[dict[str, Any], dict[str
         return {"head_dim": head_size}, positions | {
             "deepstack_visual_indexes": list(range(min(sizes.vision_layers, sizes.layers) - 1))
         }
+    # As in released models: vLLM's kernel for CPUs has no other size. In a narrower model than the
+    # demo's, heads so wide would leave the smallest gradients few digits in fp32.
+    delta_size = 128 if sizes.hidden >= 128 else head_size
     # The last layer has full attention, and every fourth one before it.
     kinds = [
         "linear_attention" if (sizes.layers - 1 - layer) % 4 else "full_attention"
@@ -183,7 +186,6 @@ def _own_parts(sizes: ModelSizes, family: str) -> tuple[dict[str, Any], dict[str
         "layer_types": kinds,
         "linear_num_key_heads": sizes.kv_heads,
         "linear_num_value_heads": sizes.heads,
-        # Those of released models: vLLM's kernel for CPUs has no other ones.
-        "linear_key_head_dim": 128,
-        "linear_value_head_dim": 128,
+        "linear_key_head_dim": delta_size,
+        "linear_value_head_dim": delta_size,
     }, positions
