@@ -72,8 +72,8 @@ DEMO_qwen3_vl := --world-family qwen3_vl --sft-template qwen3_vl_nothink --runs 
 DEMO_qwen3_5 := --world-family qwen3_5 --sft-template qwen3_5_nothink --runs runs/demo-qwen3_5
 DEMO_BASE = $(if $(BASE),$(or $(DEMO_$(BASE)),$(error BASE=$(BASE): not qwen3_vl or qwen3_5)))
 .PHONY: demo demo-clean
-demo: envs ## the whole chain in small, on real engines (SEEDS="0 1 2" for three; BASE=qwen3_vl)
-	scripts/chain.sh --profile configs/demo --seeds $(SEEDS) $(DEMO_BASE)
+demo: envs ## the whole chain in small, on real engines (SEEDS="0 1 2" for three; ROUNDS=2; BASE=qwen3_vl)
+	scripts/chain.sh --profile configs/demo --seeds $(SEEDS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(DEMO_BASE)
 demo-clean: ## forget every result of the demo
 	rm -rf runs/demo runs/demo-qwen3_vl runs/demo-qwen3_5 dataset/demo
 
