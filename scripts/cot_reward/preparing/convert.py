@@ -5,13 +5,13 @@ import os
 import random
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from tqdm import tqdm
 
@@ -24,6 +24,7 @@ from cot_reward.preparing.shown_media import MediaFiles
 from cot_reward.preparing.tables import read_table
 from cot_reward.provenance import jsonable, versions
 from cot_reward.records import Candidate, Comparison, Task
+from cot_reward.rows.adapters.comparison import adapt, plain_row
 from cot_reward.rows.labels import FileLabels, TieError, parse_meanings
 from cot_reward.store import atomic_file, dump, read_json, write_json
 from cot_reward.tasks import TASKS
@@ -38,6 +39,7 @@ _MOST_CANDIDATES = 500
 # Rows whose media are being read, for each thread.
 _WAITING = 8
 _READ_ERRORS = (ValueError, MediaError)
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -181,39 +183,39 @@ def _comparisons(settings: ConvertSettings, counts: Counts) -> Iterator[_Found]:
     given = ColumnMap(settings.columns, settings.tie_margin) if settings.columns else None
     for file in settings.files:
         labels = counts.labels[file] = FileLabels(parse_meanings(settings.labels))
-        bar = tqdm(read_table(file), file.name, unit=" rows", disable=None)
         if given and given.is_ranked:
-            yield from _of_groups(bar, given, file, settings, counts)
-        else:
-            yield from _of_rows(bar, FormReader(given, labels), file, counts)
+            yield from _of_groups(_each(file, given.ranked, counts), settings, counts)
+            continue
+        for where, found in _each(file, FormReader(given, labels).pair, counts):
+            if isinstance(found, ValueError):
+                yield _Found(where, None, None, found)
+            else:
+                yield _Found(where, *found)
 
 
-def _of_rows(
-    rows: Iterable[tuple[int, Any]], reader: FormReader, file: Path, counts: Counts
-) -> Iterator[_Found]:
-    for number, row in rows:
+def _each(
+    file: Path, read: Callable[[Mapping[str, Any]], _T], counts: Counts
+) -> Iterator[tuple[str, _T | ValueError]]:
+    """The place of each row of a file that is no tie, and what `read` finds there, or its fault."""
+    for number, row in tqdm(read_table(file), file.name, unit=" rows", disable=None):
         counts.rows += 1
         where = f"{file}:{number}"
         try:
             if isinstance(row, ValueError):
                 raise row
-            raw, task = reader.pair(row)
+            found = read(row)
         except TieError:
             continue
         except UnknownFormError as error:
             raise UserError(f"{where}: {error}") from None
         except ValueError as error:
-            yield _Found(where, None, None, error)
+            yield where, error
             continue
-        yield _Found(where, raw, task)
+        yield where, found
 
 
 def _of_groups(
-    rows: Iterable[tuple[int, Any]],
-    columns: ColumnMap,
-    file: Path,
-    settings: ConvertSettings,
-    counts: Counts,
+    rows: Iterable[tuple[str, RawRanked | ValueError]], settings: ConvertSettings, counts: Counts
 ) -> Iterator[_Found]:
     """All pairs of candidates of a group that differ in rank; a group's rows stand together."""
     entries: list[tuple[str, RawRanked]] = []
@@ -240,17 +242,9 @@ def _of_groups(
             yield from _pairs_of_group(entries, settings, counts)
         entries.clear()
 
-    for number, row in rows:
-        counts.rows += 1
-        where = f"{file}:{number}"
-        try:
-            if isinstance(row, ValueError):
-                raise row
-            found = columns.ranked(row)
-            if found.group is None or found.group == "":
-                raise ValueError("its group is missing")
-        except ValueError as error:
-            yield _Found(where, None, None, error)
+    for where, found in rows:
+        if isinstance(found, ValueError):
+            yield _Found(where, None, None, found)
             continue
         if entries and found.group != entries[0][1].group:
             yield from pairs()
@@ -329,22 +323,16 @@ def _row(found: _Found, default_task: str | None, files: MediaFiles) -> dict[str
     if raw.may_swap and _is_odd(raw.text, first, second):
         first, second, label = second, first, 3 - label
     context = files.context(raw.context, task) if raw.context else []
-    if task.compares_media and len(context) > 1:
-        raise ValueError(f"context has {len(context)} entries; an edit has one source image")
     if bool(context) != task.has_context:
         raise ValueError(
             f"task {name} needs context=COLUMN (--map)"
             if task.has_context
             else f"task {name} has no context; leave context=... out of --map"
         )
-    # What no comparison can be is a bad row here, and not in a later step.
-    Comparison(name, raw.text, (first, second), label, context=tuple(context))
-    row = {
-        "task": name, "text": raw.text,
-        "candidates": [list(one) if isinstance(one, tuple) else one for one in (first, second)],
-        "label": label,
-    }  # fmt: skip
-    return row | ({"context": context} if context else {}) | {"origin": found.where}
+    row = plain_row(Comparison(name, raw.text, (first, second), label, context=tuple(context)))
+    # What a later step cannot read is a bad row here.
+    adapt(row, "")
+    return row | {"origin": found.where}
 
 
 def _candidate(value: Any, task: Task, files: MediaFiles) -> Candidate:

@@ -99,11 +99,7 @@ class ColumnMap:
             if name not in self._names:
                 raise ValueError(f"--map has no {name}=COLUMN; needed are {', '.join(needed)}")
         ways = [("rank",), ("score",)] if self.is_ranked else [("label",), _SCORES]
-        given = [way for way in ways if set(way) <= self._names.keys()]
-        if len(given) != 1 or len({"label", *_SCORES} & self._names.keys()) not in (
-            0,
-            len(given[0]),
-        ):
+        if {name for way in ways for name in way} & self._names.keys() not in map(set, ways):
             raise ValueError(f"--map needs {' or '.join(' and '.join(way) for way in ways)}")
         self._read = {name: column(source) for name, source in self._names.items()}
         self._margin = tie_margin
@@ -133,8 +129,11 @@ class ColumnMap:
         """The candidate of a row. Raises ValueError for a row that has none."""
         name = "rank" if "rank" in self._read else "score"
         value = _number(self._read[name](row), name)
+        group = self._read["group"](row)
+        if group is None or group == "":
+            raise ValueError("its group is missing")
         return RawRanked(
-            self._read["group"](row), self._text(row), self._read["medium"](row),
+            group, self._text(row), self._read["medium"](row),
             -value if name == "rank" else value, self._context(row),
         )  # fmt: skip
 

@@ -9,12 +9,12 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from cot_reward.errors import UserError
 from cot_reward.preparing.comparisons import RowCounts, labelled, words_of
 from cot_reward.preparing.settings import PoolSettings
 from cot_reward.records import Candidate, Comparison
+from cot_reward.rows.adapters.comparison import plain_row
 from cot_reward.store import dump, write_json, write_text_file
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import shown_media
@@ -72,7 +72,7 @@ def pool(settings: PoolSettings) -> int:
     lacking = False
     for name, chosen in drawn.items():
         chosen.sort(key=lambda entry: entry.number)
-        rows = (dump(_row(entry.comparison)) + "\n" for entry in chosen)
+        rows = (dump(plain_row(entry.comparison)) + "\n" for entry in chosen)
         write_text_file(settings.out / f"{name}.jsonl", rows)
         by_source = Counter(str(settings.files[entry.source]) for entry in chosen)
         need = sum(wanted[name].values())
@@ -190,13 +190,3 @@ def _draw(
                 left[name][entry.source] -= 1
                 drawn[name].append(entry)
     return drawn
-
-
-def _row(comparison: Comparison) -> dict[str, Any]:
-    """A comparison as a row of this project's own form, its paths below the media root."""
-    row = {
-        "task": comparison.task, "text": comparison.text,
-        "candidates": [list(c) if isinstance(c, tuple) else c for c in comparison.candidates],
-        "label": comparison.label,
-    }  # fmt: skip
-    return row | ({"context": list(comparison.context)} if comparison.context else {})

@@ -60,6 +60,16 @@ def adapt(row: dict[str, Any], prefix: str, labels: FileLabels | None = None) ->
     )  # fmt: skip
 
 
+def plain_row(comparison: Comparison) -> dict[str, Any]:
+    """The row that `adapt` reads as this comparison; its paths are relative to the media root."""
+    row = {
+        "task": comparison.task, "text": comparison.text,
+        "candidates": [list(c) if isinstance(c, tuple) else c for c in comparison.candidates],
+        "label": comparison.label,
+    }  # fmt: skip
+    return row | ({"context": list(comparison.context)} if comparison.context else {})
+
+
 def _medium(candidate: Any, task: Task, prefix: str) -> Candidate:
     """A candidate that is shown: the path of an image, or the paths of a video's frames."""
     if task.medium == "image":
