@@ -97,7 +97,7 @@ def check(settings: CheckSettings) -> int:
     with ExitStack() as stack:
         out = stack.enter_context(atomic_file(settings.out)) if settings.out else None
         offenders = _Offenders(out)
-        ours = _read(settings.files, settings, offenders)
+        ours = _read(settings, offenders)
         if not ours.entries:
             raise UserError(f"{settings.files[0]}: no comparison in {ours.counts.rows:,} rows")
         users = {number: e.where for e in reversed(ours.entries) for number in e.media}
@@ -112,13 +112,13 @@ def check(settings: CheckSettings) -> int:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def _read(files: Sequence[Path], settings: CheckSettings, offenders: _Offenders) -> _Read:
+def _read(settings: CheckSettings, offenders: _Offenders) -> _Read:
     found = _Read()
 
     def note_bad(where: str, why: str) -> None:
         offenders.add("bad_row", where, why)
 
-    for _, where, comparison in labelled(files, settings, found.counts, note_bad):
+    for _, where, comparison in labelled(settings, found.counts, note_bad):
         found.entries.append(_entry(comparison, where, found.numbers))
     return found
 

@@ -2,33 +2,19 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 from tqdm import tqdm
 
 from cot_reward.media.paths import media_prefix
+from cot_reward.preparing.settings import ComparisonFiles
 from cot_reward.records import Comparison
 from cot_reward.rows.adapters import Adapter, adapter_for
 from cot_reward.rows.labels import FileLabels, TieError, parse_meanings
 from cot_reward.rows.reading import read_rows
 
 _WORD = re.compile(r"\w+")
-
-
-class ReadSettings(Protocol):
-    """What says how files are read; see the flags of these names."""
-
-    @property
-    def media_root(self) -> Path: ...
-    @property
-    def image_root(self) -> Path | None: ...
-    @property
-    def task(self) -> str | None: ...
-    @property
-    def labels(self) -> list[str]: ...
 
 
 @dataclass
@@ -39,10 +25,7 @@ class RowCounts:
 
 
 def labelled(
-    files: Sequence[Path],
-    settings: ReadSettings,
-    counts: RowCounts,
-    note_bad: Callable[[str, str], object],
+    settings: ComparisonFiles, counts: RowCounts, note_bad: Callable[[str, str], object]
 ) -> Iterator[tuple[int, str, Comparison]]:
     """Number of the file, place and comparison of each row, their media unread.
 
@@ -50,7 +33,7 @@ def labelled(
     cannot be read, and for labels of no known meaning.
     """
     prefix = media_prefix(settings.image_root or settings.media_root, settings.media_root)
-    for source, file in enumerate(files):
+    for source, file in enumerate(settings.files):
         adapter: Adapter | None = None
         labels = FileLabels(parse_meanings(settings.labels))
         for number, row in tqdm(read_rows(file), file.name, unit=" rows", disable=None):

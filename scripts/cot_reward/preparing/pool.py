@@ -112,7 +112,7 @@ def _read(settings: PoolSettings) -> tuple[list[_Entry], dict[str, int]]:
 
     # Of each comparison the candidate that is preferred; () where two rows disagree.
     preferred: dict[str, Candidate] = {}
-    for source, _, comparison in labelled(settings.files, settings, counts, note_bad):
+    for source, _, comparison in labelled(settings, counts, note_bad):
         better = comparison.candidates[comparison.label - 1]
         before = preferred.setdefault(comparison.key, better)
         if before != better:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,23 @@ def _setting(text: str, default: Any = None, **metadata: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
-def _check_task(task: str | None) -> None:
-    if task is not None and task not in TASKS:
-        raise ValueError(f"--task: no task is called '{task}'.{nearest(task, TASKS)}")
+@dataclass(frozen=True)
+class ComparisonFiles:
+    """Files of comparisons, and how their rows are read."""
+
+    files: list[Path] = field(metadata={"help": "file of comparisons", "positional": True})
+    _: KW_ONLY
+    media_root: Path = _setting("folder that all media lie below", Path("dataset"))
+    image_root: Path | None = _setting(
+        "what the media paths of raw rows are relative to (default: the media root)"
+    )
+    task: str | None = _setting("the task of rows that do not name one: " + ", ".join(TASKS))
+    labels: list[str] = _setting("what labels mean: VALUE=1, VALUE=2, VALUE=tie or VALUE=bad", [])
+
+    def __post_init__(self) -> None:
+        if self.task is not None and self.task not in TASKS:
+            raise ValueError(f"--task: no task is called '{self.task}'.{nearest(self.task, TASKS)}")
+        parse_meanings(self.labels)
 
 
 @dataclass(frozen=True)
@@ -36,14 +50,7 @@ class LookSettings:
 
 
 @dataclass(frozen=True)
-class CheckSettings:
-    files: list[Path] = field(metadata={"help": "file of comparisons", "positional": True})
-    media_root: Path = _setting("folder that all media lie below", Path("dataset"))
-    image_root: Path | None = _setting(
-        "what the media paths of raw rows are relative to (default: the media root)"
-    )
-    task: str | None = _setting("the task of rows that do not name one: " + ", ".join(TASKS))
-    labels: list[str] = _setting("what labels mean: VALUE=1, VALUE=2, VALUE=tie or VALUE=bad", [])
+class CheckSettings(ComparisonFiles):
     against: list[str] = _setting(
         "held-out files or globs, of benchmarks too: which comparisons, pictures and texts are in "
         "both",
@@ -58,10 +65,9 @@ class CheckSettings:
     workers: int = _setting("threads that decode pictures", os.cpu_count() or 1)
 
     def __post_init__(self) -> None:
-        _check_task(self.task)
+        super().__post_init__()
         if self.workers < 1:
             raise ValueError(f"--workers must be 1 or more, is {self.workers}")
-        parse_meanings(self.labels)
 
 
 @dataclass(frozen=True)
@@ -91,8 +97,7 @@ class RegisterSettings:
 
 
 @dataclass(frozen=True)
-class PoolSettings:
-    files: list[Path] = field(metadata={"help": "file of comparisons", "positional": True})
+class PoolSettings(ComparisonFiles):
     pools: list[str] = field(metadata={"help": "NAME=NUMBER of comparisons of each pool"})
     out: Path = _setting("folder of the pools", Path("dataset/pools"))
     weights: list[float] = _setting(
@@ -100,12 +105,6 @@ class PoolSettings:
         [],
     )
     seed: int = _setting("of the draw", 0)
-    media_root: Path = _setting("folder that all media lie below", Path("dataset"))
-    image_root: Path | None = _setting(
-        "what the media paths of raw rows are relative to (default: the media root)"
-    )
-    task: str | None = _setting("the task of rows that do not name one: " + ", ".join(TASKS))
-    labels: list[str] = _setting("what labels mean: VALUE=1, VALUE=2, VALUE=tie or VALUE=bad", [])
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -113,8 +112,7 @@ class PoolSettings:
         return {name: int(number) for name, _, number in (p.partition("=") for p in self.pools)}
 
     def __post_init__(self) -> None:
-        _check_task(self.task)
-        parse_meanings(self.labels)
+        super().__post_init__()
         for text in self.pools:
             name, _, number = text.partition("=")
             if not re.fullmatch(r"[\w-]+", name) or not number.isdecimal() or not int(number):
@@ -130,7 +128,7 @@ class PoolSettings:
 
 
 @dataclass(frozen=True)
-class ConvertSettings:
+class ConvertSettings(ComparisonFiles):
     files: list[Path] = field(
         metadata={
             "help": "JSON, JSONL, Parquet, Arrow, CSV, TSV or WebDataset tar file",
@@ -138,11 +136,6 @@ class ConvertSettings:
         }
     )
     out: Path = _setting("folder of the rows", Path("dataset/prepared"))
-    media_root: Path = _setting("folder that all media lie below", Path("dataset"))
-    image_root: Path | None = _setting(
-        "what the media paths of the rows are relative to (default: the media root)"
-    )
-    task: str | None = _setting("the task of all rows: " + ", ".join(TASKS))
     columns: list[str] = _setting(
         "where a comparison stands: text=COLUMN first=COLUMN second=COLUMN label=COLUMN (or "
         "first_score=, second_score=; context=); of candidates that are rows of their own "
@@ -151,7 +144,6 @@ class ConvertSettings:
         [],
         name="map",
     )
-    labels: list[str] = _setting("what labels mean: VALUE=1, VALUE=2, VALUE=tie or VALUE=bad", [])
     tie_margin: float = _setting("scores that differ by this or less are a tie", 0.0)
     group_pairs: int = _setting("most pairs of a group of ranked candidates; 0: all", 0)
     frames: int = _setting("frames that a video is shown as, 2 or more", 8)
@@ -162,7 +154,7 @@ class ConvertSettings:
     workers: int = _setting("threads that decode media", os.cpu_count() or 1)
 
     def __post_init__(self) -> None:
-        _check_task(self.task)
+        super().__post_init__()
         if self.frames < 2:
             raise ValueError(f"--frames must be 2 or more, is {self.frames}")
         if self.limit is not None and self.limit < 1:
@@ -175,6 +167,5 @@ class ConvertSettings:
             if getattr(self, name) < 0:
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} must be 0 or more, is {getattr(self, name)}")
-        parse_meanings(self.labels)
         if self.columns:
             ColumnMap(self.columns, self.tie_margin)
