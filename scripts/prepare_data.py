@@ -24,70 +24,44 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cot_reward.errors import UserError, nearest, run_script
-from cot_reward.settings import parse
+from cot_reward.preparing.check import check
+from cot_reward.preparing.convert import convert
+from cot_reward.preparing.download import download
+from cot_reward.preparing.look import look
+from cot_reward.preparing.pool import pool
+from cot_reward.preparing.register import register
+from cot_reward.preparing.sets import print_sets
+from cot_reward.preparing.settings import (
+    CheckSettings,
+    ConvertSettings,
+    DownloadSettings,
+    LookSettings,
+    PoolSettings,
+    RegisterSettings,
+)
+from cot_reward.settings import Settings, parse
+
+Command = Callable[[Sequence[str]], int]
 
 
-def _look(argv: Sequence[str]) -> int:
-    from cot_reward.preparing.look import look  # late: --help needs no Pillow
-    from cot_reward.preparing.settings import LookSettings
-
-    return look(parse(LookSettings, __doc__ or "", argv=argv))
-
-
-def _convert(argv: Sequence[str]) -> int:
-    from cot_reward.preparing.convert import convert
-    from cot_reward.preparing.settings import ConvertSettings
-
-    return convert(parse(ConvertSettings, __doc__ or "", argv=argv))
-
-
-def _check(argv: Sequence[str]) -> int:
-    from cot_reward.preparing.check import check
-    from cot_reward.preparing.settings import CheckSettings
-
-    return check(parse(CheckSettings, __doc__ or "", argv=argv))
-
-
-def _pool(argv: Sequence[str]) -> int:
-    from cot_reward.preparing.pool import pool
-    from cot_reward.preparing.settings import PoolSettings
-
-    return pool(parse(PoolSettings, __doc__ or "", argv=argv))
+def _command(settings: type[Settings], run: Callable[[Settings], int]) -> Command:
+    return lambda argv: run(parse(settings, __doc__ or "", argv=argv))
 
 
 def _list(argv: Sequence[str]) -> int:
-    from cot_reward.preparing.sets import print_sets
-
     if argv:
         raise UserError("`list` takes no further words")
     return print_sets()
 
 
-def _download(argv: Sequence[str]) -> int:
-    from cot_reward.preparing.download import download
-    from cot_reward.preparing.settings import DownloadSettings
-
-    # The name may stand without a flag.
-    name = ["--name"] if argv and not argv[0].startswith("-") else []
-    return download(parse(DownloadSettings, __doc__ or "", argv=[*name, *argv]))
-
-
-def _register(argv: Sequence[str]) -> int:
-    from cot_reward.preparing.register import register
-    from cot_reward.preparing.settings import RegisterSettings
-
-    file = ["--file"] if argv and not argv[0].startswith("-") else []
-    return register(parse(RegisterSettings, __doc__ or "", argv=[*file, *argv]))
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+COMMANDS: dict[str, Command] = {
     "list": _list,
-    "download": _download,
-    "look": _look,
-    "convert": _convert,
-    "check": _check,
-    "pool": _pool,
-    "register": _register,
+    "download": _command(DownloadSettings, download),
+    "look": _command(LookSettings, look),
+    "convert": _command(ConvertSettings, convert),
+    "check": _command(CheckSettings, check),
+    "pool": _command(PoolSettings, pool),
+    "register": _command(RegisterSettings, register),
 }
 
 

@@ -267,6 +267,29 @@ def test_a_positional_list_stands_without_a_flag():
         parse("a.json", "--data", "b.json")
 
 
+@dataclass(frozen=True)
+class OneFile:
+    file: Path = field(metadata={"help": "JSON file", "positional": True})
+    out: str = "x.txt"
+
+
+def test_a_positional_value_stands_without_a_flag(capsys):
+    def parse(*argv: str) -> OneFile:
+        return settings.parse(OneFile, "x", argv=argv)
+
+    assert parse("a.json") == OneFile(Path("a.json"))
+    assert parse("--out", "y", "a.json") == OneFile(Path("a.json"), "y")
+    with pytest.raises(UserError, match=r"FILE is needed \(or 'file' in YAML\)"):
+        parse()
+    with pytest.raises(UserError, match=r"unknown flag 'b\.json'"):
+        parse("a.json", "b.json")
+    with pytest.raises(UserError, match="unknown flag '--file'"):
+        parse("a.json", "--file", "b.json")
+    with pytest.raises(SystemExit):
+        parse("--help")
+    assert "FILE [FLAG ...]" in capsys.readouterr().out
+
+
 def test_several_dataclasses_share_a_file_and_a_command_line(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("samples: 7\nseed: 1")

@@ -4,7 +4,7 @@ A flag wins over YAML. An unknown flag or key is an error that names the nearest
 metadata of a field may hold:
     help: the text in --help
     aliases: further names of the flag and of the YAML key, which --help does not show
-    positional: the values of this list stand on the command line without a flag
+    positional: the value (of a list: the values) stands on the command line without a flag
     name: the name of flag and key, where Python does not allow it for the field
 
 Two libraries were tried in place of this module: jsonargparse refuses `--data a.json b.json` and
@@ -201,10 +201,12 @@ def _add_flag(parser: Parser, field: Field[Any], hints: dict[str, Any]) -> None:
             options |= {"nargs": "+", "action": "extend", "default": None}
             options["metavar"] += " ..."
     if field.metadata.get("positional"):
-        del options["action"]
-        options["nargs"] = "*"
-        parser.usage = f"%(prog)s {field.name.upper()} ... [FLAG ...]"
-        parser.add_argument(field.name, **options | {"metavar": field.name.upper()})
+        options.pop("action", None)
+        name = field.name.upper()
+        parser.usage = f"%(prog)s {name}{' ...' if many else ''} [FLAG ...]"
+        parser.add_argument(
+            field.name, **options | {"nargs": "*" if many else "?", "metavar": name}
+        )
     else:
         parser.add_argument(*_flags(field), dest=field.name, **options)
 

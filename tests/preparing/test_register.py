@@ -21,7 +21,7 @@ PAIR = {"problem": "<image><image>x", "chosen": "a", "rejected": "b", "images": 
 def run(folder: Path, row: dict[str, Any], *flags: object) -> dict[str, Any]:
     """The register after the row's file was named `mine`."""
     file = write_lines(folder / "rows.jsonl", [row])
-    argv = ["--file", file, "--name", "mine", "--media-root", folder / "dataset", *flags]
+    argv = [file, "--name", "mine", "--media-root", folder / "dataset", *flags]
     assert register(settings.parse(RegisterSettings, "", argv=list(map(str, argv)))) == 0
     return json.loads((folder / "dataset/dataset_info.json").read_text())
 

@@ -72,7 +72,9 @@ class CheckSettings(ComparisonFiles):
 
 @dataclass(frozen=True)
 class DownloadSettings:
-    name: str = field(metadata={"help": "a set of `list`, or OWNER/NAME on the hub"})
+    name: str = field(
+        metadata={"help": "a set of `list`, or OWNER/NAME on the hub", "positional": True}
+    )
     accept: bool = _setting("fetch it, after its size and licence were read", False)
     out: Path | None = _setting("folder of the files (default: dataset/ and the set's own name)")
     files: list[str] = _setting("patterns of the files to fetch (default: all)", [])
@@ -86,7 +88,7 @@ class DownloadSettings:
 
 @dataclass(frozen=True)
 class RegisterSettings:
-    file: Path = field(metadata={"help": "file of SFT or DPO rows"})
+    file: Path = field(metadata={"help": "file of SFT or DPO rows", "positional": True})
     name: str = field(metadata={"help": "name of the data set (`dataset:` in a training's YAML)"})
     media_root: Path = _setting("folder of dataset_info.json (`dataset_dir`)", Path("dataset"))
     replace: bool = _setting("replace another data set of this name", False)
