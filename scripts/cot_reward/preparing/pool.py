@@ -8,7 +8,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cot_reward.errors import UserError
 from cot_reward.preparing.comparisons import RowCounts, labelled, words_of
@@ -22,34 +22,11 @@ from cot_reward.tasks.prompts import shown_media
 
 @dataclass(frozen=True)
 class _Entry:
-    """A comparison, its number among all that were read, and the number of its file."""
+    """A comparison, its place among all that were read, and the number of its file."""
 
     number: int
     source: int
     comparison: Comparison
-
-
-class _Families:
-    """Sets of numbers that are joined when they share something (union-find)."""
-
-    def __init__(self) -> None:
-        self._parents: list[int] = []
-        self._owners: dict[object, int] = {}
-
-    def add(self, number: int, shared: Iterator[object]) -> None:
-        """A number, one more than the last one, and all that it shares with others."""
-        assert number == len(self._parents)
-        self._parents.append(number)
-        for thing in shared:
-            owner = self._owners.setdefault(thing, number)
-            self._parents[self.root(owner)] = self.root(number)
-
-    def root(self, number: int) -> int:
-        while self._parents[number] != number:
-            # Halving the way keeps it short.
-            self._parents[number] = self._parents[self._parents[number]]
-            number = self._parents[number]
-        return number
 
 
 def pool(settings: PoolSettings) -> int:
@@ -103,7 +80,6 @@ def pool(settings: PoolSettings) -> int:
 def _read(settings: PoolSettings) -> tuple[list[_Entry], dict[str, int]]:
     """Each comparison once, and the number of rows, bad rows, ties and repetitions."""
     counts, entries, again = RowCounts(), list[_Entry](), 0
-    seen: set[str] = set()
     bad: list[str] = []
 
     def note_bad(where: str, why: str) -> None:
@@ -113,18 +89,18 @@ def _read(settings: PoolSettings) -> tuple[list[_Entry], dict[str, int]]:
     # Of each comparison the candidate that is preferred; () where two rows disagree.
     preferred: dict[str, Candidate] = {}
     for source, _, comparison in labelled(settings, counts, note_bad):
+        key = comparison.key
         better = comparison.candidates[comparison.label - 1]
-        before = preferred.setdefault(comparison.key, better)
-        if before != better:
-            preferred[comparison.key] = ()
-        if comparison.key in seen:
-            again += 1
+        if key not in preferred:
+            preferred[key] = better
+            entries.append(_Entry(len(entries), source, comparison))
             continue
-        seen.add(comparison.key)
-        entries.append(_Entry(len(entries), source, comparison))
-    agreed = [entry for entry in entries if preferred[entry.comparison.key] != ()]
-    contradictory = len(entries) - len(agreed)
-    entries = [replace(entry, number=number) for number, entry in enumerate(agreed)]
+        again += 1
+        if preferred[key] != better:
+            preferred[key] = ()
+    read = len(entries)
+    entries = [entry for entry in entries if preferred[entry.comparison.key] != ()]
+    contradictory = read - len(entries)
     first_bad = "".join(bad)
     if not entries:
         raise UserError(f"{settings.files[0]}: no comparison in {counts.rows:,} rows{first_bad}")
@@ -139,12 +115,24 @@ def _read(settings: PoolSettings) -> tuple[list[_Entry], dict[str, int]]:
 
 
 def _families(entries: Sequence[_Entry]) -> list[list[_Entry]]:
-    joined = _Families()
-    for entry in entries:
-        joined.add(entry.number, _shared(entry.comparison))
+    """The entries that are connected by what they share."""
+    import numpy as np
+    from scipy.sparse import coo_matrix, csgraph
+
+    # Comparisons, and behind them the things that they share, are the nodes of a graph.
+    nodes: dict[object, int] = {}
+    links = [
+        (number, len(entries) + nodes.setdefault(thing, len(nodes)))
+        for number, entry in enumerate(entries)
+        for thing in _shared(entry.comparison)
+    ]
+    ends = np.array(links).reshape(-1, 2).T
+    size = len(entries) + len(nodes)
+    graph = coo_matrix((np.ones(len(links), dtype=bool), tuple(ends)), shape=(size, size))
+    _, family_of = csgraph.connected_components(graph, directed=False)
     families: dict[int, list[_Entry]] = {}
-    for entry in entries:
-        families.setdefault(joined.root(entry.number), []).append(entry)
+    for entry, family in zip(entries, family_of[: len(entries)].tolist(), strict=True):
+        families.setdefault(family, []).append(entry)
     return list(families.values())
 
 
