@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cot_reward.errors import run_script
-from cot_reward.rows.file_flags import check_exclude_roots
+from cot_reward.rows.file_flags import check_held_out_roots
 from cot_reward.settings import parse
 
 
@@ -44,7 +44,7 @@ class CheckSettings:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise ValueError(f"--workers must be 1 or more, is {self.workers}")
-        check_exclude_roots(self.exclude, self.exclude_image_root)
+        check_held_out_roots(self.exclude, self.exclude_image_root)
 
 
 def main() -> int:

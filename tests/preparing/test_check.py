@@ -128,6 +128,22 @@ def test_held_out_files_have_a_root_of_their_own(root: Path) -> None:
     assert (code, {kind for kind, _ in kinds(found)}) == (1, {"unread_held_out"})
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["none*.json"], r"--against none\*\.json: no file matches"),
+        (["a", "b", "c", "--against-image-root", "x", "y"], "--against-image-root names 2 folders"),
+        ([], "--against-image-root names 2 folders for 0 files or globs of --against"),
+    ],
+)
+def test_errors_of_held_out_files_name_their_flag(
+    root: Path, flags: list[str], message: str
+) -> None:
+    given = ["--against", *flags] if flags else ["--against-image-root", "x", "y"]
+    with pytest.raises(UserError, match=message):
+        run(root, [row("0.png", "1.png")], *given)
+
+
 def test_a_held_out_row_that_cannot_be_read_is_an_error(root: Path) -> None:
     against = write_rows(root.parent / "held_out.json", [{"a": 1}])
     with pytest.raises(UserError, match="--against needs every row"):

@@ -7,7 +7,7 @@ from cot_reward.errors import UserError
 from cot_reward.rows.file_flags import (
     DataFile,
     HeldOutFile,
-    check_exclude_roots,
+    check_held_out_roots,
     data_files,
     held_out_files,
 )
@@ -110,13 +110,15 @@ def test_held_out_files_are_listed_once_with_their_roots(folder):
     assert held_out_files([], [], folder, folder) == []
     with pytest.raises(UserError, match=r"--exclude \*\.parquet: no file matches"):
         held_out_files(["*.parquet"], [], folder, folder)
+    with pytest.raises(UserError, match=r"--against \*\.parquet: no file matches"):
+        held_out_files(["*.parquet"], [], folder, folder, "--against")
     with pytest.raises(UserError, match="not inside --media-root"):
         held_out_files(["a.json"], [folder], folder, folder / "x")
 
 
 def test_roots_of_held_out_files_are_one_or_one_each():
     for exclude, image_roots in ((["a", "b"], 1), (["a", "b"], 2), (["a", "b"], 0), ([], 0)):
-        check_exclude_roots(exclude, [Path("x")] * image_roots)
+        check_held_out_roots(exclude, [Path("x")] * image_roots)
     for exclude, image_roots in ((["a", "b", "c"], 2), ([], 2)):
         with pytest.raises(ValueError, match=f"names {image_roots} folders for {len(exclude)}"):
-            check_exclude_roots(exclude, [Path("x")] * image_roots)
+            check_held_out_roots(exclude, [Path("x")] * image_roots)

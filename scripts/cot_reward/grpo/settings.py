@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_reward.records import ORDERS, Order
-from cot_reward.rows.file_flags import check_exclude_roots
+from cot_reward.rows.file_flags import check_held_out_roots
 from cot_reward.rows.labels import parse_meanings
 
 
@@ -105,7 +105,7 @@ class GrpoSettings:
             # In YAML one file may stand without a list.
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
-        check_exclude_roots(self.exclude, list(map(Path, self.exclude_image_root)))
+        check_held_out_roots(self.exclude, list(map(Path, self.exclude_image_root)))
         if self.orders not in (*ORDERS, "both"):
             raise ValueError(f"orders is {self.orders!r}; it must be given, swapped or both")
         for name, least in (("image_max_pixels", 1), ("limit", 1)):

@@ -9,7 +9,7 @@ from cot_reward.errors import nearest
 from cot_reward.inference.ledger import Side
 from cot_reward.judge import FINDINGS, TRUSTED
 from cot_reward.records import ORDERS, Form, Order
-from cot_reward.rows.file_flags import check_exclude_roots
+from cot_reward.rows.file_flags import check_held_out_roots
 from cot_reward.rows.labels import parse_meanings
 
 # The SDK holds at most 1,000 connections, and a probe must find a free one.
@@ -127,7 +127,7 @@ class InferenceSettings:
                 f"--image-root names {len(self.image_root)} folders for {len(self.data)} files of "
                 "--data; give one for all files, or one for each in the same order"
             )
-        check_exclude_roots(self.exclude, self.exclude_image_root)
+        check_held_out_roots(self.exclude, self.exclude_image_root)
         minima = {
             "num_samples": 1, "max_tokens": 1, "max_attempts": 1, "image_max_pixels": 1,
             "first": 1, "temperature": 0, "timeout": 0.001, "deadline": 0.001, "max_pause": 0,

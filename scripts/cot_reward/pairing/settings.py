@@ -6,7 +6,7 @@ from typing import Literal
 
 from cot_reward.errors import nearest
 from cot_reward.judge import FINDINGS, TRUSTED
-from cot_reward.rows.file_flags import check_exclude_roots
+from cot_reward.rows.file_flags import check_held_out_roots
 from cot_reward.rows.preference_forms import WrittenForm
 
 # A rejected text may have a wrong answer, no readable answer, or a right answer that its own totals
@@ -146,7 +146,7 @@ class MergeSettings:
             if number < 0:
                 raise ValueError(f"{flag} must be 0 or more")
         _check_seed(self.seed)
-        check_exclude_roots(self.exclude, self.exclude_image_root)
+        check_held_out_roots(self.exclude, self.exclude_image_root)
         for flag, value, high in (
             ("--max-similarity", self.max_similarity, 1),
             ("--eval-fraction", self.eval_fraction, 0.9),

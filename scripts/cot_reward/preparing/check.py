@@ -162,7 +162,7 @@ def _held_out(settings: CheckSettings, offenders: _Offenders) -> _HeldOut:
     paths: dict[str, str] = {}
     files = held_out_files(
         settings.against, settings.against_image_root, settings.image_root or settings.media_root,
-        settings.media_root,
+        settings.media_root, "--against",
     )  # fmt: skip
     for path, prefix in files:
         captions = captions_of(path)

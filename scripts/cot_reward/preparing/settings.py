@@ -9,6 +9,7 @@ from typing import Any
 from cot_reward.errors import nearest
 from cot_reward.media.images import MAX_PIXELS
 from cot_reward.preparing.mapping import ColumnMap
+from cot_reward.rows.file_flags import check_held_out_roots
 from cot_reward.rows.labels import parse_meanings
 from cot_reward.tasks import TASKS
 
@@ -66,6 +67,7 @@ class CheckSettings(ComparisonFiles):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_held_out_roots(self.against, self.against_image_root, "--against")
         if self.workers < 1:
             raise ValueError(f"--workers must be 1 or more, is {self.workers}")
 

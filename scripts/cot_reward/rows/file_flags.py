@@ -36,30 +36,39 @@ def matching_files(pattern: str, flag: str) -> list[Path]:
     return list(map(Path, found))
 
 
-def check_exclude_roots(exclude: Sequence[str], roots: Sequence[Path]) -> None:
-    """Raise ValueError unless --exclude-image-root names one folder for all, or one for each."""
-    if len(roots) not in (0, 1, len(exclude)):
+def check_held_out_roots(
+    patterns: Sequence[str], roots: Sequence[Path], flag: str = "--exclude"
+) -> None:
+    """Raise ValueError unless `roots` are none, one folder for all, or one for each pattern.
+
+    `flag` names the patterns, and with -image-root behind it the roots.
+    """
+    if len(roots) not in (0, 1, len(patterns)):
         raise ValueError(
-            f"--exclude-image-root names {len(roots)} folders for {len(exclude)} files or globs of "
-            "--exclude; give one for all, or one for each in the same order"
+            f"{flag}-image-root names {len(roots)} folders for {len(patterns)} files or globs of "
+            f"{flag}; give one for all, or one for each in the same order"
         )
 
 
 def held_out_files(
-    exclude: Sequence[str], roots: Sequence[Path], default_root: Path, media_root: Path
+    patterns: Sequence[str],
+    roots: Sequence[Path],
+    default_root: Path,
+    media_root: Path,
+    flag: str = "--exclude",
 ) -> list[HeldOutFile]:
-    """The files of --exclude, each once, with the root of each (--exclude-image-root).
+    """The files of the flag, each once, with the root of each.
 
-    `roots`: one for all, one for each file or pattern, or none (then `default_root`). Raises
+    `roots`: as `check_held_out_roots` takes them; without one it is `default_root`. Raises
     UserError for a pattern without a match, and for a root outside the media root.
     """
     roots = roots or [default_root]
     if len(roots) == 1:
-        roots = [roots[0]] * len(exclude)
+        roots = [roots[0]] * len(patterns)
     found = [
         HeldOutFile(path, media_prefix(root, media_root))
-        for pattern, root in zip(exclude, roots, strict=True)
-        for path in matching_files(pattern, "--exclude")
+        for pattern, root in zip(patterns, roots, strict=True)
+        for path in matching_files(pattern, flag)
     ]
     return list(dict.fromkeys(found))
 
