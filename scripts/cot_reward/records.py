@@ -21,6 +21,8 @@ _CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
 
 # What is compared: an answer text, the path of an image, or the paths of a video's frames.
 Candidate = str | tuple[str, ...]
+# Context and candidates of the media of a comparison; None for candidates that are texts.
+Parts = tuple[tuple[str, ...], tuple[Candidate, Candidate] | None]
 
 # What a model is asked to write: a chain of thought with scores, totals and an answer; a JSON
 # object of scores with a winner; or the bare answer.
@@ -111,9 +113,7 @@ class Task:
         """The name in braces of the caption, instruction or question."""
         return self.fields[0]
 
-    def parts(
-        self, media: Sequence[str]
-    ) -> tuple[tuple[str, ...], tuple[Candidate, Candidate] | None]:
+    def parts(self, media: Sequence[str]) -> Parts:
         """Context and candidates of the media that are shown; None for candidates that are texts.
 
         The frames of two videos are two halves; of images the last two are compared. Raises

@@ -215,13 +215,12 @@ class _FileReader:
             raise ValueError("the row has videos; GRPO trains on images, or on a video's frames")
         task, label = _solved(row["solution"])
         paths = tuple(media_path(path, self._prefix) for path in images)
-        check_compared_media(paths, (), task)
+        context, candidates = check_compared_media(paths, (), task)
         if not placeholder_in(prompt):
             # In front, as where a template has none.
             prompt = IMAGE * len(paths) + prompt
         check_prompt(prompt, paths, ())
         shown = {"given": Question(task.name, prompt, paths, label)}
-        context, candidates = task.parts(paths)
         if candidates:
             swapped = (*context, *as_tuple(candidates[1]), *as_tuple(candidates[0]))
             shown["swapped"] = Question(task.name, prompt, swapped, 3 - label)

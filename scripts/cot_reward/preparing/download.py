@@ -1,6 +1,7 @@
 """Data sets from the Hugging Face hub: what they are first, then their files, then their archives.
 
-huggingface_hub fetches: it resumes, checks sizes and hashes, and takes mirrors by HF_ENDPOINT.
+huggingface_hub fetches: it resumes, checks sizes, and takes mirrors by HF_ENDPOINT. Contents are
+compared with the hub's hashes here.
 """
 
 import hashlib

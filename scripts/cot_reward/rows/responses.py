@@ -220,7 +220,7 @@ def read(
             # In front, as where a template has none.
             prompt = token * len(shown) + prompt
     compared = TASKS[task].compares_media
-    check_compared_media(images, videos, TASKS[task])
+    _, candidates = check_compared_media(images, videos, TASKS[task])
     check_prompt(prompt, images, videos)
     order, label = values["order"], values["label"]
     if label or row.get("label") == 0:
@@ -238,8 +238,7 @@ def read(
         verdict = "correct" if right_side else "incorrect"
     preferred = 0
     if label:
-        compared_media = TASKS[task].parts(images or videos)[1]
-        preferred = digest(compared_media[label - 1]) if compared_media else label
+        preferred = digest(candidates[label - 1]) if candidates else label
     # Texts of two forms make no pair. (Chains of thought keep the number that they always had.)
     of_form = () if form == "think" else (form,)
     place = digest(key, task, images, videos, "" if compared else prompt, *of_form)

@@ -19,6 +19,7 @@ from cot_reward.records import (
     PLACEHOLDERS,
     ROW_FIELDS,
     Form,
+    Parts,
     Task,
     token_fault,
     turns,
@@ -97,8 +98,8 @@ def check_completion(text: str, name: str = "the completion") -> None:
         raise RowError(f"{name} {fault}", "placeholders")
 
 
-def check_compared_media(images: Sequence[str], videos: Sequence[str], task: Task) -> None:
-    """Raise RowError when the media are not those of one comparison of the task."""
+def check_compared_media(images: Sequence[str], videos: Sequence[str], task: Task) -> Parts:
+    """The parts of the media (`Task.parts`). Raises RowError unless they are of one comparison."""
     media = images or videos
     if (images and videos) or len(media) < (2 if task.compares_media else 1):
         raise RowError(
@@ -107,11 +108,13 @@ def check_compared_media(images: Sequence[str], videos: Sequence[str], task: Tas
             else "the row names no medium, or media of two kinds"
         )
     try:
-        _, candidates = task.parts(media)
+        parts = task.parts(media)
     except ValueError as error:
         raise RowError(str(error)) from None
+    _, candidates = parts
     if candidates and candidates[0] == candidates[1]:
         raise RowError(f"both media are the same: {reprlib.repr(candidates[1])}")
+    return parts
 
 
 def check_label(label: Any) -> None:
