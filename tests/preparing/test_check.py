@@ -186,6 +186,11 @@ def test_raw_rows_are_read_with_their_image_root(root: Path) -> None:
     assert run(root, rows, "--image-root", root) == (0, [])
     with pytest.raises(UserError, match="no comparison in 1 rows"):
         run(root, [row("0.png", "0.png")])
+    with pytest.raises(UserError, match=r"no comparison in 1 rows\n.*json:1: bad_row: no adapter"):
+        run(root, [{"x": 1}])
+    # A row of a wrong form costs only itself.
+    code, found = run(root, [row("0.png", "1.png"), {"x": 1}, [7]])
+    assert (code, kinds(found)) == (1, [("bad_row", 2), ("bad_row", 3)])
     with pytest.raises(UserError, match="no task is called"):
         run(root, rows, "--task", "images")
 

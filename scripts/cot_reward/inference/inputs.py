@@ -9,6 +9,7 @@ from cot_reward.inference.ledger import Ledger
 from cot_reward.media.paths import media_prefix
 from cot_reward.records import Comparison, valid_unicode
 from cot_reward.rows.adapters import adapter_for, is_judged
+from cot_reward.rows.comparisons import ComparisonReader
 from cot_reward.rows.held_out import HeldOut
 from cot_reward.rows.labels import FileLabels, Meaning, TieError
 from cot_reward.rows.reading import STDIN, read_rows
@@ -54,8 +55,9 @@ def read_comparisons(
     for path, prefix in zip(files, prefixes, strict=True):
         if limit is not None and len(ledger) >= limit:
             break
-        adapter, data_set = None, valid_unicode(_data_set_name(path, media_root))
+        data_set = valid_unicode(_data_set_name(path, media_root))
         labels = FileLabels(label_meanings)
+        reader = ComparisonReader(prefix, labels, task, adapter_name, templates)
         for number, row in read_rows(path):
             if limit is not None and len(ledger) >= limit:
                 break
@@ -64,24 +66,16 @@ def read_comparisons(
             try:
                 if isinstance(row, ValueError):
                     raise row
-                if task is not None:
-                    row.setdefault("task", task)
+                comparison = reader.comparison(row)
                 judged = is_judged(row)
-                adapter = adapter or adapter_for(row, adapter_name, templates, labels)
-                comparison = adapter(row, prefix)
                 if not (judged and comparison.source):
                     comparison = replace(comparison, source=data_set)
-                if task not in (None, comparison.task):
-                    raise ValueError(f"a record of task {comparison.task}, not of --task {task}")
                 check(comparison)
             except TieError:
                 continue
-            except (ValueError, UserError, LookupError, TypeError, AttributeError) as error:
-                # An adapter trusts the form of a row, so that a wrong form raises anything.
-                explained = isinstance(error, ValueError | UserError)
-                detail = str(error) if explained else f"not of the adapter's form: {error!r}"
-                ledger.add_bad(where, getattr(error, "reason", "bad_record"), detail)
-                first_bad = first_bad or f"; the first: {where}: {detail}"
+            except (ValueError, UserError) as error:
+                ledger.add_bad(where, getattr(error, "reason", "bad_record"), str(error))
+                first_bad = first_bad or f"; the first: {where}: {error}"
                 continue
             if held_out and held_out.look_up([comparison.key], _pictures(comparison)):
                 excluded += 1

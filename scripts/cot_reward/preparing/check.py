@@ -99,7 +99,10 @@ def check(settings: CheckSettings) -> int:
         offenders = _Offenders(out)
         ours = _read(settings, offenders)
         if not ours.entries:
-            raise UserError(f"{settings.files[0]}: no comparison in {ours.counts.rows:,} rows")
+            shown = "".join(f"\n{line}" for line in offenders.shown)
+            raise UserError(
+                f"{settings.files[0]}: no comparison in {ours.counts.rows:,} rows{shown}"
+            )
         users = {number: e.where for e in reversed(ours.entries) for number in e.media}
         pictures = _pictures(list(ours.numbers), users, "bad_medium", settings, offenders)
         _find_duplicates(ours.entries, pictures, offenders)

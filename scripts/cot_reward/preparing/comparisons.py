@@ -10,7 +10,7 @@ from tqdm import tqdm
 from cot_reward.media.paths import media_prefix
 from cot_reward.preparing.settings import ComparisonFiles
 from cot_reward.records import Comparison
-from cot_reward.rows.adapters import Adapter, adapter_for
+from cot_reward.rows.comparisons import ComparisonReader
 from cot_reward.rows.labels import FileLabels, TieError, parse_meanings
 from cot_reward.rows.reading import read_rows
 
@@ -34,23 +34,18 @@ def labelled(
     """
     prefix = media_prefix(settings.image_root or settings.media_root, settings.media_root)
     for source, file in enumerate(settings.files):
-        adapter: Adapter | None = None
         labels = FileLabels(parse_meanings(settings.labels))
+        reader = ComparisonReader(prefix, labels, settings.task)
         for number, row in tqdm(read_rows(file), file.name, unit=" rows", disable=None):
             counts.rows += 1
             where = f"{file}:{number}"
             try:
                 if isinstance(row, ValueError):
                     raise row
-                if settings.task is not None:
-                    row.setdefault("task", settings.task)
-                adapter = adapter or adapter_for(row, None, labels=labels)
-                comparison = adapter(row, prefix)
-                if settings.task not in (None, comparison.task):
-                    raise ValueError(f"a row of task {comparison.task}, not of --task")
+                comparison = reader.comparison(row)
             except TieError:
                 continue
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
+            except ValueError as error:
                 counts.bad += 1
                 note_bad(where, str(error))
                 continue

@@ -52,6 +52,6 @@ def adapter_for(
         if recognises(row):
             return partial(adapter, labels=labels)
     raise UserError(
-        f"no adapter knows rows with the keys {sorted(row)}; name one with --adapter "
-        f"({', '.join(known)}) or add one in scripts/cot_reward/rows/adapters/"
+        f"no adapter knows rows with the keys {sorted(row)}; scripts/prepare_data.py convert makes "
+        f"comparisons of them (or name an adapter with --adapter: {', '.join(known)})"
     )
