@@ -217,7 +217,7 @@ LOADERS: dict[str, LlamaFactory | Callable[[str], None]] = {
     "configs/demo/**/template.txt": read_template,
 }
 # Changed by hand with each new file: a pattern that finds too few files is then noticed.
-EXPECTED = 50
+EXPECTED = 55
 MATCHES = {
     file: [pattern for pattern in LOADERS if REPO / file in set(REPO.glob(pattern))]
     for file in FILES

@@ -127,6 +127,31 @@ def test_a_task_from_raw_rows_to_dpo_rows(
         ))  # fmt: skip
 
 
+def test_every_task_of_a_run_may_have_a_template_of_its_own(
+    root: Path, server: MockServer, tmp_path: Path
+) -> None:
+    data = write_lines(tmp_path / "mixed.jsonl", [
+        {"task": "image_generation", "text": "one", "candidates": ["raw/a0.png", "raw/b0.png"],
+         "label": 1},
+        {"task": "image_editing", "text": "two", "candidates": ["raw/a0.png", "raw/b0.png"],
+         "label": 2, "context": ["raw/c0.png"]},
+    ])  # fmt: skip
+    images, edits = tmp_path / "images.txt", tmp_path / "edits.txt"
+    images.write_text("Images of [{caption}]?")
+    edits.write_text("Edits by [{instruction}]?")
+    server.configure()
+    flags = ["--data", data, "--orders", "given"]
+    with pytest.raises(UserError, match="a file for this task alone is named by --template image_"):
+        ask(root, server, tmp_path / "out", *flags, "--template", images)
+    both = ["--template", f"image_editing={edits}", images]
+    rows = ask(root, server, tmp_path / "out", *flags, *both)
+    assert {row["conversations"][0]["value"] for row in rows} == {
+        "<image><image>Images of [one]?", "<image><image><image>Edits by [two]?",
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"template of image_editing: .* there, .* now"):
+        ask(root, server, tmp_path / "out", *flags, "--template", f"image_generation={images}")
+
+
 def _check_order(root: Path, task: str, rows: list[dict[str, Any]], plain: Path) -> None:
     """A swap exchanges the candidates and the label, and leaves the rest in its place."""
     for row in read_lines(plain):

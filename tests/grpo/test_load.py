@@ -25,12 +25,12 @@ def test_the_models_own_prompt_is_used_and_no_other(
     (model / "template.txt").write_text("Another one: [{caption}]\n")
     found, _ = load(model, comparisons, tmp_path / "out", template=False)
     assert found.rows[0].prompt == "<image><image>Another one: [a red circle 0]"
-    assert found.template == "Another one: [{caption}]"
-    with pytest.raises(UserError, match="was trained on another prompt than this run's"):
+    assert found.templates["image_generation"] == "Another one: [{caption}]"
+    with pytest.raises(UserError, match="was trained on another prompt for image_generation"):
         load(model, comparisons, tmp_path / "out")
     (model / "template.txt").write_text(TEMPLATE)
     found, held_out = load(model, comparisons, tmp_path / "out")
-    assert found.template == TEMPLATE
+    assert found.templates["image_generation"] == TEMPLATE
     assert held_out is None
 
 
@@ -39,7 +39,7 @@ def test_without_any_template_the_tasks_own_is_asked(
 ) -> None:
     found, _ = load(speaker, comparisons, tmp_path / "out", template=False)
     assert "Text Caption: [a red circle 0]" in found.rows[0].prompt
-    assert found.template != TEMPLATE
+    assert found.templates["image_generation"] != TEMPLATE
 
 
 def test_folders_are_checked_before_rows(speaker: Path, comparisons: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_raw_comparison_is_asked_in_both_orders(media: Path, tmp_path: Path, n
         (prompt, ("raw/a.png", "raw/b.png"), 2),
         (prompt, ("raw/b.png", "raw/a.png"), 1),
     ]
-    assert found.template == TEMPLATE
+    assert found.templates == {"image_generation": TEMPLATE}
     one = read(media, rows, image_root=str(media / "raw"), orders="swapped")
     assert asked(one) == asked(found)[1:]
 
@@ -104,7 +104,7 @@ def test_published_rows_keep_their_prompt(
         (prompt, ("raw/a.png", "raw/b.png"), 2),
         (prompt, ("raw/b.png", "raw/a.png"), 1),
     ]
-    assert found.template is None
+    assert not found.templates
 
 
 def test_two_answers_in_a_prompt_are_asked_as_they_stand(media: Path, tmp_path: Path) -> None:

@@ -20,11 +20,13 @@ def video(
     key_every: int = 12,
     audio: str = "",
     metadata: dict[str, str] | None = None,
+    corner: int | None = None,
     **options: str,
 ) -> Path:
     """A video with one frame for each shade. `durations`: of the frames, in units of 1/rate s.
 
-    `audio` is a codec for a silent track of the same length, `options` are the container's.
+    `audio` is a codec for a silent track of the same length, `corner` the shade of the upper left
+    quarter, `options` are the container's.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=options) as container:
@@ -35,7 +37,10 @@ def video(
         stream.pix_fmt, stream.gop_size = "yuv420p", key_every
         time = 0
         for number, shade in enumerate(shades):
-            frame = av.VideoFrame.from_image(Image.new("RGB", SIZE, (shade,) * 3))
+            image = Image.new("RGB", SIZE, (shade,) * 3)
+            if corner is not None:
+                image.paste((corner,) * 3, (0, 0, SIZE[0] // 2, SIZE[1] // 2))
+            frame = av.VideoFrame.from_image(image)
             frame.pts, frame.time_base = time, Fraction(1, rate)
             time += durations[number] if durations else 1
             container.mux(stream.encode(frame))
@@ -54,6 +59,10 @@ def video(
 
 
 def shade(image: Image.Image) -> int:
-    found = image.convert("RGB").getpixel((SIZE[0] // 2, SIZE[1] // 2))
+    return shade_at(image, SIZE[0] // 2, SIZE[1] // 2)
+
+
+def shade_at(image: Image.Image, x: int, y: int) -> int:
+    found = image.convert("RGB").getpixel((x, y))
     assert isinstance(found, tuple)
     return int(found[0])

@@ -1,5 +1,7 @@
 """Frames of videos: which, of what forms, and what becomes of files that are no videos."""
 
+import os
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -7,9 +9,9 @@ from pathlib import Path
 import pytest
 from cot_reward.media.images import load_image, needs_bound
 from cot_reward.media.paths import LFS_POINTER, MediaError
-from cot_reward.media.video import frame_numbers, frames_of, read_frames
+from cot_reward.media.video import frame_numbers, frames_of, read_frames, remove_unfinished
 from helpers.pictures import reason_of
-from helpers.videos import shade, video
+from helpers.videos import SIZE, shade, shade_at, video
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -179,3 +181,47 @@ def test_broken_files_are_named_and_leave_nothing(tmp_path: Path) -> None:
         frames_of(tmp_path / "half.mkv", tmp_path / "frames")
     assert [path for path in (tmp_path / "frames").rglob("*") if path.is_file()] == []
     assert list((tmp_path / "frames").rglob(".frames.*")) == []
+
+
+@pytest.mark.parametrize(
+    ("matrix", "corner"),
+    [
+        # The matrix of the track as telephones write it: a picture held upright, upside down, ...
+        ((0, 1, -1, 0), (True, False)),
+        ((-1, 0, 0, -1), (True, True)),
+        ((0, -1, 1, 0), (False, True)),
+        ((1, 0, 0, 1), (False, False)),
+    ],
+)
+def test_frames_are_turned_as_the_file_says(
+    tmp_path: Path, matrix: tuple[int, ...], corner: tuple[bool, bool]
+) -> None:
+    """`corner`: whether the white corner, the upper left one as stored, is right, and below."""
+    path = video(tmp_path / "plain.mp4", [9] * 30, key_every=4, corner=250)
+    a, b, c, d = matrix
+    contents = path.read_bytes()
+    at = contents.index(b"tkhd") + 44
+    turned = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(contents[:at] + turned + contents[at + 36 :])
+    frames = list(read_frames(path, 3))
+    assert len(frames) == 3
+    for frame in frames:
+        width, height = frame.size
+        assert frame.size == (SIZE if not b else SIZE[::-1])
+        white = {
+            (right, below)
+            for right in (False, True)
+            for below in (False, True)
+            if shade_at(frame, (width - 4) * right + 2, (height - 4) * below + 2) > 200
+        }
+        assert white == {corner}
+
+
+def test_leftovers_of_killed_processes_go_after_a_day(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / f"ab/.frames.{name}").mkdir(parents=True)
+        (tmp_path / f"ab/.frames.{name}/000.jpg").write_bytes(b"x")
+    (tmp_path / "ab/whole").mkdir()
+    os.utime(tmp_path / "ab/.frames.old", (1, 1))
+    remove_unfinished(tmp_path)
+    assert sorted(found.name for found in (tmp_path / "ab").iterdir()) == [".frames.new", "whole"]

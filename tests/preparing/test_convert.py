@@ -279,9 +279,15 @@ def test_fewer_pairs_of_a_group_are_the_same_in_every_run(root: Path) -> None:
 
 
 def test_a_group_whose_rows_stand_apart_is_told(root: Path, capsys: Any) -> None:
-    rows = ranked(1, [1, 2]) + ranked(2, [1, 2]) + ranked(1, [2, 3])
+    rows = ranked(1, [1, 2]) + ranked(2, [1, 2]) + ranked(1, [0, 0, 2, 3])[2:]
     assert call(root, rows, *RANKED, *IMAGES) == 3
     assert "rows of group 1 stand apart; sort the file by its groups" in capsys.readouterr().err
+    assert call(root, rows, *RANKED, *IMAGES, "--groups-apart", "--out", root / "apart") == 0
+    together = [row for row in rows if row["id"] == 1] + ranked(2, [1, 2])
+    assert call(root, together, *RANKED, *IMAGES, "--out", root / "together") == 0
+    apart = [{**row, "origin": ""} for row in written(root, "apart")]
+    assert apart == [{**row, "origin": ""} for row in written(root, "together")]
+    assert len(apart) == 6
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from cot_reward.rows.labels import FileLabels, TieError, UnknownLabelError, pars
 ROW = {
     "prompt": "a cat", "response": ["x", "y"], "a.b": 1, "a": {"b": 2, "c": {"d": 3}},
     "images": [{"path": "1.png"}, {"path": "2.png"}], "0.jpg": b"", "pref": "left", "none": None,
-    "s1": 0.7, "s2": "0.2",
+    "s1": 0.7, "s2": "0.2", "json": '[{"img": "1.png"}, "[2, 3]"]', "odd": "[x",
 }  # fmt: skip
 PAIR = ["text=prompt", "first=images.0.path", "second=images.1.path"]
 
@@ -17,17 +17,43 @@ PAIR = ["text=prompt", "first=images.0.path", "second=images.1.path"]
     [
         ("prompt", "a cat"), ("response.0", "x"), ("response.-1", "y"), ("a.b", 1), ("a.c.d", 3),
         ("images.1.path", "2.png"), ("0.jpg", b""), ("none", None), ("const:1", "1"),
-        ("const:a=b", "a=b"),
+        ("const:a=b", "a=b"), ("response.:1", ["x"]), ("response.1:", ["y"]), ("response.5:", []),
+        ("images.-1:.0.path", "2.png"), ("prompt~a (.*)", "cat"), ("prompt~(dog)|(c)", "c"),
+        ("json.0.img", "1.png"), ("json.1.1", 3), ("json.1:.0.0", 2), ("odd", "[x"),
+        ("images.0.path~(\\d+)", "1"), ("prompt~(x)?cat", ""),
     ],
 )  # fmt: skip
 def test_a_column_leads_into_objects_and_lists(name, value):
     assert column(name)(ROW) == value
 
 
-@pytest.mark.parametrize("name", ["gone", "response.2", "response.x", "a.c.e", "none.x"])
+@pytest.mark.parametrize("name", ["gone", "response.2", "response.x", "a.c.e", "none.x", "odd.0"])
 def test_a_missing_column_is_told_with_those_that_are_there(name):
     with pytest.raises(ValueError, match=rf"has no '{name}'; its columns are prompt, response"):
         column(name)(ROW)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("prompt~(dog)", r"'prompt' is 'a cat', without \(dog\)"),
+        ("response~(x)", "'response' is .*, without"),
+        ("gone~(x)", "has no 'gone'"),
+        ("prompt~dog", "'dog' has no group"),
+        ("prompt~(dog", "is no regular expression"),
+    ],
+)
+def test_what_a_pattern_does_not_find_is_told(name, message):
+    with pytest.raises(ValueError, match=message):
+        column(name)(ROW)
+
+
+def test_a_list_of_ratings_is_its_mean():
+    one = ColumnMap(["text=prompt", "medium=images.0", "group=a.b", "score=s"])
+    assert one.ranked(ROW | {"s": [1, 2, 6]}).value == 3
+    for bad in ([], [1, None], [1, float("nan")], ["1"]):
+        with pytest.raises(ValueError, match="it must be a number"):
+            one.ranked(ROW | {"s": bad})
 
 
 def test_a_label_is_read_by_what_the_user_says_it_means():

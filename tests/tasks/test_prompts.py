@@ -1,8 +1,18 @@
 """Templates: filled, checked, and identified by their hashes."""
 
+from pathlib import Path
+
 import pytest
+from cot_reward.errors import UserError
 from cot_reward.tasks import TASKS
-from cot_reward.tasks.prompts import check_template, fill, mixed_templates, template_hash
+from cot_reward.tasks.prompts import (
+    check_template,
+    check_template_of_model,
+    fill,
+    mixed_templates,
+    read_templates,
+    template_hash,
+)
 
 
 def values(task, text="X"):
@@ -59,3 +69,43 @@ def test_the_hash_stands_for_the_exact_text():
 def test_two_templates_for_one_task_are_a_warning():
     assert mixed_templates({"image_generation": {"a"}, "image_understanding": {"b"}}) == ""
     assert "image_generation: a, b" in mixed_templates({"image_generation": ["b", "a"]})
+
+
+OWN = {name: task.template for name, task in TASKS.items()}
+
+
+def test_files_replace_our_own_templates_task_by_task(tmp_path: Path) -> None:
+    one, other = tmp_path / "a=b.txt", tmp_path / "c.txt"
+    one.write_text("one\n")
+    other.write_text("other\n")
+    named = f"video_generation={other}"
+    assert read_templates([]) == OWN
+    assert read_templates([str(one)]) == dict.fromkeys(TASKS, "one")
+    assert read_templates([named]) == OWN | {"video_generation": "other"}
+    assert read_templates([named, str(one)]) == {
+        name: "other" if name == "video_generation" else "one" for name in TASKS
+    }
+    for files, message in (
+        ([str(one), str(other)], "all tasks already has a file"),
+        ([named, named], "video_generation already has a file"),
+        ([f"video_generatoin={other}"], "no task is called .* Did you mean 'video_generation'"),
+        ([str(tmp_path / "gone.txt")], "cannot be read"),
+        ([f"image_editing={tmp_path / 'gone'}"], "cannot be read"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_templates(files)
+
+
+def test_a_models_prompt_speaks_of_its_own_task_only(tmp_path: Path) -> None:
+    """A model that was trained on one task may be sampled on others, each with its prompt."""
+    for name, task in TASKS.items():
+        (tmp_path / "template.txt").write_text(task.template + "\n")
+        check_template_of_model(str(tmp_path), OWN)
+        changed = OWN | {name: "Changed. " + task.template}
+        with pytest.raises(UserError, match=f"another prompt for {name} than this run's"):
+            check_template_of_model(str(tmp_path), changed)
+    # A prompt that names no medium may be of images or of videos.
+    (tmp_path / "template.txt").write_text("Which is better? [{caption}]")
+    with pytest.raises(UserError, match="another prompt for image_generation"):
+        check_template_of_model(str(tmp_path), OWN)
+    check_template_of_model(str(tmp_path), {"image_editing": OWN["image_editing"]})

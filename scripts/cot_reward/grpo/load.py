@@ -27,24 +27,21 @@ def load_train_and_eval(
 
     def read() -> tuple[Questions, Questions | None]:
         check_folders(model, Path(str(training.output_dir)))
-        templates = read_templates(_template_file(settings, model))
+        templates = read_templates(_template_files(settings, model))
         train = _read(settings.data_path, settings, templates, _excluded(settings))
         held_out = None
         if settings.eval_data_path:
             held_out = _read(settings.eval_data_path, settings, templates)
-        if train.template is not None:
-            check_template_of_model(str(model), {"": train.template})
+        check_template_of_model(str(model), train.templates)
         return train, held_out
 
     return broadcast_from_main(read)
 
 
-def _template_file(settings: GrpoSettings, model: Path) -> Path | None:
-    """The template's file; None for our own templates."""
-    if settings.template:
-        return Path(settings.template)
+def _template_files(settings: GrpoSettings, model: Path) -> list[str]:
+    """What --template names, or the file beside the model; none for our own templates."""
     beside = model / TEMPLATE_FILE
-    return beside if beside.is_file() else None
+    return settings.template or ([str(beside)] if beside.is_file() else [])
 
 
 def _excluded(settings: GrpoSettings) -> HeldOut | None:

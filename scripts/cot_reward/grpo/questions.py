@@ -48,9 +48,9 @@ class Question:
 class Questions:
     """The questions of some files, and what could not be used.
 
-    `template`: the one that raw and judged rows were asked with; None where all rows are published
-    ones, which have prompts of their own. `repeated`: rows that ask nothing new. `held_out`: rows
-    about comparisons of --exclude.
+    `templates`: task -> the one that raw and judged rows are asked with; published rows have
+    prompts of their own. `repeated`: rows that ask nothing new. `held_out`: rows about comparisons
+    of --exclude.
     """
 
     rows: list[Question] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Questions:
     ties: int = 0
     repeated: int = 0
     held_out: int = 0
-    template: str | None = None
+    templates: dict[str, str] = field(default_factory=dict)
 
     def dataset(self) -> Dataset:
         """Columns `prompt` (messages), `image_paths`, `task`, `label` and `digest`."""
@@ -125,7 +125,7 @@ def read_questions(
                 is_told = isinstance(error, ValueError | UserError)
                 problems[number] = str(error) if is_told else f"of no known form: {error!r}"
         reader.labels.check(path)
-        result.template = result.template or reader.used_template
+        result.templates |= reader.used_templates
         images = {image for _, question in read for image in question.images}
         seen = inspect_images(images, folder, settings.image_max_pixels)
         for number, question in read:
@@ -162,7 +162,7 @@ class _FileReader:
         self._settings, self._templates, self._prefix = settings, templates, prefix
         self._adapter: Adapter | None = None
         self.labels = FileLabels(parse_meanings(settings.labels))
-        self.used_template: str | None = None
+        self.used_templates: dict[str, str] = {}
 
     def questions(self, row: dict[str, Any]) -> Iterator[Question]:
         """The questions of one row. Raises ValueError or UserError for one that cannot be read."""
@@ -179,8 +179,9 @@ class _FileReader:
             # One for the file: that of judged rows learns the wording of their prompts.
             self._adapter = adapter_for(row, self._settings.adapter, self._templates, self.labels)
         comparison = self._adapter(row, self._prefix)
-        self.used_template = self._template_for(TASKS[comparison.task])
-        yield from self._presented(comparison, self.used_template)
+        template = self._template_for(TASKS[comparison.task])
+        self.used_templates[comparison.task] = template
+        yield from self._presented(comparison, template)
 
     def _check_template(self, row: Mapping[str, Any], template: str) -> None:
         sampled = row.get("template_hash")

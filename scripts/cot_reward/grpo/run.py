@@ -92,8 +92,9 @@ def train(
         name, kwargs = str(model_config.model_name_or_path), training.model_init_kwargs or {}
         merge_adapter(output, name, kwargs)
         trainer.processing_class.save_pretrained(output)
-    if questions.template is not None:
-        write_text_file(output / TEMPLATE_FILE, questions.template + "\n")
+    # The file has room for one prompt.
+    if len(templates := set(questions.templates.values())) == 1:
+        write_text_file(output / TEMPLATE_FILE, templates.pop() + "\n")
     # PEFT, when it saves an adapter, replaces tags and base in the card.
     write_text_file(output / "README.md", card)
     for plot in _plots():

@@ -56,9 +56,10 @@ class GrpoSettings:
         "adapter knows them)",
         default_factory=list,
     )
-    template: str | None = _help(
-        "prompt template file (default: template.txt in the model's folder, else our own)",
-        default=None,
+    template: list[str] = _help(
+        "prompt template file, for all tasks or as TASK=FILE for one (default: template.txt in the "
+        "model's folder, else our own)",
+        default_factory=list,
     )
     orders: str = _help(
         "presentation orders that are asked: given, swapped or both", default="both"
@@ -101,7 +102,7 @@ class GrpoSettings:
 
     def __post_init__(self) -> None:
         parse_meanings(self.labels)
-        for name in ("data_path", "eval_data_path", "exclude", "exclude_image_root"):
+        for name in ("data_path", "eval_data_path", "exclude", "exclude_image_root", "template"):
             # In YAML one file may stand without a list.
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])

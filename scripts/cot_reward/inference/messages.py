@@ -98,7 +98,9 @@ def problems(summary: dict[str, Any], settings: InferenceSettings) -> list[str]:
         ends = "".join(
             f"\n  {count} x '...{one_line(end)}'" for end, count in summary["unparsed_ends"].items()
         )
-        template = settings.template or "the project's own prompt (no --template was given)"
+        template = (
+            " ".join(settings.template) or "the project's own prompt (no --template was given)"
+        )
         found.append(
             f"{parsed['count']} of {parsed['of']} responses have an answer that can be read, less "
             f"than --min-parsed {settings.min_parsed:g}. Was the model trained on {template}? Are "

@@ -81,7 +81,10 @@ class Run:
             try:
                 check_template(template, TASKS[name])
             except ValueError as error:
-                raise UserError(f"--template {settings.template}: {error}") from None
+                raise UserError(
+                    f"--template {' '.join(settings.template)}: {error}; a file for this task "
+                    f"alone is named by --template {name}=FILE"
+                ) from None
         self.template_hashes = {
             name: template_hash(template) for name, template in self.templates.items()
         }

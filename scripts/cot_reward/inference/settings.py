@@ -44,7 +44,10 @@ class InferenceSettings:
         "adapter knows them)",
         default_factory=list,
     )
-    template: Path | None = _setting("prompt template file (default: our own)", default=None)
+    template: list[str] = _setting(
+        "prompt template file, or TASK=FILE (default: our own)",
+        default_factory=list,
+    )
     form: Form = _setting("what the prompt asks for", default="think")
     media_root: Path = _setting(
         "folder to which all written paths are relative", default=Path("dataset")

@@ -5,14 +5,15 @@ pixels. PyAV decodes: it is kept up by the authors of its FFmpeg build, brings i
 needs no torch, which torchcodec and the decoders of qwen-vl-utils do.
 """
 
+import contextlib
 import hashlib
 import io
 import os
 import shutil
 import tempfile
+import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from cot_reward.media.paths import LFS_POINTER, MediaError, lfs_error
 FRAMES = 8
 VIDEO_ENDINGS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts")
 # What frames are of a file: raise it when the choice of the frames or their encoding changes.
-_VERSION = 1
+_VERSION = 2
 _JPEG_QUALITY = 95
+_UNFINISHED = ".frames."
+_SECONDS_OF_A_DAY = 86_400
 # The share of the announced length that must be there.
 _LEAST_SHARE = 0.95
 # The containers of VIDEO_ENDINGS, as FFmpeg names what reads them.
@@ -61,7 +64,7 @@ def frames_of(
     if not place.is_dir():
         place.parent.mkdir(parents=True, exist_ok=True)
         # The folder takes its name when all of its frames are in it.
-        made = Path(tempfile.mkdtemp(prefix=".frames.", dir=place.parent))
+        made = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=place.parent))
         try:
             for file, image in zip(files, read_frames(video, wanted), strict=True):
                 buffer = io.BytesIO()
@@ -79,6 +82,14 @@ def frames_of(
         finally:
             shutil.rmtree(made, ignore_errors=True)
     return files
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what processes that were killed have left in a folder of frames, a day ago or more."""
+    for made in folder.glob(f"*/{_UNFINISHED}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - made.stat().st_mtime > _SECONDS_OF_A_DAY:
+                shutil.rmtree(made, ignore_errors=True)
 
 
 def read_frames(video: Path, wanted: int = FRAMES) -> Iterator[Image.Image]:
@@ -102,7 +113,7 @@ def read_frames(video: Path, wanted: int = FRAMES) -> Iterator[Image.Image]:
         ) from None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _opened(video: Path) -> Iterator[tuple[Any, Any]]:
     """The container and its video stream. Raises MediaError for a file without one."""
     with av.open(
@@ -193,7 +204,7 @@ def _at_times(
                 now = frame.pts
                 if now == target:
                     # Most frames are only passed by, and never become pictures.
-                    images[target] = frame.to_image()
+                    images[target] = _upright(frame)
     return [images[target] for target in targets]
 
 
@@ -207,4 +218,13 @@ def _by_number(video: Path, wanted: int) -> Iterator[Image.Image]:
     with _opened(video) as (container, stream):
         for number, frame in enumerate(container.decode(stream)):
             for _ in range(numbers.count(number)):
-                yield frame.to_image()
+                yield _upright(frame)
+
+
+def _upright(frame: Any) -> Image.Image:
+    """A frame as players show it: telephones write how their video must be turned."""
+    # In degrees, against the clock; only quarters are turned without a gap in the corners.
+    turn = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180,
+            270: Image.Transpose.ROTATE_270}.get(frame.rotation % 360)  # fmt: skip
+    image: Image.Image = frame.to_image()
+    return image.transpose(turn) if turn else image

@@ -17,6 +17,7 @@ from cot_reward.errors import UserError
 from cot_reward.media.images import MAX_PIXELS, decode_checked, read_file
 from cot_reward.media.paths import MediaError, media_path, resolve
 from cot_reward.preparing.comparisons import RowCounts, labelled, words_of
+from cot_reward.preparing.looks import Looks, look_of
 from cot_reward.preparing.settings import CheckSettings
 from cot_reward.records import Comparison, as_tuple
 from cot_reward.rows.captions import FileCaptions
@@ -35,15 +36,16 @@ _FAULTS = (
 )  # fmt: skip
 _SHOWN = 10
 _IMAGES_PER_BATCH = 512
-# The hash of a picture of one colour, or of a plain gradient: it says nothing.
-_EMPTY_LOOKS = (0, 2**64 - 1)
 
 
 class Picture(NamedTuple):
-    """What a picture is: `content` stands for its bytes, `look` for what it looks like."""
+    """What a picture is: `content` stands for its bytes, `look` for all that look like it.
+
+    `look` is None for a picture without structure.
+    """
 
     content: bytes
-    look: int
+    look: int | None
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,11 @@ def check(settings: CheckSettings) -> int:
                 f"{settings.files[0]}: no comparison in {ours.counts.rows:,} rows{shown}"
             )
         users = {number: e.where for e in reversed(ours.entries) for number in e.media}
-        pictures = _pictures(list(ours.numbers), users, "bad_medium", settings, offenders)
+        looks = Looks()
+        pictures = _pictures(list(ours.numbers), users, "bad_medium", settings, looks, offenders)
         _find_duplicates(ours.entries, pictures, offenders)
         if settings.against:
-            _find_leaks(ours.entries, pictures, _held_out(settings, offenders), offenders)
+            _find_leaks(ours.entries, pictures, _held_out(settings, looks, offenders), offenders)
     _print(ours, len(pictures), offenders, settings)
     return int(any(offenders.counts[kind] for kind in _FAULTS))
 
@@ -155,7 +158,7 @@ class _HeldOut:
     looks: dict[int, str] = field(default_factory=dict)
 
 
-def _held_out(settings: CheckSettings, offenders: _Offenders) -> _HeldOut:
+def _held_out(settings: CheckSettings, looks: Looks, offenders: _Offenders) -> _HeldOut:
     """Keys, texts and pictures of the held-out files; their labels do not matter.
 
     A row that cannot be read is an error, since its comparison could pass; a picture that cannot be
@@ -189,10 +192,10 @@ def _held_out(settings: CheckSettings, offenders: _Offenders) -> _HeldOut:
                 paths.setdefault(_below_root(medium, prefix, settings.media_root), where)
     numbered = list(paths)
     users = dict(enumerate(paths.values()))
-    opened = _pictures(numbered, users, "unread_held_out", settings, offenders)
+    opened = _pictures(numbered, users, "unread_held_out", settings, looks, offenders)
     for number, picture in opened.items():
         found.contents.setdefault(picture.content, users[number])
-        if picture.look not in _EMPTY_LOOKS:
+        if picture.look is not None:
             found.looks.setdefault(picture.look, users[number])
     return found
 
@@ -223,6 +226,7 @@ def _pictures(
     users: Mapping[int, str],
     kind: str,
     settings: CheckSettings,
+    looks: Looks,
     offenders: _Offenders,
 ) -> dict[int, Picture]:
     """The pictures by number, each opened once. One that cannot be opened is an offender.
@@ -239,25 +243,23 @@ def _pictures(
             opened = pool.map(lambda n: _open(paths[n], settings.media_root), batch)
             for number, picture in zip(batch, opened, strict=True):
                 bar.update()
-                if isinstance(picture, Picture):
-                    pictures[number] = picture
-                else:
+                if isinstance(picture, MediaError):
                     offenders.add(kind, users[number], f"{picture.reason}: {picture}")
+                else:
+                    content, look = picture
+                    pictures[number] = Picture(content, looks.number(look))
     return pictures
 
 
-def _open(path: str, root: Path) -> Picture | MediaError:
-    # Loading it takes half a second, which other commands do without.
-    from imagehash import dhash
-
+def _open(path: str, root: Path) -> tuple[bytes, int] | MediaError:
+    """What stands for the bytes of a picture, and its perceptual hash; or why there is none."""
     try:
         file = resolve(path, root)
         source = read_file(file, lambda stream: stream.read())
         image, _, _ = decode_checked(source, file, MAX_PIXELS)
     except MediaError as error:
         return error
-    # The hash as a text is its bits in hexadecimal.
-    return Picture(sha256(source).digest()[:16], int(str(dhash(image)), 16))
+    return sha256(source).digest()[:16], look_of(image)
 
 
 # --- findings -------------------------------------------------------------------------------------
@@ -291,7 +293,7 @@ def _find_duplicates(
             offenders.add(kind, entry.where, f"text and pictures of {first.where}, other names")
             continue
         looks = _of_sides(entry, pictures, "look")
-        if looks and not any(look in _EMPTY_LOOKS for side in looks for look in side):
+        if looks and not any(look is None for side in looks for look in side):
             seen_as = tuple(pictures[n].look for n in entry.context if n in pictures)
             first = by_look.setdefault((entry.task, entry.words, seen_as, *sorted(looks)), entry)
             if first is not entry:
@@ -305,7 +307,7 @@ def _better(entry: _Entry, pictures: dict[int, Picture], name: str) -> object:
 
 def _of_sides(
     entry: _Entry, pictures: dict[int, Picture], name: str
-) -> tuple[tuple[bytes | int, ...], ...] | None:
+) -> tuple[tuple[Any, ...], ...] | None:
     """Content or look of both candidates; None for texts, and where a picture is bad."""
     if not entry.sides[0] or not all(number in pictures for side in entry.sides for number in side):
         return None

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from cot_reward.errors import UserError
 from cot_reward.media.paths import MediaError, media_prefix
+from cot_reward.media.video import remove_unfinished
 from cot_reward.preparing.forms import FormReader, UnknownFormError
 from cot_reward.preparing.mapping import ColumnMap, RawPair, RawRanked
 from cot_reward.preparing.settings import ConvertSettings
@@ -86,6 +87,7 @@ def convert(settings: ConvertSettings) -> int:
             "delete the folder"
         )
     _begin(settings, wanted)
+    remove_unfinished(settings.media_root / "frames")
     files = MediaFiles(settings.media_root, prefix, settings.frames, settings.max_pixels)
     counts = Counts()
     with ExitStack() as stack:
@@ -184,7 +186,10 @@ def _comparisons(settings: ConvertSettings, counts: Counts) -> Iterator[_Found]:
     for file in settings.files:
         labels = counts.labels[file] = FileLabels(parse_meanings(settings.labels))
         if given and given.is_ranked:
-            yield from _of_groups(_each(file, given.ranked, counts), settings, counts)
+            rows = _each(file, given.ranked, counts)
+            yield from _of_groups(
+                _brought_together(rows) if settings.groups_apart else rows, settings, counts
+            )
             continue
         for where, found in _each(file, FormReader(given, labels).pair, counts):
             if isinstance(found, ValueError):
@@ -214,6 +219,21 @@ def _each(
         yield where, found
 
 
+def _brought_together(
+    rows: Iterable[tuple[str, RawRanked | ValueError]],
+) -> Iterator[tuple[str, RawRanked | ValueError]]:
+    """The rows of a file with those of a group behind each other, in the order of the groups."""
+    groups: dict[str, list[tuple[str, RawRanked | ValueError]]] = {}
+    for where, found in rows:
+        if isinstance(found, ValueError):
+            yield where, found
+        else:
+            # Groups may be of any type, also one that has no hash.
+            groups.setdefault(repr(found.group), []).append((where, found))
+    for group in groups.values():
+        yield from group
+
+
 def _of_groups(
     rows: Iterable[tuple[str, RawRanked | ValueError]], settings: ConvertSettings, counts: Counts
 ) -> Iterator[_Found]:
@@ -229,7 +249,7 @@ def _of_groups(
         group = hash(repr(first.group))
         fault = ""
         if group in seen:
-            fault = "stand apart; sort the file by its groups"
+            fault = "stand apart; sort the file by its groups, or give --groups-apart"
         elif len(entries) > _MOST_CANDIDATES:
             fault = f"are {len(entries):,}; is group=... of --map the right column?"
         elif any((one.text, one.context) != (first.text, first.context) for _, one in entries):

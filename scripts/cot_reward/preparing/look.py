@@ -14,7 +14,7 @@ from cot_reward.media.embedded import embedded
 from cot_reward.media.images import IMAGE_ENDINGS
 from cot_reward.media.video import VIDEO_ENDINGS
 from cot_reward.preparing.forms import known_form
-from cot_reward.preparing.mapping import CONSTANT, column
+from cot_reward.preparing.mapping import CONSTANT, column, opened
 from cot_reward.preparing.settings import LookSettings
 from cot_reward.preparing.tables import read_table
 from cot_reward.settings import read_yaml, shipped
@@ -96,6 +96,7 @@ def _places(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _inside(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
     if value is None:
         return
+    value = opened(value) if depth else value
     if depth and _is_plain_object(value):
         for key, item in value.items():
             yield from _inside(f"{name}.{key}", item, depth - 1)

@@ -1,8 +1,12 @@
 """Column maps: which columns of a data set's rows hold a comparison (--map TARGET=COLUMN ...)."""
 
+import contextlib
+import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import StatisticsError, fmean
 from typing import Any
 
 from cot_reward.errors import nearest
@@ -12,6 +16,8 @@ from cot_reward.rows.labels import NUMBERS, FileLabels, Meaning, TieError
 PAIR = ("text", "first", "second", "label", "context", "first_score", "second_score")
 RANKED = ("text", "medium", "rank", "score", "group", "context")
 CONSTANT = "const:"
+_PATTERN = "~"
+_SLICE = re.compile(r"(-?\d*):(-?\d*)")
 _MISSING = object()
 
 Column = Callable[[Mapping[str, Any]], Any]
@@ -20,27 +26,56 @@ Column = Callable[[Mapping[str, Any]], Any]
 def column(name: str) -> Column:
     """What reads a column. A dot leads into an object or a list: `response.0`, `images.1.path`.
 
-    A name that has dots itself wins. `const:VALUE` is the same value in every row. The reader
-    raises ValueError for a row without the column.
+    A text of JSON is such an object or list, too. `images.:8` and `images.8:` are parts of a list. A name that has dots itself wins. `const:VALUE`
+    is the same value in every row. `COLUMN~PATTERN` is what the first group of a regular expression
+    that matched anything holds, found in a column of text. The reader raises ValueError for a row
+    without the column or the pattern; this function does for what is no regular expression.
     """
     if name.startswith(CONSTANT):
         constant = name.removeprefix(CONSTANT)
         return lambda row: constant
+    place, is_pattern, expression = name.partition(_PATTERN)
+    parts = place.split(".")
 
     def read(row: Mapping[str, Any]) -> Any:
-        value = row.get(name, _MISSING)
+        value = row.get(place, _MISSING)
         if value is _MISSING:
-            value = _inside(row, name.split("."))
+            value = _inside(row, parts)
         if value is _MISSING:
-            raise ValueError(f"has no '{name}'; its columns are {', '.join(map(str, row)):.300}")
+            raise ValueError(f"has no '{place}'; its columns are {', '.join(map(str, row)):.300}")
         return value
 
-    return read
+    if not is_pattern:
+        return read
+    try:
+        pattern = re.compile(expression, re.DOTALL)
+    except re.error as error:
+        raise ValueError(f"{expression!r} is no regular expression: {error}") from None
+    if not pattern.groups:
+        raise ValueError(f"{expression!r} has no group: (...) says what is taken")
+
+    def search(row: Mapping[str, Any]) -> str:
+        text = read(row)
+        found = pattern.search(text) if isinstance(text, str) else None
+        if found is None:
+            raise ValueError(f"'{place}' is {text!r:.80}, without {expression:.80}")
+        return next((group for group in found.groups() if group is not None), "")
+
+    return search
+
+
+def opened(value: Any) -> Any:
+    """The object or list that a text holds as JSON; any other value as it is."""
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
 
 
 def _inside(value: Any, parts: Sequence[str]) -> Any:
     if not parts:
         return value
+    value = opened(value)
     if isinstance(value, Mapping):
         # The longest name first: endings of WebDataset have dots.
         for end in range(len(parts), 0, -1):
@@ -48,8 +83,13 @@ def _inside(value: Any, parts: Sequence[str]) -> Any:
             if key in value:
                 return _inside(value[key], parts[end:])
         return _MISSING
+    if not isinstance(value, list | tuple):
+        return _MISSING
+    if found := _SLICE.fullmatch(parts[0]):
+        ends = (int(number) if number else None for number in found.groups())
+        return _inside(value[slice(*ends)], parts[1:])
     is_number = parts[0].removeprefix("-").isdecimal()
-    if is_number and isinstance(value, list | tuple) and -len(value) <= int(parts[0]) < len(value):
+    if is_number and -len(value) <= int(parts[0]) < len(value):
         return _inside(value[int(parts[0])], parts[1:])
     return _MISSING
 
@@ -161,9 +201,10 @@ def _parsed(text: str) -> tuple[str, str]:
 
 
 def _number(value: Any, name: str) -> float:
+    """A number, or the mean of a list of them, such as the ratings of several people."""
     try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
+        number = fmean(value) if isinstance(value, list | tuple) else float(value)
+    except (TypeError, ValueError, OverflowError, StatisticsError):
         number = math.nan
     if not math.isfinite(number):
         raise ValueError(f"the {name} is {value!r:.60}; it must be a number")

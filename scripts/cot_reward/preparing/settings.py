@@ -143,12 +143,15 @@ class ConvertSettings(ComparisonFiles):
     columns: list[str] = _setting(
         "where a comparison stands: text=COLUMN first=COLUMN second=COLUMN label=COLUMN (or "
         "first_score=, second_score=; context=); of candidates that are rows of their own "
-        "text=, medium=, group=, and rank= or score=. A column may be nested (response.0) or "
-        "const:VALUE",
+        "text=, medium=, group=, and rank= or score=. A column may be nested (response.0), a part "
+        "of a list (frames.:8), const:VALUE, or COLUMN~PATTERN (the group of a regular expression)",
         [],
         name="map",
     )
     tie_margin: float = _setting("scores that differ by this or less are a tie", 0.0)
+    groups_apart: bool = _setting(
+        "rows of a group may stand anywhere in the file, whose rows are then held in memory", False
+    )
     group_pairs: int = _setting("most pairs of a group of ranked candidates; 0: all", 0)
     frames: int = _setting("frames that a video is shown as, 2 or more", 8)
     max_pixels: int = _setting("most pixels of a frame", MAX_PIXELS)

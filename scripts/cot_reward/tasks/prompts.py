@@ -2,11 +2,11 @@
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from cot_reward.errors import UserError
+from cot_reward.errors import UserError, nearest
 from cot_reward.records import (
     PLACEHOLDERS,
     Candidate,
@@ -83,15 +83,45 @@ def template_hash(template: str) -> str:
     return hashlib.sha256(template.encode()).hexdigest()[:16]
 
 
-def read_templates(path: Path | None, form: Form = "think") -> dict[str, str]:
-    """task -> template: our own of a form, or the one of the file for every task.
+def read_templates(files: Sequence[str], form: Form = "think") -> dict[str, str]:
+    """task -> template: our own of a form, unless a file replaces it.
 
-    Raises UserError.
+    `files` are TASK=FILE for one task, or FILE for every task that has no file of its own. Raises
+    UserError.
     """
-    if path is None:
-        return {name: task.templates[form] for name, task in TASKS.items()}
+    named, general = named_templates(files)
+    found = {name: task.templates[form] for name, task in TASKS.items()}
+    if general:
+        found = dict.fromkeys(TASKS, _read_template(general))
+    return found | {name: _read_template(path) for name, path in named.items()}
+
+
+def named_templates(files: Sequence[str]) -> tuple[dict[str, Path], Path | None]:
+    """task -> file, and the file of the other tasks, of what --template names.
+
+    Raises UserError for two files of one task, and for a name that is no task's.
+    """
+    named: dict[str, Path] = {}
+    general: Path | None = None
+    for text in files:
+        name, equals, path = text.partition("=")
+        # A path may hold an equals sign.
+        if not equals or (name not in TASKS and ("/" in name or Path(text).exists())):
+            name, path = "", text
+        elif name not in TASKS:
+            raise UserError(f"--template {text}: no task is called '{name}'.{nearest(name, TASKS)}")
+        if name in named or (not name and general):
+            raise UserError(f"--template {text}: {name or 'all tasks'} already has a file")
+        if name:
+            named[name] = Path(path)
+        else:
+            general = Path(path)
+    return named, general
+
+
+def _read_template(path: Path) -> str:
     try:
-        return dict.fromkeys(TASKS, path.read_text(encoding="utf-8").rstrip("\n"))
+        return path.read_text(encoding="utf-8").rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--template {path}: cannot be read: {error}") from None
 
@@ -99,20 +129,32 @@ def read_templates(path: Path | None, form: Form = "think") -> dict[str, str]:
 def check_template_of_model(root: str | None, templates: Mapping[str, str]) -> None:
     """Raises UserError when the model's folder says that it was trained on another prompt.
 
-    `templates` is task -> template.
+    `templates` is task -> template. The prompt in the folder says nothing of a task with other
+    fields or another medium: a model may have been trained on one task only.
     """
     if root is None:
         return
     path = Path(root) / TEMPLATE_FILE
     try:
-        trained = template_hash(path.read_text(encoding="utf-8").rstrip("\n"))
+        trained = path.read_text(encoding="utf-8").rstrip("\n")
     except (OSError, UnicodeDecodeError):
         return
-    if any(template_hash(template) != trained for template in templates.values()):
-        raise UserError(
-            f"the model in {root} was trained on another prompt than this run's; use "
-            f"--template {path}"
-        )
+    for name, template in templates.items():
+        if _is_about(trained, TASKS[name]) and template != trained:
+            raise UserError(
+                f"the model in {root} was trained on another prompt for {name} than this run's; "
+                f"use --template {path} (or --template {name}={path}, beside files of other tasks)"
+            )
+
+
+def _is_about(template: str, task: Task) -> bool:
+    """Whether a template may be one of the task: it has its fields, and speaks of its medium."""
+    if not all("{" + name + "}" in template for name in task.fields):
+        return False
+    words = template.replace(IMAGE, "").lower()
+    # Prompts about videos may call the frames images.
+    medium = "video" if "video" in words else "image" if "image" in words else task.medium
+    return medium == task.medium
 
 
 def mixed_templates(hashes: Mapping[str, Collection[str]]) -> str:
