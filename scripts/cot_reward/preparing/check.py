@@ -48,12 +48,12 @@ class Picture(NamedTuple):
     look: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Entry:
     """A comparison: its place, label, text in plain words, and media as numbers."""
 
     where: str
-    key: str
+    key: bytes
     task: str
     label: int
     words: int
@@ -137,7 +137,7 @@ def _entry(comparison: Comparison, where: str, numbers: dict[str, int]) -> _Entr
     compares = TASKS[comparison.task].compares_media
     preferred = "\n".join(as_tuple(comparison.candidates[comparison.label - 1]))
     return _Entry(
-        where, comparison.key, comparison.task, comparison.label,
+        where, bytes.fromhex(comparison.key), comparison.task, comparison.label,
         _digest(words_of(comparison.text)), _digest(preferred),
         of(comparison.context), of(shown_media(comparison, "given")),
         (of(as_tuple(first)), of(as_tuple(second))) if compares else ((), ()),
@@ -269,9 +269,10 @@ def _find_duplicates(
     entries: Sequence[_Entry], pictures: dict[int, Picture], offenders: _Offenders
 ) -> None:
     """Comparisons that come again: by key, by the content of their media, by their looks."""
-    by_key: dict[str, _Entry] = {}
-    by_content: dict[tuple[object, ...], _Entry] = {}
-    by_look: dict[tuple[object, ...], _Entry] = {}
+    by_key: dict[bytes, _Entry] = {}
+    # By 64 bits each, which take a fraction of what they stand for.
+    by_content: dict[int, _Entry] = {}
+    by_look: dict[int, _Entry] = {}
     for entry in entries:
         first = by_key.setdefault(entry.key, entry)
         if first is not entry:
@@ -286,7 +287,7 @@ def _find_duplicates(
             continue
         context = tuple(pictures[n].content for n in entry.context if n in pictures)
         identity = (entry.task, entry.words, context, *sorted(contents))
-        first = by_content.setdefault(identity, entry)
+        first = by_content.setdefault(hash(identity), entry)
         if first is not entry:
             agree = _better(first, pictures, "content") == _better(entry, pictures, "content")
             kind = "duplicate_content" if agree else "other_label"
@@ -295,7 +296,8 @@ def _find_duplicates(
         looks = _of_sides(entry, pictures, "look")
         if looks and not any(look is None for side in looks for look in side):
             seen_as = tuple(pictures[n].look for n in entry.context if n in pictures)
-            first = by_look.setdefault((entry.task, entry.words, seen_as, *sorted(looks)), entry)
+            identity = (entry.task, entry.words, seen_as, *sorted(looks))
+            first = by_look.setdefault(hash(identity), entry)
             if first is not entry:
                 offenders.add("looks_alike", entry.where, f"looks like {first.where}")
 
@@ -324,7 +326,7 @@ def _find_leaks(
     contents, looks = held_out.contents, held_out.looks
     for entry in ours:
         own = [pictures[number] for number in entry.media if number in pictures]
-        if where := held_out.keys.get(entry.key):
+        if where := held_out.keys.get(entry.key.hex()):
             offenders.add("leak", entry.where, f"the comparison of {where}")
         elif where := next((contents[p.content] for p in own if p.content in contents), None):
             offenders.add("leak", entry.where, f"a picture of {where}")

@@ -1,6 +1,5 @@
 """Files of any data set -> comparisons of this project's own form, with all media as files."""
 
-import hashlib
 import os
 import random
 import sys
@@ -20,12 +19,11 @@ from cot_reward.media.paths import MediaError, media_prefix
 from cot_reward.media.video import remove_unfinished
 from cot_reward.preparing.forms import FormReader, UnknownFormError
 from cot_reward.preparing.mapping import ColumnMap, RawPair, RawRanked
+from cot_reward.preparing.plain_rows import plain_row_of
 from cot_reward.preparing.settings import ConvertSettings
 from cot_reward.preparing.shown_media import MediaFiles
 from cot_reward.preparing.tables import read_table
 from cot_reward.provenance import jsonable, versions
-from cot_reward.records import Candidate, Comparison, Task
-from cot_reward.rows.adapters.comparison import adapt, plain_row
 from cot_reward.rows.labels import FileLabels, TieError, parse_meanings
 from cot_reward.store import atomic_file, dump, read_json, write_json
 from cot_reward.tasks import TASKS
@@ -328,45 +326,14 @@ def _prepared(
 
 def _row(found: _Found, default_task: str | None, files: MediaFiles) -> dict[str, Any]:
     """A row of this project's own form. Raises ValueError and MediaError."""
-    raw = found.raw
-    assert raw is not None
+    assert found.raw is not None
     name = found.task or default_task
     if name is None:
         raise ValueError(f"the row names no task; name it with --task ({', '.join(TASKS)})")
-    if name not in TASKS:
-        raise ValueError(f"'task' is {name!r:.60}; known: {', '.join(TASKS)}")
+    row = plain_row_of(found.raw, name, files)
     if default_task not in (None, name):
         raise ValueError(f"a row of task {name}, not of --task {default_task}")
-    task = TASKS[name]
-    first, second = (_candidate(value, task, files) for value in raw.candidates)
-    label = raw.label
-    if raw.may_swap and _is_odd(raw.text, first, second):
-        first, second, label = second, first, 3 - label
-    context = files.context(raw.context, task) if raw.context else []
-    if bool(context) != task.has_context:
-        raise ValueError(
-            f"task {name} needs context=COLUMN (--map)"
-            if task.has_context
-            else f"task {name} has no context; leave context=... out of --map"
-        )
-    row = plain_row(Comparison(name, raw.text, (first, second), label, context=tuple(context)))
-    # What a later step cannot read is a bad row here.
-    adapt(row, "")
     return row | {"origin": found.where}
-
-
-def _candidate(value: Any, task: Task, files: MediaFiles) -> Candidate:
-    if not task.compares_media:
-        if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"an answer must be a text that is not empty, not {value!r:.60}")
-        return value
-    return files.video(value) if task.medium == "video" else files.image(value)
-
-
-def _is_odd(text: str, first: Candidate, second: Candidate) -> bool:
-    """Half of all comparisons, always the same ones: there the better candidate comes second."""
-    material = repr((text, sorted((str(first), str(second)))))
-    return bool(hashlib.sha256(material.encode()).digest()[0] & 1)
 
 
 class _Shards:

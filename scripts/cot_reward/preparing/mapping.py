@@ -26,10 +26,11 @@ Column = Callable[[Mapping[str, Any]], Any]
 def column(name: str) -> Column:
     """What reads a column. A dot leads into an object or a list: `response.0`, `images.1.path`.
 
-    A text of JSON is such an object or list, too. `images.:8` and `images.8:` are parts of a list. A name that has dots itself wins. `const:VALUE`
-    is the same value in every row. `COLUMN~PATTERN` is what the first group of a regular expression
-    that matched anything holds, found in a column of text. The reader raises ValueError for a row
-    without the column or the pattern; this function does for what is no regular expression.
+    A text of JSON is such an object or list, too. `images.:8` and `images.8:` are parts of a list.
+    A name that has dots itself wins. `const:VALUE` is the same value in every row.
+    `COLUMN~PATTERN` finds a regular expression in a column of text, and takes the first of its
+    groups that matched. The reader raises ValueError for a row without the column or the pattern;
+    this function does for what is no regular expression.
     """
     if name.startswith(CONSTANT):
         constant = name.removeprefix(CONSTANT)

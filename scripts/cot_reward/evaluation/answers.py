@@ -1,0 +1,152 @@
+"""What a model answered to the items of a benchmark, as arrays, from the rows of a finished run."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cot_reward.errors import UserError
+from cot_reward.evaluation.items import ITEMS, Item, item_of_row, read_items
+from cot_reward.inference.results import JUDGED_FILES
+from cot_reward.records import ORDERS
+from cot_reward.rows.reading import read_span, spans
+from cot_reward.store import read_json
+
+# Values of `Answers.picks` beside the candidates 1 and 2.
+NO_ANSWER = 0
+MISSING = -1
+_BYTES_AT_ONCE = 2**26
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of one model to n items, in two orders, of s samples each.
+
+    picks: (n, 2, s) int8; the candidate that was preferred, counted as in the item; NO_ANSWER for a
+        text whose answer cannot be read, MISSING where there is no text
+    coherent: (n, 2, s) bool; an answer whose scores and totals agree with it
+    length: (n, 2, s) int32; characters of the text
+    shown: (n, 2, s) int8; the answer as it was shown, 1 or 2, 0 without one
+    """
+
+    model: str
+    items: Sequence[Item]
+    picks: np.ndarray
+    coherent: np.ndarray
+    length: np.ndarray
+    shown: np.ndarray
+
+    @cached_property
+    def truth(self) -> np.ndarray:
+        """(n,) int8: the better candidate; 0 for a tie."""
+        return np.array([item.better for item in self.items], dtype=np.int8)
+
+    @cached_property
+    def is_tie(self) -> NDArray[np.bool_]:
+        return np.equal(self.truth, 0)
+
+    @cached_property
+    def missing(self) -> NDArray[np.bool_]:
+        """(n, orders, s): there is no text. Orders that were not asked at all are left out."""
+        return np.equal(self.asked(self.picks), MISSING)
+
+    @cached_property
+    def right(self) -> NDArray[np.bool_]:
+        """(n, orders, s): the answer is the better candidate; False for ties."""
+        return np.equal(self.asked(self.picks), self._of_items(self.truth))
+
+    @cached_property
+    def wrong(self) -> NDArray[np.bool_]:
+        """(n, orders, s): the answer is the other candidate; False for ties."""
+        return np.equal(self.asked(self.picks), self._of_items(3 - self.truth))
+
+    def _of_items(self, values: np.ndarray) -> np.ndarray:
+        """Values of items beside those of texts; no answer has the value of a tie."""
+        return np.where(self.is_tie, 3, values)[:, None, None]
+
+    def asked(self, values: np.ndarray) -> np.ndarray:
+        """The part of an array of this object that is about orders that were asked."""
+        return values[:, (self.picks != MISSING).any(axis=(0, 2))]
+
+    @property
+    def samples(self) -> int:
+        return int(self.picks.shape[2])
+
+    @property
+    def orders(self) -> int:
+        return int(self.right.shape[1])
+
+    def take(self, numbers: np.ndarray) -> "Answers":
+        """The answers to some of the items, by index or mask."""
+        items = [self.items[number] for number in np.arange(len(self.items))[numbers]]
+        arrays = self.picks, self.coherent, self.length, self.shown
+        return Answers(self.model, items, *(array[numbers] for array in arrays))
+
+
+def read_answers(folder: Path) -> Answers:
+    """The answers in a run folder: of scripts/evaluate.py, or of the client about any data.
+
+    Raises UserError for a folder of no finished inference, for one whose texts were chosen by their
+    outcomes, and for rows about other comparisons than the items.
+    """
+    summary = _summary(folder)
+    if (folder / ITEMS).exists():
+        items = read_items(folder / ITEMS)
+    else:
+        items = list({row["id"]: item_of_row(row) for row in _rows(folder)}.values())
+    if not items:
+        raise UserError(f"{folder}: no answers")
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for number, item in enumerate(items):
+        numbers[item.key].append(number)
+    shape = (len(items), len(ORDERS), int(summary["settings"]["num_samples"]))
+    picks: np.ndarray = np.full(shape, MISSING, dtype=np.int8)
+    coherent: np.ndarray = np.zeros(shape, dtype=bool)
+    length: np.ndarray = np.zeros(shape, dtype=np.int32)
+    shown: np.ndarray = np.zeros(shape, dtype=np.int8)
+    for row in _rows(folder):
+        if row["id"] not in numbers:
+            raise UserError(
+                f"{folder}: a row about a comparison ({row['id'][:12]}...) that is none of "
+                f"{ITEMS}; was the folder used for other data?"
+            )
+        place = ORDERS.index(row["order"]), row["sample"]
+        answer, is_right = row["answer"], row["answer"] == row["label"]
+        for number in numbers[row["id"]]:
+            # The label of the question tells which candidate was shown where.
+            asked = items[number].asked_label
+            picks[number, *place] = (asked if is_right else 3 - asked) if answer else NO_ANSWER
+            coherent[number, *place] = row["coherence"] == "coherent"
+            length[number, *place] = len(row["conversations"][-1]["value"])
+            shown[number, *place] = answer
+    return Answers(str(summary["settings"]["model"]), items, picks, coherent, length, shown)
+
+
+def _summary(folder: Path) -> Mapping[str, Any]:
+    path = folder / "summary.json"
+    if not path.exists():
+        raise UserError(f"{folder}: no summary.json; this inference has not finished")
+    summary = read_json(path)
+    until = summary.get("settings", {}).get("until", "off")
+    if until != "off":
+        raise UserError(
+            f"{folder}: sampled with --until {until}, so that the texts are no fair sample of the "
+            "model's; run this inference again with --until off"
+        )
+    return summary
+
+
+def _rows(folder: Path) -> Iterator[Mapping[str, Any]]:
+    for name in JUDGED_FILES:
+        path = folder / f"{name}.jsonl"
+        for start, end in spans(path, _BYTES_AT_ONCE):
+            for number, row in read_span(path, start, end):
+                if isinstance(row, dict):
+                    yield row
+                elif row is not None:
+                    raise UserError(f"{path}: line {number} after byte {start:,}: {row}")

@@ -1,0 +1,67 @@
+"""The items of a benchmark as a run folder keeps them: what was asked, and what is right."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cot_reward.errors import UserError
+from cot_reward.rows.reading import read_rows
+from cot_reward.store import write_jsonl
+
+# In the folder of a benchmark run.
+ITEMS = "items.jsonl"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item: a comparison, where it belongs, and which candidate is better.
+
+    key: of the comparison (records.comparison_key); items with one key have the same answers
+    cluster: items of one cluster (an image or a prompt) are not independent
+    better: 1 or 2, counted as in the item; 0: neither is
+    asked_label: the label of the question that was asked about the key, counted as in the item; of
+        ties it says nothing
+    text, candidates, context: for people; media are paths below the media root
+    """
+
+    name: str
+    key: str
+    group: str
+    cluster: str
+    better: int
+    asked_label: int
+    text: str = ""
+    candidates: list[Any] = field(default_factory=list)
+    context: list[str] = field(default_factory=list)
+
+
+def write_items(path: Path, items: Iterable[Item]) -> None:
+    write_jsonl(path, (asdict(item) for item in items))
+
+
+def read_items(path: Path) -> list[Item]:
+    """Raises UserError for a file that is not as it was written."""
+    items = []
+    for number, row in read_rows(path):
+        try:
+            if isinstance(row, ValueError):
+                raise row
+            items.append(Item(**row))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{path}:{number}: not an item ({error}); run scripts/evaluate.py again"
+            ) from None
+    if len({item.name for item in items}) < len(items):
+        raise UserError(f"{path}: two items have one name; run scripts/evaluate.py again")
+    return items
+
+
+def item_of_row(row: Mapping[str, Any]) -> Item:
+    """The item that a judged row is about, where no benchmark names it; its group is its source."""
+    label = row["label"] if row["order"] == "given" else 3 - row["label"]
+    prompt = row["conversations"][0]["value"]
+    return Item(
+        row["id"], row["id"], row["source"] or row["task"], row["id"], label, label, prompt,
+        [], row["images"] if row["order"] == "given" else [],
+    )  # fmt: skip
