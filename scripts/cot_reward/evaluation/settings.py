@@ -1,0 +1,42 @@
+"""Settings of scripts/evaluate.py beside those of the client, and of scripts/compare.py."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+def _setting(text: str, default: Any = None) -> Any:
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    benchmark: str = _setting(
+        "a benchmark (scripts/evaluate.py --benchmark list), or rows: the labelled comparisons of "
+        "--data",
+        "rows",
+    )
+    snapshot: list[Path] = _setting(
+        "the benchmark's files, or a folder of them (default: by name from the hub)", []
+    )
+    split: str | None = _setting("split of the benchmark (default: its first)")
+    frames: int = _setting("frames that a video is shown as", 8)
+    any_rows: bool = _setting("go on with another number of rows than was published", False)
+    allow_bad_items: bool = _setting("go on without the rows that cannot be used", False)
+
+    def __post_init__(self) -> None:
+        if self.frames < 2:
+            raise ValueError(f"--frames must be 2 or more, is {self.frames}")
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    runs: list[Path] = field(metadata={"help": "folder of a finished run", "positional": True})
+    names: list[str] = _setting("name of each run's model (default: of the folders)", [])
+    out: Path = _setting("folder of the result", Path("runs/compare"))
+    common: bool = _setting("compare the items that all models have texts about", False)
+    published: Path | None = _setting(
+        "YAML file of published figures", Path("configs/published.yaml")
+    )
