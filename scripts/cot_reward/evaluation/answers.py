@@ -98,7 +98,8 @@ def read_answers(folder: Path) -> Answers:
     if (folder / ITEMS).exists():
         items = read_items(folder / ITEMS)
     else:
-        items = list({row["id"]: item_of_row(row) for row in _rows(folder)}.values())
+        found = {row["id"]: item_of_row(row) for row in _rows(folder)}
+        items = [found[key] for key in sorted(found)]
     if not items:
         raise UserError(f"{folder}: no answers")
     numbers: dict[str, list[int]] = defaultdict(list)

@@ -28,7 +28,7 @@ TABLE = "scores.md"
 def print_benchmarks() -> int:
     """Print a line for each benchmark; returns the exit code."""
     for one in BENCHMARKS.values():
-        rows = ", ".join(f"{split}" + (f" {count:,}" if count else "") for split, count in one.rows.items())
+        rows = ", ".join(f"{name} {count:,}" if count else name for name, count in one.rows.items())
         print(f"{one.name:<23} {one.task:<20} {one.repository:<39} {rows}")
     print(f"{ROWS:<23} {'any':<20} your own comparisons (--data)")
     return 0
