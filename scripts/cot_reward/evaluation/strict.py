@@ -56,20 +56,25 @@ def strict_score(answers: Answers) -> dict[str, Any]:
     votes = votes_at(answers, answers.samples)
     values |= {"vote": votes[:, 0], "vote_undecided": votes[:, 1]}
     masks = group_masks(answers)
-    groups: dict[str, dict[str, Any]] = {name: {} for name in (*masks, OVERALL, MACRO)}
-    for metric, column in values.items():
-        # A column for each group, and one for all.
-        table = np.column_stack(
+    names = (*masks, OVERALL)
+    groups: dict[str, dict[str, Any]] = {name: {} for name in (*names, MACRO)}
+    # For each metric a column of each group, and one of all items.
+    tables = {
+        metric: np.column_stack(
             [*(np.where(mask, column, np.nan) for mask in masks.values()), column]
         )
-        draws = clusters.means(table)
-        for number, name in enumerate((*masks, OVERALL)):
-            groups[name][metric] = _figure(table[:, number], draws[:, number])
+        for metric, column in values.items()
+    }
+    draws = clusters.means(np.hstack(list(tables.values())))
+    for place, (metric, table) in enumerate(tables.items()):
+        of_metric = draws[:, place * len(names) : (place + 1) * len(names)]
+        for number, name in enumerate(names):
+            groups[name][metric] = _figure(table[:, number], of_metric[:, number])
             if metric == "vote":
                 counted = table[:, number][~np.isnan(table[:, number])]
                 low, high = wilson(float(counted.sum()), len(counted))
                 groups[name][metric] |= {"wilson_low": low, "wilson_high": high}
-        low, high = interval(draws[:, :-1].mean(axis=1))
+        low, high = interval(of_metric[:, :-1].mean(axis=1))
         means = [groups[name][metric]["share"] for name in masks]
         share = float(np.mean(means))
         groups[MACRO][metric] = {"share": share, "low": low, "high": high, "items": len(means)}

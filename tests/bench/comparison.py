@@ -1,6 +1,6 @@
 """scripts/compare.py on models x items x samples, from files: seconds and peak memory.
 
-    .envs/main/bin/python tests/bench/compare.py [--models 4] [--items 5000] [--samples 8]
+    .envs/main/bin/python tests/bench/comparison.py [--models 4] [--items 5000] [--samples 8]
 
 Prints Markdown. The rows have texts of 1,500 characters, as chains of thought have.
 """
