@@ -8,8 +8,8 @@ model with several seeds become one. Writes comparison.json and comparison.md.
 """
 
 from cot_reward import errors, settings
-from cot_reward.evaluation.compare import write_comparison
-from cot_reward.evaluation.settings import CompareSettings
+from cot_reward.report.run import write_comparison
+from cot_reward.report.settings import CompareSettings
 
 
 def main() -> int:

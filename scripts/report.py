@@ -1,28 +1,20 @@
-"""Table, plots and results.json of a finished chain.
+"""Table, plots and page of a finished chain, or the page of any finished folder.
 
-python scripts/report.py --runs runs
-python scripts/report.py --runs runs/demo --seeds 0 1 2
+    python scripts/report.py --runs runs
+    python scripts/report.py --runs runs/demo --seeds 0 1 2
+    python scripts/report.py runs/stage1_infer runs/pairs runs/stage3
+
+A page is report.html in the folder, which any browser opens without a network. A folder is an
+inference, a benchmark run, a merge, a training or a chain.
 """
 
-from dataclasses import dataclass, field
-from pathlib import Path
-
 from cot_reward import errors, settings
-from cot_reward.evaluation.page import write_report
-
-
-@dataclass(frozen=True)
-class ReportSettings:
-    runs: Path = field(default=Path("runs"), metadata={"help": "folder of the chain's results"})
-    seeds: list[int] = field(
-        default_factory=list,
-        metadata={"help": "pool the runs in RUNS/seedN (default: the run in RUNS itself)"},
-    )
+from cot_reward.report.run import report
+from cot_reward.report.settings import ReportSettings
 
 
 def main() -> int:
-    chosen = settings.parse(ReportSettings, __doc__ or "")
-    print(write_report(chosen.runs, chosen.seeds))
+    print(report(settings.parse(ReportSettings, __doc__ or "")))
     return 0
 
 

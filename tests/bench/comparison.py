@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import numpy as np
 from cot_reward.evaluation.items import Item, write_items
-from cot_reward.evaluation.settings import CompareSettings
+from cot_reward.report.settings import CompareSettings
 from cot_reward.store import dump
 
 TEXT = "<think>" + "Image 1 follows the caption, and its light is even. " * 28 + "</think>"
@@ -34,9 +34,11 @@ def main() -> None:
                 for model in range(given.models)]  # fmt: skip
         size = sum(file.stat().st_size for run in runs for file in run.iterdir())
         start, cpu = time.perf_counter(), time.process_time()
-        from cot_reward.evaluation.compare import write_comparison
+        from cot_reward.report.run import write_comparison
 
-        write_comparison(CompareSettings(runs, out=Path(folder) / "out", published=None))
+        write_comparison(
+            CompareSettings(runs, out=Path(folder) / "out", published=None, page=False)
+        )
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         print(

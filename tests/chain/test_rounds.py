@@ -156,7 +156,7 @@ def test_rounds_end_where_validation_no_longer_rises_and_so_does_a_later_start(
     assert again.returncode == 0
     ran = [head for head in heads(again) if not head.endswith(": done")]
     assert [head for head in ran if reason not in head] == [
-        "== report: the table and plots (made anew each time)"
+        "== report: the table, plots and page (made anew each time)"
     ]
     assert str((runs / "result").readlink()) == "stage3"
     assert f"skip  round3/infer: the pass of round 3 ({reason})" in run(*flags, "--dry-run").stdout

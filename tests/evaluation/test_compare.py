@@ -10,10 +10,11 @@ import pytest
 from cot_reward import settings
 from cot_reward.errors import UserError
 from cot_reward.evaluation.answers import MISSING, read_answers
-from cot_reward.evaluation.compare import Run, compare, read_runs, write_comparison
+from cot_reward.evaluation.compare import Run, compare, read_runs
 from cot_reward.evaluation.comparison_table import comparison_table, contradiction
-from cot_reward.evaluation.settings import CompareSettings
 from cot_reward.evaluation.strict import OVERALL
+from cot_reward.report.run import write_comparison
+from cot_reward.report.settings import CompareSettings
 from cot_reward.settings import read_yaml
 from helpers.benchmarks import answers_of, random_answers
 from helpers.environments import REPO
@@ -97,7 +98,7 @@ def test_folders_of_the_client_are_compared_by_their_names(tmp_path: Path) -> No
     out = tmp_path / "out"
     argv = [str(before), str(after), "--out", str(out)]
     table = write_comparison(settings.parse(CompareSettings, "", argv=argv))
-    assert table == (out / "comparison.md").read_text()
+    assert table == (out / "comparison.md").read_text() + f"\n{out / 'report.html'}\n"
     found = json.loads((out / "comparison.json").read_text())["rows"]
     assert found["models"]["before"]["groups"][OVERALL]["accuracy"]["share"] == 3 / 8
     assert found["differences"][0]["groups"][OVERALL]["difference"] == pytest.approx(4 / 8)

@@ -327,10 +327,13 @@ class Commands:
 
     def report(self) -> Step:
         seeds = [str(seed) for seed in self.profile.seeds]
-        command = [PYTHON, "scripts/report.py", "--runs", str(self.profile.runs)]
+        command = [
+            PYTHON, "scripts/report.py", "--runs", str(self.profile.runs),
+            "--media-root", str(self.profile.media_root),
+        ]  # fmt: skip
         if seeds:
             command += ["--seeds", *seeds]
-        return Step("report", "the table and plots", tuple(command), always=True)
+        return Step("report", "the table, plots and page", tuple(command), always=True)
 
     def _name(self, run: Path, name: str) -> str:
         """The name of a step: its place below the folder of all results."""

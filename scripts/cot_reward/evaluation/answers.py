@@ -98,19 +98,21 @@ def read_answers(folder: Path) -> Answers:
     if (folder / ITEMS).exists():
         items = read_items(folder / ITEMS)
     else:
-        found = {row["id"]: item_of_row(row) for row in _rows(folder)}
+        found = {row["id"]: item_of_row(row) for row in judged_rows_of(folder)}
         items = [found[key] for key in sorted(found)]
     if not items:
         raise UserError(f"{folder}: no answers")
     numbers: dict[str, list[int]] = defaultdict(list)
     for number, item in enumerate(items):
         numbers[item.key].append(number)
-    shape = (len(items), len(ORDERS), int(summary["settings"]["num_samples"]))
+    settings = summary.get("settings", {})
+    samples = settings.get("num_samples") or 1 + max(r["sample"] for r in judged_rows_of(folder))
+    shape = (len(items), len(ORDERS), int(samples))
     picks: np.ndarray = np.full(shape, MISSING, dtype=np.int8)
     coherent: np.ndarray = np.zeros(shape, dtype=bool)
     length: np.ndarray = np.zeros(shape, dtype=np.int32)
     shown: np.ndarray = np.zeros(shape, dtype=np.int8)
-    for row in _rows(folder):
+    for row in judged_rows_of(folder):
         if row["id"] not in numbers:
             raise UserError(
                 f"{folder}: a row about a comparison ({row['id'][:12]}...) that is none of "
@@ -125,7 +127,7 @@ def read_answers(folder: Path) -> Answers:
             coherent[number, *place] = row["coherence"] == "coherent"
             length[number, *place] = len(row["conversations"][-1]["value"])
             shown[number, *place] = answer
-    return Answers(str(summary["settings"]["model"]), items, picks, coherent, length, shown)
+    return Answers(str(settings.get("model", "")), items, picks, coherent, length, shown)
 
 
 def _summary(folder: Path) -> Mapping[str, Any]:
@@ -142,7 +144,8 @@ def _summary(folder: Path) -> Mapping[str, Any]:
     return summary
 
 
-def _rows(folder: Path) -> Iterator[Mapping[str, Any]]:
+def judged_rows_of(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """The judged rows of a run folder, one at a time. Raises UserError for a line that is none."""
     for name in JUDGED_FILES:
         path = folder / f"{name}.jsonl"
         for start, end in spans(path, _BYTES_AT_ONCE):

@@ -13,13 +13,10 @@ from cot_reward.errors import UserError
 from cot_reward.evaluation.answers import Answers, read_answers
 from cot_reward.evaluation.benchmarks import BENCHMARKS
 from cot_reward.evaluation.clusters import Clusters, interval
-from cot_reward.evaluation.comparison_table import comparison_table
 from cot_reward.evaluation.prepare import MANIFEST
-from cot_reward.evaluation.settings import CompareSettings
 from cot_reward.evaluation.strict import OVERALL, group_masks, item_values, strict_score
 from cot_reward.evaluation.votes import votes_at
-from cot_reward.settings import read_yaml, shipped
-from cot_reward.store import read_json, write_json, write_text_file
+from cot_reward.store import read_json
 
 # A true difference of this many standard errors is found in 80 of 100 tests at 5%.
 _DETECTABLE_ERRORS = 2.8
@@ -36,17 +33,6 @@ class Run:
     folders: list[Path]
     answers: Answers
     manifest: Mapping[str, Any] = field(default_factory=dict)
-
-
-def write_comparison(settings: CompareSettings) -> str:
-    """Compare the runs, write JSON and Markdown, and return the table. Raises UserError."""
-    found = compare(read_runs(settings.runs, settings.names), settings.common)
-    published = read_yaml(shipped(settings.published)) if settings.published else {}
-    table = comparison_table(found, published)
-    settings.out.mkdir(parents=True, exist_ok=True)
-    write_json(settings.out / "comparison.json", found)
-    write_text_file(settings.out / "comparison.md", table)
-    return table
 
 
 def read_runs(folders: Sequence[Path], names: Sequence[str] = ()) -> list[Run]:
@@ -123,6 +109,11 @@ def compare(runs: Sequence[Run], common: bool = False) -> dict[str, Any]:
         }
     _correct([entry for one in found.values() for entry in one["differences"]])
     return found
+
+
+def aligned_runs(runs: Sequence[Run]) -> list[Run]:
+    """The runs with the items that all have texts about, in one order. Raises UserError."""
+    return _aligned(runs, common=True)[0]
 
 
 def _aligned(runs: Sequence[Run], common: bool) -> tuple[list[Run], int]:

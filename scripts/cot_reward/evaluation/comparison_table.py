@@ -101,7 +101,8 @@ def _differences(differences: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         cells = [
             entry["before"], entry["after"],
             *(_points(entry["groups"][group]) for group in groups),
-            f"{entry['gained']:,}", f"{entry['lost']:,}", _p(entry["p"]), _p(entry["p_holm"]),
+            f"{entry['gained']:,}", f"{entry['lost']:,}",
+            p_value(entry["p"]), p_value(entry["p_holm"]),
             f"{100 * entry['groups'][OVERALL]['detectable']:.1f}",
         ]  # fmt: skip
         yield "| " + " | ".join(cells) + " |"
@@ -158,5 +159,6 @@ def _points(difference: Mapping[str, float]) -> str:
     return f"{100 * difference['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def _p(value: float) -> str:
+def p_value(value: float) -> str:
+    """A p-value for a table."""
     return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"

@@ -1,6 +1,7 @@
 """The items of a benchmark as a run folder keeps them: what was asked, and what is right."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from cot_reward.errors import UserError
 from cot_reward.rows.reading import read_rows
 from cot_reward.store import write_jsonl
+from cot_reward.tasks import TASKS
+from cot_reward.tasks.generation import caption_in
 
 # In the folder of a benchmark run.
 ITEMS = "items.jsonl"
@@ -59,9 +62,14 @@ def read_items(path: Path) -> list[Item]:
 
 def item_of_row(row: Mapping[str, Any]) -> Item:
     """The item that a judged row is about, where no benchmark names it; its group is its source."""
-    label = row["label"] if row["order"] == "given" else 3 - row["label"]
-    prompt = row["conversations"][0]["value"]
+    is_given = row["order"] == "given"
+    label = row["label"] if is_given else 3 - row["label"]
+    text = row["conversations"][0]["value"]
+    with suppress(ValueError):
+        text = caption_in(text)
+    context, shown = TASKS[row["task"]].parts(row["images"] or row["videos"])
+    sides = [side if isinstance(side, str) else list(side) for side in shown or ()]
     return Item(
-        row["id"], row["id"], row["source"] or row["task"], row["id"], label, label, prompt,
-        [], row["images"] if row["order"] == "given" else [],
+        row["id"], row["id"], row["source"] or row["task"], row["id"], label, label, text,
+        sides if is_given else sides[::-1], list(context),
     )  # fmt: skip

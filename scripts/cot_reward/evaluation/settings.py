@@ -1,4 +1,4 @@
-"""Settings of scripts/evaluate.py beside those of the client, and of scripts/compare.py."""
+"""Settings of scripts/evaluate.py beside those of the client."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,14 +29,3 @@ class BenchmarkSettings:
     def __post_init__(self) -> None:
         if self.frames < 2:
             raise ValueError(f"--frames must be 2 or more, is {self.frames}")
-
-
-@dataclass(frozen=True)
-class CompareSettings:
-    runs: list[Path] = field(metadata={"help": "folder of a finished run", "positional": True})
-    names: list[str] = _setting("name of each run's model (default: of the folders)", [])
-    out: Path = _setting("folder of the result", Path("runs/compare"))
-    common: bool = _setting("compare the items that all models have texts about", False)
-    published: Path | None = _setting(
-        "YAML file of published figures", Path("configs/published.yaml")
-    )

@@ -1,0 +1,108 @@
+"""The page's own plots as SVG, in the colours of the page around them."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cot_reward.evaluation.strict import MACRO
+from cot_reward.plotting import new_figure
+
+# A colour that stands for that of the page's text.
+_INK = "#010203"
+# Of models, told apart in both themes and by most colour-blind people (Okabe and Ito 2008).
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f")
+_STYLE = {
+    "svg.fonttype": "none", "text.color": _INK, "axes.edgecolor": _INK, "axes.labelcolor": _INK,
+    "xtick.color": _INK, "ytick.color": _INK, "font.size": 10,
+}  # fmt: skip
+
+
+def _svg(figure: Any, name: str) -> str:
+    from matplotlib import pyplot
+
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    pyplot.close(figure)
+    text = file.getvalue()
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    # Several plots on one page: the names inside must differ.
+    text = re.sub(r'(id="|url\(#|href="#)', rf"\1{name}-", text)
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
+
+
+def accuracy_plot(models: Mapping[str, Any], name: str) -> str:
+    """Accuracy by group with intervals, a colour for each model."""
+    import matplotlib
+
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure, axes = new_figure()
+        groups = [group for group in next(iter(models.values()))["groups"] if group != MACRO]
+        figure.set_size_inches(7, 1.2 + 0.28 * len(groups) * max(2, len(models)))
+        height = 0.7 / len(models)
+        for number, (model, score) in enumerate(models.items()):
+            figures = [score["groups"][group]["accuracy"] for group in groups]
+            places = [
+                -row - height * (number - (len(models) - 1) / 2) for row in range(len(groups))
+            ]
+            shares = [100 * figure["share"] for figure in figures]
+            errors = [
+                [100 * max(0.0, one["share"] - one["low"]) for one in figures],
+                [100 * max(0.0, one["high"] - one["share"]) for one in figures],
+            ]
+            axes.errorbar(
+                shares, places, xerr=errors, fmt="o", capsize=3, label=model,
+                color=COLOURS[number % len(COLOURS)],
+            )  # fmt: skip
+        axes.axvline(50, color=_INK, alpha=0.4, linewidth=1, linestyle="--")
+        axes.set_yticks([-row for row in range(len(groups))], groups)
+        axes.set_xlabel("%")
+        axes.grid(visible=False, axis="y")
+        if len(models) > 1:
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, frameon=False)
+        return _svg(figure, name)
+
+
+def votes_plot(models: Mapping[str, Any], name: str) -> str:
+    """Right majorities, and pass@k, by the number of samples; "" for one sample."""
+    import matplotlib
+
+    if all(len(score["by_votes"]) < 2 for score in models.values()):
+        return ""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure, axes = new_figure()
+        for number, (model, score) in enumerate(models.items()):
+            ks = [int(k) for k in score["by_votes"]]
+            colour = COLOURS[number % len(COLOURS)]
+            for metric, style, label in (("right", "o-", model), ("pass", "^:", None)):
+                shares = [100 * found[metric] for found in score["by_votes"].values()]
+                axes.plot(ks, shares, style, color=colour, label=label)
+        axes.set_xscale("log", base=2)
+        ks = sorted({int(k) for score in models.values() for k in score["by_votes"]})
+        axes.set_xticks(ks, map(str, ks))
+        axes.set_xlabel("k")
+        axes.set_ylabel("%")
+        axes.legend(frameon=False)
+        return _svg(figure, name)
+
+
+def trend_plot(
+    models: Sequence[str], trends: Sequence[Sequence[tuple[float, float, int]]], name: str
+) -> str:
+    """Share of right texts by a size, a line for each model; "" without any text."""
+    import matplotlib
+
+    if not any(trends):
+        return ""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure, axes = new_figure()
+        for number, (model, trend) in enumerate(zip(models, trends, strict=True)):
+            axes.plot(
+                [size for size, *_ in trend], [100 * share for _, share, _ in trend], "o-",
+                color=COLOURS[number % len(COLOURS)], label=model,
+            )  # fmt: skip
+        axes.axhline(50, color=_INK, alpha=0.4, linewidth=1, linestyle="--")
+        axes.set_ylabel("%")
+        if len(models) > 1:
+            axes.legend(frameon=False)
+        return _svg(figure, name)

@@ -1,0 +1,68 @@
+"""The way of the data through a chain, with counts: raw rows, texts by verdict, pairs."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cot_reward.store import read_json
+
+# What the merger counts of each side -> how the page calls it; other counts keep their names.
+_USED = ("used", "used_in_eval")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step with its counts: `kept` goes on, each of `dropped` does not."""
+
+    title: str
+    folder: str
+    total: int
+    unit: str
+    kept: Mapping[str, int] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+
+def inference_step(folder: Path) -> Step:
+    """Of the client's summary: texts by verdict, failures by reason."""
+    summary = read_json(folder / "summary.json")
+    account, files = summary["account"], summary.get("files", {})
+    kept = {name: files[name] for name in ("correct", "incorrect") if files.get(name)}
+    dropped = {name: count for name, count in (
+        ("unusable", files.get("unusable", 0)), *summary.get("failed_reasons", {}).items(),
+        ("not_asked", account.get("not_asked", 0)), ("excluded", account.get("excluded", 0)),
+        ("ties", summary.get("ties", 0)),
+    ) if count}  # fmt: skip
+    return Step("inference", folder.name, account["expected"], "texts", kept, dropped)
+
+
+def merge_steps(folder: Path) -> Iterator[Step]:
+    """Of the merger's summary: both sides, and the pairs."""
+    summary = read_json(folder / "summary.json")
+    for side in ("correct_side", "incorrect_side"):
+        counts: Mapping[str, Any] = summary[side]
+        kept = {name: counts[name] for name in _USED if counts.get(name)}
+        dropped = {
+            name: count for name, count in counts.items()
+            if count and name not in (*_USED, "rows")
+        }  # fmt: skip
+        yield Step(side, folder.name, counts["rows"], "texts", kept, dropped)
+    kinds = {name: count for name, count in summary["pair_kinds"].items() if count}
+    yield Step("pairs", folder.name, summary["pairs"], "pairs", kinds)
+
+
+def chain_steps(run: Path) -> list[Step]:
+    """The steps of one run of the chain (its first seed), in their order, as far as they are."""
+    steps: list[Step] = []
+    for name in ("stage1_infer", "stage2_infer"):
+        if _has(run / name, "account"):
+            steps.append(inference_step(run / name))
+    if _has(run / "pairs", "correct_side"):
+        steps += merge_steps(run / "pairs")
+    return steps
+
+
+def _has(folder: Path, key: str) -> bool:
+    """Whether the summary of a folder is there, and counts what a step needs."""
+    path = folder / "summary.json"
+    return path.exists() and key in read_json(path)
