@@ -1,6 +1,7 @@
 """Benchmarks: small files in their columns, asked of a server, and scored."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,42 @@ def test_official_rules_on_answers_made_by_hand() -> None:
         "left out (a text without an answer)": 1, "left out (undecided)": 0,
     }  # fmt: skip
     assert score("vl-rewardbench", [[[1, 2]] * 2, [[1, 1]] * 2]).counts["left out (undecided)"] == 1
+
+
+def test_predictions_are_in_the_form_of_the_official_scorers() -> None:
+    """Counted as these scorers count: by our official score and by theirs the same."""
+    answers = random_answers(3, groups=["safety/bias", "vqa"], samples=1)
+    found = {}
+    for name in ("multimodal-rewardbench", "mmrb2-image", "genai-bench-image"):
+        benchmark = BENCHMARKS[name]
+        assert benchmark.predictions
+        assert benchmark.official
+        file, text = benchmark.predictions(answers)
+        found[name] = (file, text, benchmark.official(answers).overall)
+    file, text, overall = found["mmrb2-image"]
+    assert file == "predictions.json"
+    hits = []
+    for item in answers.items:
+        of_item = json.loads(text)[item.name]
+        forward, reverse = (of_item[k][0]["judgement"] for k in ("forward", "reverse"))
+        chosen = "AB"[item.better - 1]
+        hits += [forward == chosen] if forward else []
+        hits += [{"A": "B", "B": "A"}[reverse] == chosen] if reverse else []
+    assert overall == pytest.approx(np.mean(hits))
+    file, text, overall = found["multimodal-rewardbench"]
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert {row["Meta"]["Category"] for row in rows} == {"safety", "vqa"}
+    coin = random.Random(123)
+    said = [
+        "A" if "[[A]]" in row["output"] else "B" if "[[B]]" in row["output"]
+        else "A" if coin.random() < 0.5 else "B"
+        for row in rows
+    ]  # fmt: skip
+    right = [one == row["Label"] for one, row in zip(said, rows, strict=True)]
+    assert overall == pytest.approx(np.mean(right))
+    file, text, overall = found["genai-bench-image"]
+    assert file == "pairwise.json"
+    assert overall == pytest.approx(np.mean([row["correct"] for row in json.loads(text)]))
 
 
 def test_bad_rows_are_told_and_not_left_out_quietly(

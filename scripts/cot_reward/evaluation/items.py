@@ -70,6 +70,7 @@ def item_of_row(row: Mapping[str, Any]) -> Item:
     context, shown = TASKS[row["task"]].parts(row["images"] or row["videos"])
     sides = [side if isinstance(side, str) else list(side) for side in shown or ()]
     return Item(
-        row["id"], row["id"], row["source"] or row["task"], row["id"], label, label, text,
+        row["id"], row["id"], row["source"] or row["task"], context[0] if context else text,
+        label, label, text,
         sides if is_given else sides[::-1], list(context),
     )  # fmt: skip

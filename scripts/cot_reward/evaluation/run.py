@@ -89,6 +89,9 @@ def write_scores(folder: Path) -> str:
         "assumed": benchmark.unseen if benchmark else "",
     }  # fmt: skip
     write_json(folder / SCORES, scores)
+    if benchmark and benchmark.predictions:
+        name, text = benchmark.predictions(answers)
+        write_text_file(folder / name, text)
     table = score_table(scores, answers, official)
     write_text_file(folder / TABLE, table)
     return table

@@ -55,6 +55,7 @@ class Benchmark:
         default
     find: the item of a row (number from 1), or None for a row that is none. Raises ValueError
     official: its own score; None where its rule cannot be had by answers to pairs
+    predictions: name and content of the file that its own scorer reads, where it reads one
     source: where the official rule and the columns are from
     unseen: what is assumed, because the rows could not be seen here
     """
@@ -69,6 +70,7 @@ class Benchmark:
     configuration: str | None = None
     files: Sequence[str] = ("*.parquet", "*.json", "*.jsonl", "*.csv")
     rows_key: str = ""
+    predictions: Callable[[Answers], tuple[str, str]] | None = None
     unseen: str = ""
 
 

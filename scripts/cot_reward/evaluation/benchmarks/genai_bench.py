@@ -17,6 +17,7 @@ from cot_reward.evaluation.benchmarks.form import (
     text_at,
 )
 from cot_reward.evaluation.benchmarks.rules import by_groups, first_answers
+from cot_reward.store import dump
 
 _VOTES = {"leftvote": 1, "rightvote": 2, "tievote": TIE, "bothbad_vote": TIE}
 _ADDRESS = ("http://", "https://")
@@ -56,6 +57,22 @@ def official(answers: Answers) -> Official:
     )  # fmt: skip
 
 
+def predictions(answers: Answers) -> tuple[str, str]:
+    """The file that the benchmark's show_results.py reads (results/TASK/MODEL/pairwise.json).
+
+    Which kind of tie people voted for is not kept: such an answer is wrong in any case.
+    """
+    votes = {1: "[[A>B]]", 2: "[[B>A]]"}
+    humans = {1: "leftvote", 2: "rightvote", TIE: "tie"}
+    return "pairwise.json", dump([
+        {"idx": number, "model_vote": votes.get(pick), "human_vote": humans[item.better],
+         "correct": item.better != TIE and pick == item.better}
+        for number, (item, pick) in enumerate(
+            zip(answers.items, first_answers(answers).tolist(), strict=True)
+        )
+    ]) + "\n"  # fmt: skip
+
+
 _SOURCE = "inference.py of github.com/TIGER-AI-Lab/GenAI-Bench (parse_response)"
 _UNSEEN = (
     "the rows themselves; the columns are those of the official inference_configs.json. The number "
@@ -65,18 +82,18 @@ GENAI_BENCH = (
     Benchmark(
         "genai-bench-image", "image_generation", "TIGER-Lab/GenAI-Bench",
         {"test": 0, "test_v1": 0}, _finder("image", "prompt"), official, _SOURCE,
-        "image_generation", unseen=_UNSEEN,
+        "image_generation", predictions=predictions, unseen=_UNSEEN,
     ),
     Benchmark(
         "genai-bench-video", "video_generation", "TIGER-Lab/GenAI-Bench",
         {"test": 1889, "test_v1": 0}, _finder("video", "prompt"), official, _SOURCE,
-        "video_generation",
+        "video_generation", predictions=predictions,
         unseen=f"{_UNSEEN}. Videos are addresses there: fetch them into --image-root under their "
         "own names",
     ),
     Benchmark(
         "genai-bench-edit", "image_editing", "TIGER-Lab/GenAI-Bench",
         {"test": 0, "test_v1": 0}, _finder("output_image", "instruct_prompt", "source_image"),
-        official, _SOURCE, "image_edition", unseen=_UNSEEN,
+        official, _SOURCE, "image_edition", predictions=predictions, unseen=_UNSEEN,
     ),
 )  # fmt: skip

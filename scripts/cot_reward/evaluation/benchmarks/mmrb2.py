@@ -7,7 +7,7 @@ import numpy as np
 
 from cot_reward.evaluation.answers import NO_ANSWER, Answers
 from cot_reward.evaluation.benchmarks.form import Benchmark, Found, Official, meaning, text_at
-from cot_reward.evaluation.benchmarks.rules import by_groups
+from cot_reward.store import dump
 
 
 def _parts(content: Any, kind: str) -> list[str]:
@@ -44,17 +44,12 @@ def _finder(sources: int) -> Callable[[Mapping[str, Any], int], Found | None]:
 def official(answers: Answers) -> Official:
     """Both orders, the first text of each; what has no verdict is left out.
 
-    The official score counts texts, not items: `by_groups` gives the groups, the overall is of
-    texts.
+    The official score counts texts, not items.
     """
     picks = answers.asked(answers.picks)[:, :, 0]
     read = picks > NO_ANSWER
     right = (picks == answers.truth[:, None]) & read
     texts = int(read.sum())
-    found = by_groups(
-        answers, np.zeros(len(picks)), np.zeros(len(picks), dtype=bool),
-        "both orders, one text each, texts without a verdict left out",
-    )  # fmt: skip
     groups = {}
     for name in sorted({item.group for item in answers.items}):
         mask = np.array([item.group == name for item in answers.items])
@@ -62,8 +57,24 @@ def official(answers: Answers) -> Official:
             groups[name] = float(right[mask].sum() / read[mask].sum())
     overall = float(right.sum() / texts) if texts else float("nan")
     return Official(
-        found.rule, groups, overall, "", {"texts without a verdict": int((~read).sum())}
+        "both orders, one text each, texts without a verdict left out",
+        groups,
+        overall,
+        "",
+        {"texts without a verdict": int((~read).sum())},
     )
+
+
+def predictions(answers: Answers) -> tuple[str, str]:
+    """The scorer's --predictions: the judgement of both orders, as it was shown."""
+    found = {}
+    for item, shown in zip(answers.items, answers.shown[:, :, 0].tolist(), strict=True):
+        judged = [{1: "A", 2: "B"}.get(answer, "") for answer in shown]
+        found[item.name] = {
+            name: [{"judgement": answer}]
+            for name, answer in zip(("forward", "reverse"), judged, strict=True)
+        }
+    return "predictions.json", dump(found) + "\n"
 
 
 _SOURCE = "compute_accuracy.py of github.com/facebookresearch/MMRB2"
@@ -75,11 +86,13 @@ MMRB2 = (
     Benchmark(
         "mmrb2-image", "image_generation", "rl-research/multimodal-rewardbench-2", {"test": 1000},
         _finder(0), official, _SOURCE, files=("t2i.json",), rows_key="pairs",
+        predictions=predictions,
         unseen=_UNSEEN.format("t2i.json"),
     ),
     Benchmark(
         "mmrb2-edit", "image_editing", "rl-research/multimodal-rewardbench-2", {"test": 1000},
         _finder(1), official, _SOURCE, files=("edit.json",), rows_key="pairs",
+        predictions=predictions,
         unseen=_UNSEEN.format("edit.json"),
     ),
 )  # fmt: skip

@@ -16,6 +16,7 @@ from cot_reward.evaluation.benchmarks.form import (
     text_at,
 )
 from cot_reward.evaluation.benchmarks.rules import by_groups, first_answers
+from cot_reward.store import dump
 
 # The seed of the official scorer, which decides texts without a verdict by a coin.
 _SEED = 123
@@ -54,11 +55,24 @@ def official(answers: Answers) -> Official:
     )  # fmt: skip
 
 
+def predictions(answers: Answers) -> tuple[str, str]:
+    """The lines of the scorer's --answers-file; a text without a verdict says neither."""
+    verdicts = {1: "[[A]]", 2: "[[B]]"}
+    lines = [
+        dump({
+            "ID": item.name.rpartition(" #")[0], "output": verdicts.get(pick, ""),
+            "Label": "AB"[item.better - 1], "Meta": {"Category": item.group.partition("/")[0]},
+        })
+        for item, pick in zip(answers.items, first_answers(answers).tolist(), strict=True)
+    ]  # fmt: skip
+    return "predictions.jsonl", "".join(line + "\n" for line in lines)
+
+
 MULTIMODAL_REWARDBENCH = Benchmark(
     "multimodal-rewardbench", "image_understanding", "facebookresearch/multimodal_rewardbench",
     {"test": 0}, find, official,
     "2_get_accuracy.py of github.com/facebookresearch/multimodal_rewardbench",
-    files=("all_data.json",),
+    files=("all_data.json",), predictions=predictions,
     unseen="the rows themselves: build data/all_data.json with the authors' script, and name it "
     "with --snapshot and its images with --image-root; without Hateful Memes, which they do not "
     "publish, it has fewer than the 5,000 items of the paper",
