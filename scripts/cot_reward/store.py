@@ -1,6 +1,7 @@
 """Files that survive a kill: append-only journals, and files that appear complete or not at all."""
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -71,6 +72,15 @@ def write_text_file(path: Path, text: str | Iterable[str]) -> None:
     """Write a text file with `atomic_file`. Raises UserError."""
     with atomic_file(path) as file:
         file.writelines([text] if isinstance(text, str) else text)
+
+
+def without_nan(value: Any) -> Any:
+    """The value with None for each number that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -16,6 +16,7 @@ from cot_reward.evaluation.strict import OVERALL
 from cot_reward.report.run import write_comparison
 from cot_reward.report.settings import CompareSettings
 from cot_reward.settings import read_yaml
+from cot_reward.store import without_nan
 from helpers.benchmarks import answers_of, random_answers
 from helpers.environments import REPO
 from helpers.evaluation import RIGHT, TURNED, WRONG, judged_run
@@ -130,6 +131,20 @@ def test_published_figures_are_shown_with_what_does_not_follow() -> None:
             assert one["source"]
             assert all(0 < share < 100 for share in one["shares"].values())
             assert set(one) <= {"model", "base", "source", "items", "shares"}
+
+
+@pytest.mark.filterwarnings("error")
+def test_items_of_which_nothing_can_be_said_have_no_figures() -> None:
+    """Texts without any answer, and ties alone."""
+    nothing = np.zeros((4, 2, 2), int)
+    unread = compare([of(answers_of(nothing), "one"), of(answers_of(nothing), "other")])["rows"]
+    assert unread["models"]["one"]["groups"][OVERALL]["accuracy"]["share"] == 0
+    assert unread["models"]["one"]["by_votes"]["2"]["undecided"] == 1
+    ties = compare([of(answers_of(nothing, [0] * 4), name) for name in ("one", "other")])
+    table = comparison_table(ties)
+    assert "4 items, 4 ties" in table
+    assert "nan" not in table
+    assert without_nan(ties)["rows"]["models"]["one"]["groups"][OVERALL]["vote"]["share"] is None
 
 
 def test_four_models_are_compared_in_seconds() -> None:

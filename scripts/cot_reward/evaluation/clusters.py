@@ -53,3 +53,9 @@ def interval(draws: np.ndarray) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.quantile(there, (0.025, 0.975))
     return float(low), float(high)
+
+
+def mean(values: np.ndarray) -> float:
+    """The mean of the values that are no NaN; NaN without any."""
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if len(there) else float("nan")

@@ -12,7 +12,7 @@ import numpy as np
 from cot_reward.errors import UserError
 from cot_reward.evaluation.answers import Answers, read_answers
 from cot_reward.evaluation.benchmarks import BENCHMARKS
-from cot_reward.evaluation.clusters import Clusters, interval
+from cot_reward.evaluation.clusters import Clusters, interval, mean
 from cot_reward.evaluation.prepare import MANIFEST
 from cot_reward.evaluation.strict import OVERALL, group_masks, item_values, strict_score
 from cot_reward.evaluation.votes import votes_at
@@ -172,9 +172,11 @@ def _differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
         groups = {}
         for number, name in enumerate(masks):
             low, high = interval(draws[:, number])
+            there = draws[~np.isnan(draws[:, number]), number]
+            error = float(there.std()) if len(there) else float("nan")
             groups[name] = {
-                "difference": float(np.nanmean(table[:, number])), "low": low, "high": high,
-                "detectable": float(_DETECTABLE_ERRORS * np.nanstd(draws[:, number])),
+                "difference": mean(table[:, number]), "low": low, "high": high,
+                "detectable": _DETECTABLE_ERRORS * error,
             }  # fmt: skip
         gained = int((right[after.model] & ~right[before.model] & counts).sum())
         lost = int((right[before.model] & ~right[after.model] & counts).sum())

@@ -103,7 +103,7 @@ def _differences(differences: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             *(_points(entry["groups"][group]) for group in groups),
             f"{entry['gained']:,}", f"{entry['lost']:,}",
             p_value(entry["p"]), p_value(entry["p_holm"]),
-            f"{100 * entry['groups'][OVERALL]['detectable']:.1f}",
+            _percent(entry["groups"][OVERALL]["detectable"]),
         ]  # fmt: skip
         yield "| " + " | ".join(cells) + " |"
 
@@ -155,6 +155,8 @@ def _interval(figure: Mapping[str, float] | None) -> str:
 
 
 def _points(difference: Mapping[str, float]) -> str:
+    if difference["difference"] != difference["difference"]:
+        return "-"
     low, high = 100 * difference["low"], 100 * difference["high"]
     return f"{100 * difference['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
 

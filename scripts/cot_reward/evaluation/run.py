@@ -18,7 +18,7 @@ from cot_reward.inference.run import infer
 from cot_reward.inference.settings import InferenceSettings
 from cot_reward.preparing.settings import ComparisonFiles
 from cot_reward.rows.file_flags import data_files
-from cot_reward.store import read_json, write_json, write_text_file
+from cot_reward.store import read_json, without_nan, write_json, write_text_file
 
 ROWS = "rows"
 SCORES = "scores.json"
@@ -88,7 +88,7 @@ def write_scores(folder: Path) -> str:
         "official_source": benchmark.source if benchmark else "",
         "assumed": benchmark.unseen if benchmark else "",
     }  # fmt: skip
-    write_json(folder / SCORES, scores)
+    write_json(folder / SCORES, without_nan(scores))
     if benchmark and benchmark.predictions:
         name, text = benchmark.predictions(answers)
         write_text_file(folder / name, text)

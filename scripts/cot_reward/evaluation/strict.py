@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cot_reward.evaluation.answers import NO_ANSWER, Answers
-from cot_reward.evaluation.clusters import Clusters, interval
+from cot_reward.evaluation.clusters import Clusters, interval, mean
 from cot_reward.evaluation.votes import pass_at, powers, votes_at
 from cot_reward.stats import wilson
 
@@ -98,9 +98,9 @@ def by_votes(answers: Answers) -> dict[str, dict[str, float]]:
         if np.isnan(votes).all():
             continue
         found[str(k)] = {
-            "right": float(np.nanmean(votes[:, 0])),
-            "undecided": float(np.nanmean(votes[:, 1])),
-            "pass": float(np.nanmean(passed)),
+            "right": mean(votes[:, 0]),
+            "undecided": mean(votes[:, 1]),
+            "pass": mean(passed),
             "items": int((~np.isnan(votes[:, 0])).sum()),
         }
     return found
@@ -113,10 +113,10 @@ def group_masks(answers: Answers) -> Mapping[str, np.ndarray]:
 
 
 def _figure(values: np.ndarray, draws: np.ndarray) -> dict[str, float]:
-    there = values[~np.isnan(values)]
     low, high = interval(draws)
-    share = float(there.mean()) if len(there) else float("nan")
-    return {"share": share, "low": low, "high": high, "items": len(there)}
+    return {
+        "share": mean(values), "low": low, "high": high, "items": int((~np.isnan(values)).sum()),
+    }  # fmt: skip
 
 
 def _mean(hits: np.ndarray, of: np.ndarray) -> np.ndarray:

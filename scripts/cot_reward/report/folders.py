@@ -189,5 +189,7 @@ def _interval(figure: Mapping[str, float]) -> str:
 
 
 def _points(figure: Mapping[str, float]) -> str:
+    if figure["difference"] != figure["difference"]:
+        return "-"
     low, high = 100 * figure["low"], 100 * figure["high"]
     return f"{100 * figure['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"

@@ -6,7 +6,7 @@ from cot_reward.evaluation.page import write_report
 from cot_reward.report.folders import write_comparison_page, write_folder_page
 from cot_reward.report.settings import CompareSettings, ReportSettings
 from cot_reward.settings import read_yaml, shipped
-from cot_reward.store import write_json, write_text_file
+from cot_reward.store import without_nan, write_json, write_text_file
 
 
 def write_comparison(settings: CompareSettings) -> str:
@@ -16,7 +16,7 @@ def write_comparison(settings: CompareSettings) -> str:
     published = read_yaml(shipped(settings.published)) if settings.published else {}
     table = comparison_table(found, published)
     settings.out.mkdir(parents=True, exist_ok=True)
-    write_json(settings.out / "comparison.json", found)
+    write_json(settings.out / "comparison.json", without_nan(found))
     write_text_file(settings.out / "comparison.md", table)
     if not settings.page:
         return table
