@@ -11,6 +11,7 @@ from cot_reward import settings
 from cot_reward.errors import UserError
 from cot_reward.evaluation.benchmarks import BENCHMARKS
 from cot_reward.evaluation.benchmarks.vl_rewardbench import group_of
+from cot_reward.evaluation.compare import compare, read_runs
 from cot_reward.evaluation.items import read_items
 from cot_reward.evaluation.run import evaluate
 from cot_reward.evaluation.settings import BenchmarkSettings
@@ -238,6 +239,49 @@ def test_bad_rows_are_told_and_not_left_out_quietly(
     ):
         with pytest.raises(UserError, match=message):
             run(server, root, tmp_path / "other", *flags, *wrong)
+
+
+def test_scores_that_are_not_what_they_seem_say_so(
+    server: MockServer, files: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    """Labels upside down, a part of a benchmark, pictures that were replaced."""
+    root = tmp_path / "media"
+    benchmark_files(root)
+    fault = {"kind": "text", "text": "<think>Total: Image 1: 9, Image 2: 6</think>"
+             "<answer>Image 1 is better</answer>"}  # fmt: skip
+    server.configure(faults=[fault])
+    data = write_lines(tmp_path / "own.jsonl", [
+        {"task": "image_generation", "text": f"cat {n}", "label": 1,
+         "candidates": ["raw/0.png", "raw/1.png"]} for n in range(30)
+    ])  # fmt: skip
+    (root / "raw").mkdir()
+    for name in ("0.png", "1.png"):
+        (root / "raw" / name).write_bytes((root / name).read_bytes())
+    flags = ["--data", data, "--orders", "given", "--num-samples", 1]
+    assert run(server, root, tmp_path / "right", *flags) == 0
+    assert "Accuracy is below chance" not in capsys.readouterr().out
+    assert run(server, root, tmp_path / "turned", *flags, "--labels", "1=2", "2=1") == 0
+    assert "**Accuracy is below chance: are the labels upside down" in capsys.readouterr().out
+    # The root of a file may stand beside its name.
+    flags = ["--data", f"{data}@{root}", *flags[2:], "--limit", 7]
+    assert run(server, root, tmp_path / "part", *flags) == 0
+    table = (tmp_path / "part/scores.md").read_text()
+    assert table.startswith("# rows: mock\n\n7 items (0 ties), 1 order of 1 samples")
+    flags = ["--benchmark", "vl-rewardbench", "--snapshot", files["vl-rewardbench"], "--any-rows"]
+    assert run(server, files["mj-bench"].parent, tmp_path / "vl", *flags, "--limit", 4) == 0
+    table = (tmp_path / "vl/scores.md").read_text()
+    assert "**Not the published benchmark: 6 rows, and 1,250 were published.**" in table
+    assert "**2 items are beyond --limit, and are in no score.**" in table
+    # The same names, another picture.
+    (root / "raw/0.png").write_bytes((root / "5.png").read_bytes())
+    with pytest.raises(UserError, match="other rows or media of this one"):
+        run(server, root, tmp_path / "right", "--data", data, "--orders", "given")
+    assert run(server, root, tmp_path / "new", "--data", data, "--orders", "given") == 0
+    with pytest.raises(UserError, match="the media or rows of rows were not the same"):
+        compare(read_runs([tmp_path / "right", tmp_path / "new"]))
+    (root / "raw/0.png").unlink()
+    with pytest.raises(UserError, match="no such file"):
+        run(server, root, tmp_path / "gone", "--data", data)
 
 
 def test_rows_of_ones_own_are_a_benchmark(

@@ -144,6 +144,13 @@ def _aligned(runs: Sequence[Run], common: bool) -> tuple[list[Run], int]:
         aligned.append(replace(run, answers=taken))
     first = aligned[0]
     for other in aligned[1:]:
+        contents = [run.manifest.get("content") for run in (first, other)]
+        if all(contents) and contents[0] != contents[1] and not common:
+            raise UserError(
+                f"{first.folders[0]} and {other.folders[0]}: the media or rows of "
+                f"{first.benchmark} were not the same; evaluate both on one snapshot, or compare "
+                "what they share (--common)"
+            )
         for one, two in zip(first.answers.items, other.answers.items, strict=True):
             if _of_item(one) != _of_item(two):
                 raise UserError(

@@ -46,9 +46,9 @@ def _scores(one: Mapping[str, Any]) -> Iterator[str]:
         overall = score["groups"][OVERALL]
         cells = [
             model, f"{score['texts']:,}",
-            *(_interval(score["groups"][group]["accuracy"]) for group in groups),
-            _interval(overall.get("right_in_both")), _interval(overall["vote"]),
-            *(_percent(overall[name]["share"]) if name in overall else "-" for name in (
+            *(with_interval(score["groups"][group]["accuracy"]) for group in groups),
+            with_interval(overall.get("right_in_both")), with_interval(overall["vote"]),
+            *(percent(overall[name]["share"]) if name in overall else "-" for name in (
                 "survives_swap", "answers_1", "unparsed", "coherent",
             )),
             f"{score['mean_characters']:,.0f}",
@@ -64,7 +64,7 @@ def _scores(one: Mapping[str, Any]) -> Iterator[str]:
         yield "|---" * (len(names) + 2) + "|"
         for model, score in official.items():
             shares = [*(score["groups"][name] for name in names), score["overall"]]
-            yield f"| {model} | " + " | ".join(map(_percent, shares)) + " |"
+            yield f"| {model} | " + " | ".join(map(percent, shares)) + " |"
     votes = {model: score["by_votes"] for model, score in models.items()}
     ks = sorted({int(k) for found in votes.values() for k in found})
     if len(ks) > 1:
@@ -76,7 +76,7 @@ def _scores(one: Mapping[str, Any]) -> Iterator[str]:
         for model, found in votes.items():
             shown = [found.get(str(k)) for k in ks]
             cells = [
-                " / ".join(_percent(cell[name]) for name in ("right", "undecided", "pass"))
+                " / ".join(percent(cell[name]) for name in ("right", "undecided", "pass"))
                 if cell
                 else "-"
                 for cell in shown
@@ -100,10 +100,10 @@ def _differences(differences: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for entry in differences:
         cells = [
             entry["before"], entry["after"],
-            *(_points(entry["groups"][group]) for group in groups),
+            *(points(entry["groups"][group]) for group in groups),
             f"{entry['gained']:,}", f"{entry['lost']:,}",
             p_value(entry["p"]), p_value(entry["p_holm"]),
-            _percent(entry["groups"][OVERALL]["detectable"]),
+            percent(entry["groups"][OVERALL]["detectable"]),
         ]  # fmt: skip
         yield "| " + " | ".join(cells) + " |"
 
@@ -144,17 +144,20 @@ def contradiction(shares: Mapping[str, float], items: Mapping[str, int] | None) 
     return "; ".join(told)
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share in %, "-" for none."""
     return "-" if share is None or share != share else f"{100 * share:.1f}"
 
 
-def _interval(figure: Mapping[str, float] | None) -> str:
+def with_interval(figure: Mapping[str, float] | None) -> str:
+    """A share with its interval in %, "-" for none."""
     if figure is None or figure["share"] != figure["share"]:
         return "-"
-    return f"{_percent(figure['share'])} [{_percent(figure['low'])}, {_percent(figure['high'])}]"
+    return f"{percent(figure['share'])} [{percent(figure['low'])}, {percent(figure['high'])}]"
 
 
-def _points(difference: Mapping[str, float]) -> str:
+def points(difference: Mapping[str, float]) -> str:
+    """A difference with its interval in points, "-" for none."""
     if difference["difference"] != difference["difference"]:
         return "-"
     low, high = 100 * difference["low"], 100 * difference["high"]

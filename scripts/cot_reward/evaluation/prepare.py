@@ -16,7 +16,7 @@ from cot_reward.evaluation.benchmarks.form import TIE, Benchmark, Found
 from cot_reward.evaluation.items import ITEMS, Item, write_items
 from cot_reward.evaluation.settings import BenchmarkSettings
 from cot_reward.media.images import MAX_PIXELS
-from cot_reward.media.paths import MediaError, media_prefix
+from cot_reward.media.paths import MediaError, media_prefix, resolve
 from cot_reward.preparing.comparisons import RowCounts, labelled, words_of
 from cot_reward.preparing.plain_rows import plain_row_of
 from cot_reward.preparing.settings import ComparisonFiles
@@ -25,6 +25,7 @@ from cot_reward.preparing.tables import read_table
 from cot_reward.rows.adapters.comparison import adapt, plain_row
 from cot_reward.rows.reading import NOT_AN_OBJECT, Row
 from cot_reward.store import dump, read_json, write_json, write_jsonl
+from cot_reward.tasks.prompts import shown_media
 
 # In the folder of a benchmark run.
 MANIFEST = "benchmark.json"
@@ -64,7 +65,8 @@ def prepare(
         except (ValueError, MediaError) as error:
             bad.append({"where": where, "reason": str(error)})
     _check(benchmark, settings, split, counts["rows"], bad, out)
-    return _write(benchmark.name, split, _items(found), [row for _, row in found], counts, out)
+    counts |= {"bad_items": len(bad), "published_rows": benchmark.rows[split]}
+    return _write(benchmark.name, split, found, counts, media_root, out)
 
 
 def prepare_rows(files: ComparisonFiles, out: Path, limit: int | None = None) -> Path:
@@ -87,7 +89,7 @@ def prepare_rows(files: ComparisonFiles, out: Path, limit: int | None = None) ->
     if bad:
         raise UserError(f"{bad[0]['where']}: {bad[0]['reason']}; {len(bad):,} rows are bad")
     counted = Counter({"rows": counts.rows, "ties": counts.ties})
-    return _write("rows", "", _items(found), [row for _, row in found], counted, out)
+    return _write("rows", "", found, counted, files.media_root, out)
 
 
 def _rows(
@@ -196,21 +198,19 @@ def _items(found: Sequence[tuple[Found, dict[str, Any]]]) -> list[Item]:
 
 
 def _write(
-    name: str, split: str, items: Sequence[Item], rows: Sequence[dict[str, Any]],
-    counts: Mapping[str, int], out: Path,
+    name: str, split: str, found: Sequence[tuple[Found, dict[str, Any]]], counts: Mapping[str, int],
+    media_root: Path, out: Path,
 ) -> Path:  # fmt: skip
+    items = _items(found)
     if not items:
         raise UserError(f"{name}: no item in {counts['rows']:,} rows")
     names = Counter(item.name for item in items)
     if twice := next((name for name, count in names.items() if count > 1), None):
         raise UserError(f"{name}: two items are called {twice!r:.80}")
-    digest = hashlib.sha256()
-    for item in items:
-        digest.update(dump(asdict(item)).encode())
     manifest = {
         "benchmark": name, "split": split, **counts, "items": len(items),
         "ties_of_items": sum(item.better == TIE for item in items),
-        "content": digest.hexdigest(),
+        "content": _content(items, [row for _, row in found], media_root),
     }  # fmt: skip
     if (out / MANIFEST).exists() and read_json(out / MANIFEST) != manifest:
         raise UserError(
@@ -219,7 +219,29 @@ def _write(
         )
     out.mkdir(parents=True, exist_ok=True)
     write_items(out / ITEMS, items)
-    unique = {item.key: row for item, row in reversed(list(zip(items, rows, strict=True)))}
-    write_jsonl(out / QUESTIONS, (row for row in reversed(unique.values())))
+    unique: dict[str, dict[str, Any]] = {}
+    for item, (_, row) in zip(items, found, strict=True):
+        unique.setdefault(item.key, row)
+    write_jsonl(out / QUESTIONS, unique.values())
     write_json(out / MANIFEST, manifest)
     return out / QUESTIONS
+
+
+def _content(items: Sequence[Item], rows: Sequence[dict[str, Any]], media_root: Path) -> str:
+    """What stands for the items and the bytes of their media: sha256, 64 hexadecimal digits.
+
+    Raises UserError for a medium that is missing.
+    """
+    digest = hashlib.sha256()
+    contents: dict[str, bytes] = {}
+    for item, row in zip(items, rows, strict=True):
+        digest.update(dump(asdict(item)).encode())
+        for path in shown_media(adapt(row, ""), "given"):
+            if path not in contents:
+                try:
+                    with resolve(path, media_root).open("rb") as file:
+                        contents[path] = hashlib.file_digest(file, "sha256").digest()
+                except (MediaError, OSError) as error:
+                    raise UserError(f"{item.name}: {error}") from None
+            digest.update(contents[path])
+    return digest.hexdigest()

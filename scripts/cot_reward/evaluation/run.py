@@ -1,16 +1,15 @@
 """One benchmark for one served model: items, answers, scores."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from cot_reward.errors import UserError, nearest
 from cot_reward.evaluation.answers import Answers, read_answers
 from cot_reward.evaluation.benchmarks import BENCHMARKS
 from cot_reward.evaluation.benchmarks.form import Official
+from cot_reward.evaluation.comparison_table import percent, with_interval
 from cot_reward.evaluation.prepare import MANIFEST, prepare, prepare_rows
 from cot_reward.evaluation.settings import BenchmarkSettings
 from cot_reward.evaluation.strict import MACRO, OVERALL, strict_score
@@ -23,6 +22,7 @@ from cot_reward.store import read_json, without_nan, write_json, write_text_file
 ROWS = "rows"
 SCORES = "scores.json"
 TABLE = "scores.md"
+_CHANCE = 0.5
 
 
 def print_benchmarks() -> int:
@@ -55,11 +55,12 @@ def _questions(asked: InferenceSettings, chosen: BenchmarkSettings) -> Path:
     if chosen.benchmark == ROWS:
         if not asked.data:
             raise UserError(f"--benchmark {ROWS}: name the file of comparisons with --data")
-        files = [file.path for file in data_files(asked.data, asked.image_root)]
-        if len(set(roots)) > 1:
+        files = data_files(asked.data, asked.image_root)
+        if len({file.image_root for file in files}) > 1:
             raise UserError(f"--benchmark {ROWS}: name one --image-root, or convert the files")
         own = ComparisonFiles(
-            files, media_root=asked.media_root, image_root=roots[0] if roots else None,
+            [file.path for file in files], media_root=asked.media_root,
+            image_root=files[0].image_root,
             task=asked.task, labels=asked.labels,
         )  # fmt: skip
         return prepare_rows(own, asked.out, asked.limit)
@@ -97,6 +98,23 @@ def write_scores(folder: Path) -> str:
     return table
 
 
+def _doubts(scores: Mapping[str, Any]) -> Iterator[str]:
+    """Why the scores may not be what they seem."""
+    manifest, overall = scores["benchmark"], scores["strict"]["groups"][OVERALL]["accuracy"]
+    published, rows = manifest.get("published_rows"), manifest["rows"]
+    if published and published != rows:
+        yield f"Not the published benchmark: {rows:,} rows, and {published:,} were published."
+    if bad := manifest.get("bad_items"):
+        yield f"{bad:,} of {rows:,} rows could not be used, and are in no score."
+    if beyond := manifest.get("beyond_limit"):
+        yield f"{beyond:,} items are beyond --limit, and are in no score."
+    if overall["high"] < _CHANCE:
+        yield (
+            "Accuracy is below chance: are the labels upside down (--labels), or is the prompt "
+            "another than the model's (--template)?"
+        )
+
+
 def score_table(scores: Mapping[str, Any], answers: Answers, official: Official | None) -> str:
     """The scores of a run as Markdown."""
     strict, manifest = scores["strict"], scores["benchmark"]
@@ -121,11 +139,11 @@ def score_table(scores: Mapping[str, Any], answers: Answers, official: Official 
                 share = official.overall
             if group == MACRO and official.overall_is == "groups":
                 share = official.overall
-            of_official = f" {_percent(share)} |"
+            of_official = f" {percent(share)} |"
         cells = [
-            group, f"{figures['accuracy']['items']:,}", _interval(figures["accuracy"]),
-            *(_interval(figures.get(name)) for name in ("right_in_both", "vote")),
-            *(_percent(figures[name]["share"]) if name in figures else "-" for name in (
+            group, f"{figures['accuracy']['items']:,}", with_interval(figures["accuracy"]),
+            *(with_interval(figures.get(name)) for name in ("right_in_both", "vote")),
+            *(percent(figures[name]["share"]) if name in figures else "-" for name in (
                 "survives_swap", "answers_1", "unparsed", "coherent",
             )),
         ]  # fmt: skip
@@ -133,13 +151,14 @@ def score_table(scores: Mapping[str, Any], answers: Answers, official: Official 
     if official:
         counts = "".join(f"; {name} {count:,}" for name, count in official.counts.items())
         lines += ["", f"Official: {official.rule} ({scores['official_source']}){counts}."]
+    lines += [f"\n**{doubt}**" for doubt in _doubts(scores)]
     if scores["assumed"]:
         lines += ["", f"Not seen here: {scores['assumed']}"]
     if len(strict["by_votes"]) > 1:
         lines += ["", "| samples | majority right | undecided | pass@k |", "|---|---|---|---|"]
         lines += [
-            f"| {k} | {_percent(found['right'])} | {_percent(found['undecided'])} "
-            f"| {_percent(found['pass'])} |"
+            f"| {k} | {percent(found['right'])} | {percent(found['undecided'])} "
+            f"| {percent(found['pass'])} |"
             for k, found in strict["by_votes"].items()
         ]
     if strict["missing_texts"]:
@@ -149,14 +168,3 @@ def score_table(scores: Mapping[str, Any], answers: Answers, official: Official 
             f"{scores['unanswered_items']:,} items have none; `--retry-failed` asks again.",
         ]
     return "\n".join(lines) + "\n"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None or np.isnan(share) else f"{100 * share:.1f}"
-
-
-def _interval(figure: Mapping[str, float] | None) -> str:
-    if figure is None or np.isnan(figure["share"]):
-        return "-"
-    low, high = 100 * figure["low"], 100 * figure["high"]
-    return f"{_percent(figure['share'])} [{low:.1f}, {high:.1f}]"

@@ -9,7 +9,7 @@ from typing import Any
 from cot_reward.errors import UserError
 from cot_reward.evaluation.collect import run_folders
 from cot_reward.evaluation.compare import Run, aligned_runs, compare, read_runs
-from cot_reward.evaluation.comparison_table import p_value
+from cot_reward.evaluation.comparison_table import p_value, percent, points, with_interval
 from cot_reward.evaluation.strict import OVERALL
 from cot_reward.report.browser import (
     browser_items,
@@ -98,8 +98,8 @@ def _tables(benchmark: str, one: Mapping[str, Any]) -> Iterator[Table]:
         "scores", ["", *groups, *(name.replace("_", " ") for name in _MORE)],
         [
             [
-                model, *(_interval(score["groups"][group]["accuracy"]) for group in groups),
-                *(_percent(score["groups"][OVERALL].get(name)) for name in _MORE),
+                model, *(with_interval(score["groups"][group]["accuracy"]) for group in groups),
+                *(percent(score["groups"][OVERALL].get(name, {}).get("share")) for name in _MORE),
             ]
             for model, score in models.items()
         ],
@@ -111,8 +111,8 @@ def _tables(benchmark: str, one: Mapping[str, Any]) -> Iterator[Table]:
         yield Table(
             "official", ["", *names, "overall"],
             [
-                [model, *(f"{100 * score['groups'].get(name, float('nan')):.1f}" for name in names),
-                 f"{100 * score['overall']:.1f}"]
+                [model, *(percent(score["groups"].get(name)) for name in names),
+                 percent(score["overall"])]
                 for model, score in official.items()
             ],
             benchmark, lines=[first["rule"]],
@@ -123,7 +123,7 @@ def _tables(benchmark: str, one: Mapping[str, Any]) -> Iterator[Table]:
             [
                 [
                     entry["before"], entry["after"],
-                    *(_points(figure) for figure in entry["groups"].values()),
+                    *(points(figure) for figure in entry["groups"].values()),
                     p_value(entry["p"]), p_value(entry["p_holm"]),
                 ]
                 for entry in one["differences"]
@@ -174,22 +174,3 @@ def _drawn_loss(folder: Path, out: Path) -> Iterator[Curve]:
     path = out / "report_data/loss.png"
     if plot_log(history, [Panel("loss", {"loss": "loss"})], path, str(folder)):
         yield from _curves(path.parent)
-
-
-def _percent(figure: Mapping[str, float] | None) -> str:
-    if figure is None or figure["share"] != figure["share"]:
-        return "-"
-    return f"{100 * figure['share']:.1f}"
-
-
-def _interval(figure: Mapping[str, float]) -> str:
-    if figure["share"] != figure["share"]:
-        return "-"
-    return f"{_percent(figure)} [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
-
-
-def _points(figure: Mapping[str, float]) -> str:
-    if figure["difference"] != figure["difference"]:
-        return "-"
-    low, high = 100 * figure["low"], 100 * figure["high"]
-    return f"{100 * figure['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
