@@ -190,13 +190,17 @@ Restored = Literal["", "reasoning_field", "template_opening"]
 
 @dataclass(frozen=True)
 class Response:
-    """One sampled completion. `finish_reason` is the server's word (see finish_reasons)."""
+    """One sampled completion. `finish_reason` is the server's word (see finish_reasons).
+
+    probability: of the answer "1", given 1 or 2; None where it was not asked for, or is not known
+    """
 
     text: str
     finish_reason: str
     model: str
     sample: int
     restored: Restored = ""
+    probability: float | None = None
 
 
 @dataclass(frozen=True)

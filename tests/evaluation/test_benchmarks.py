@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cot_reward import settings
 from cot_reward.errors import UserError
+from cot_reward.evaluation.answers import read_answers
 from cot_reward.evaluation.benchmarks import BENCHMARKS
 from cot_reward.evaluation.benchmarks.vl_rewardbench import group_of
 from cot_reward.evaluation.compare import compare, read_runs
@@ -239,6 +240,32 @@ def test_bad_rows_are_told_and_not_left_out_quietly(
     ):
         with pytest.raises(UserError, match=message):
             run(server, root, tmp_path / "other", *flags, *wrong)
+
+
+def test_probabilities_of_answers_are_those_of_candidates(
+    server: MockServer, files: dict[str, Path], tmp_path: Path
+) -> None:
+    """The server's answers have a chance of 0.8 each, in both orders."""
+    name = "vl-rewardbench"
+    server.configure()
+    flags = ["--benchmark", name, "--snapshot", files[name], "--any-rows", "--num-samples", 3]
+    assert run(server, files[name].parent, tmp_path / "out", *flags, "--answer-probability") == 0
+    assert {entry["top_logprobs"] for entry in server.log()} == {5}
+    answers = read_answers(tmp_path / "out")
+    picks, found = answers.picks, answers.probability
+    assert found[picks == 1] == pytest.approx(0.8)
+    assert found[picks == 2] == pytest.approx(0.2)
+    rows = read_lines(tmp_path / "out/correct.jsonl")
+    assert {round(row["probability"], 6) for row in rows} == {0.8, 0.2}
+    scores = json.loads((tmp_path / "out/scores.json").read_text())
+    assert scores["strict"]["by_probability"]["items"] > 0
+    assert (
+        "By the probability of the answer (both orders): "
+        in (tmp_path / "out/scores.md").read_text()
+    )
+    # Without the flag rows have no such column.
+    assert run(server, files[name].parent, tmp_path / "plain", *flags) == 0
+    assert all("probability" not in row for row in read_lines(tmp_path / "plain/correct.jsonl"))
 
 
 def test_scores_that_are_not_what_they_seem_say_so(

@@ -36,8 +36,9 @@ def answers_of(
     shown = array.copy()
     shown[:, 1:] = np.where(array[:, 1:] > 0, 3 - array[:, 1:], array[:, 1:])
     return Answers(
-        model, items, array, array > 0, np.full(array.shape, 10, np.int32), np.maximum(shown, 0)
-    )
+        model, items, array, array > 0, np.full(array.shape, 10, np.int32), np.maximum(shown, 0),
+        np.full(array.shape, np.nan, np.float32),
+    )  # fmt: skip
 
 
 def random_answers(

@@ -9,6 +9,7 @@ Its answers depend on the caption and on seed + index alone, as the answers of a
 
 import asyncio
 import json
+import math
 import os
 import re
 import subprocess
@@ -39,6 +40,18 @@ def _completion(number: int) -> tuple[str, str]:
     if kind == "unparsed":
         return f"<think>{reasoning}</think>Image 1 is better", "stop"
     return f"<think>{reasoning}</think><answer>Image {answer} is better</answer>", "stop"
+
+
+def word_logprobs(text: str) -> dict[str, Any]:
+    """Log-probs of words and signs: at a 1 or 2 the other one has a quarter of its chance."""
+    return {"content": [
+        {"token": word, "logprob": -0.3, "top_logprobs": [
+            {"token": word, "logprob": -0.3},
+            *([{"token": "2" if word == "1" else "1", "logprob": -0.3 - math.log(4)}]
+              if word in ("1", "2") else []),
+        ]}
+        for word in re.findall(r"\s+|\w+|[^\w\s]", text)
+    ]}  # fmt: skip
 
 
 class MockServer:
@@ -216,7 +229,9 @@ def _serve(port: int, models: list[str]) -> None:
         choices = []
         for index in range(count):
             text, reason = completion(body["seed"] + index, noun)
+            logprobs = {"logprobs": word_logprobs(text)} if body.get("logprobs") else {}
             choices.append({
+                **logprobs,
                 "index": 0 if kind == "same_index" else index,
                 "finish_reason": "abort" if kind == "abort" else fault.get("reason", reason),
                 "message": {

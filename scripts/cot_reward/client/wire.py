@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from cot_reward.client.answer_probability import probability_of_first
 from cot_reward.records import (
     PLACEHOLDERS,
     Comparison,
@@ -154,6 +156,13 @@ def restored_text(message: Mapping[str, Any]) -> tuple[str, Restored]:
     return text, ""
 
 
+def _probability(choice: Mapping[str, Any]) -> float | None:
+    """As `probability_of_first`; a text without log-probs that can be read is still a text."""
+    with suppress(*PROTOCOL_ERRORS):
+        return probability_of_first(choice)
+    return None
+
+
 def parse_answer(answer: Any, request: Request, model: str, retries: int) -> Outcome:
     """The outcome in a server's answer.
 
@@ -164,6 +173,7 @@ def parse_answer(answer: Any, request: Request, model: str, retries: int) -> Out
         choices = sorted(answer["choices"], key=lambda choice: choice["index"])
         reasons = [choice.get("finish_reason") or "" for choice in choices]
         texts = [restored_text(choice["message"]) for choice in choices]
+        firsts = [_probability(choice) for choice in choices]
         usage = answer.get("usage") or {}
         prompt_tokens, completion_tokens = (
             min(max(int(usage.get(name) or 0), 0), MAX_TOKEN_COUNT)
@@ -177,10 +187,14 @@ def parse_answer(answer: Any, request: Request, model: str, retries: int) -> Out
         problem = f"{len(choices)} choices came for n={request.count}"
         first_only = [choice["index"] for choice in choices] == [0]
         raise SingleChoiceError(problem) if first_only else ValueError(problem)
+    found = zip(texts, reasons, firsts, strict=True)
     responses = [
-        Response(valid_unicode(text), valid_unicode(reason), model, request.first + index, restored)
-        for index, ((text, restored), reason) in enumerate(zip(texts, reasons, strict=True))
-    ]
+        Response(
+            valid_unicode(text), valid_unicode(reason), model, request.first + index, restored,
+            first,
+        )
+        for index, ((text, restored), reason, first) in enumerate(found)
+    ]  # fmt: skip
     return Outcome(
         request, responses, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens,
         retries=retries,

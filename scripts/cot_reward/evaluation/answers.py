@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cot_reward.errors import UserError
 from cot_reward.evaluation.items import ITEMS, Item, item_of_row, read_items
-from cot_reward.inference.results import JUDGED_FILES
+from cot_reward.inference.results import JUDGED_FILES, NOT_KNOWN
 from cot_reward.records import ORDERS
 from cot_reward.rows.reading import read_span, spans
 from cot_reward.store import read_json
@@ -32,6 +32,7 @@ class Answers:
     coherent: (n, 2, s) bool; an answer whose scores and totals agree with it
     length: (n, 2, s) int32; characters of the text
     shown: (n, 2, s) int8; the answer as it was shown, 1 or 2, 0 without one
+    probability: (n, 2, s) float32; of candidate 1, as in the item; NaN where it is not known
     """
 
     model: str
@@ -40,6 +41,7 @@ class Answers:
     coherent: np.ndarray
     length: np.ndarray
     shown: np.ndarray
+    probability: np.ndarray
 
     @cached_property
     def truth(self) -> np.ndarray:
@@ -84,7 +86,7 @@ class Answers:
     def take(self, numbers: np.ndarray) -> "Answers":
         """The answers to some of the items, by index or mask."""
         items = [self.items[number] for number in np.arange(len(self.items))[numbers]]
-        arrays = self.picks, self.coherent, self.length, self.shown
+        arrays = self.picks, self.coherent, self.length, self.shown, self.probability
         return Answers(self.model, items, *(array[numbers] for array in arrays))
 
 
@@ -112,6 +114,7 @@ def read_answers(folder: Path) -> Answers:
     coherent: np.ndarray = np.zeros(shape, dtype=bool)
     length: np.ndarray = np.zeros(shape, dtype=np.int32)
     shown: np.ndarray = np.zeros(shape, dtype=np.int8)
+    probability: np.ndarray = np.full(shape, np.nan, dtype=np.float32)
     for row in judged_rows_of(folder):
         if row["id"] not in numbers:
             raise UserError(
@@ -127,7 +130,13 @@ def read_answers(folder: Path) -> Answers:
             coherent[number, *place] = row["coherence"] == "coherent"
             length[number, *place] = len(row["conversations"][-1]["value"])
             shown[number, *place] = answer
-    return Answers(str(settings.get("model", "")), items, picks, coherent, length, shown)
+            of_shown = row.get("probability", NOT_KNOWN)
+            if of_shown != NOT_KNOWN:
+                # Candidate 1 is shown first where its label, as shown, would be 1.
+                is_first = (asked == 1) == (row["label"] == 1)
+                probability[number, *place] = of_shown if is_first else 1 - of_shown
+    name = str(settings.get("model", ""))
+    return Answers(name, items, picks, coherent, length, shown, probability)
 
 
 def _summary(folder: Path) -> Mapping[str, Any]:

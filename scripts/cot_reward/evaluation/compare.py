@@ -21,7 +21,7 @@ from cot_reward.store import read_json
 # A true difference of this many standard errors is found in 80 of 100 tests at 5%.
 _DETECTABLE_ERRORS = 2.8
 # The order of the arrays of `Answers` that are joined along the samples.
-_ARRAYS = ("picks", "coherent", "length", "shown")
+_ARRAYS = ("picks", "coherent", "length", "shown", "probability")
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,10 @@ def _scores(one: Mapping[str, Any]) -> Iterator[str]:
         for model, score in official.items():
             shares = [*(score["groups"][name] for name in names), score["overall"]]
             yield f"| {model} | " + " | ".join(map(percent, shares)) + " |"
+    for model, score in models.items():
+        if score["by_probability"]:
+            yield ""
+            yield f"{model}: {probability_in_words(score['by_probability'])}"
     votes = {model: score["by_votes"] for model, score in models.items()}
     ks = sorted({int(k) for found in votes.values() for k in found})
     if len(ks) > 1:
@@ -82,6 +86,14 @@ def _scores(one: Mapping[str, Any]) -> Iterator[str]:
                 for cell in shown
             ]
             yield f"| {model} | " + " | ".join(cells) + " |"
+
+
+def probability_in_words(found: Mapping[str, Any]) -> str:
+    """Accuracy by the probability of the answer, and its calibration."""
+    return (
+        f"By the probability of the answer (both orders): {percent(found['accuracy'])}% right of "
+        f"{found['items']:,} items, calibration error {percent(found['error'])} points."
+    )
 
 
 def _differences(differences: Sequence[Mapping[str, Any]]) -> Iterator[str]:

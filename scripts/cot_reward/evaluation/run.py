@@ -9,7 +9,7 @@ from cot_reward.errors import UserError, nearest
 from cot_reward.evaluation.answers import Answers, read_answers
 from cot_reward.evaluation.benchmarks import BENCHMARKS
 from cot_reward.evaluation.benchmarks.form import Official
-from cot_reward.evaluation.comparison_table import percent, with_interval
+from cot_reward.evaluation.comparison_table import percent, probability_in_words, with_interval
 from cot_reward.evaluation.prepare import MANIFEST, prepare, prepare_rows
 from cot_reward.evaluation.settings import BenchmarkSettings
 from cot_reward.evaluation.strict import MACRO, OVERALL, strict_score
@@ -161,6 +161,8 @@ def score_table(scores: Mapping[str, Any], answers: Answers, official: Official 
             f"| {percent(found['pass'])} |"
             for k, found in strict["by_votes"].items()
         ]
+    if found := strict["by_probability"]:
+        lines += ["", probability_in_words(found)]
     if strict["missing_texts"]:
         lines += [
             "",

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from cot_reward.evaluation.answers import NO_ANSWER, Answers
+from cot_reward.evaluation.calibration import calibration
 from cot_reward.evaluation.clusters import Clusters, interval, mean
 from cot_reward.evaluation.votes import pass_at, powers, votes_at
 from cot_reward.stats import wilson
@@ -87,6 +88,7 @@ def strict_score(answers: Answers) -> dict[str, Any]:
         "mean_characters": float(answers.asked(answers.length)[texts].mean()),
         "groups": groups,
         "by_votes": by_votes(answers),
+        "by_probability": calibration(answers),
     }  # fmt: skip
 
 

@@ -3,7 +3,8 @@
 Every line has `key` (of the comparison), `order`, `ascending` (see `ledger`), `run` (the run's
 hash) and `template` (the template's hash).
 A response adds `sample`, `text`, `seed` (of its request), `finish_reason` and `model`, and
-`restored` where its text was put back together (see `records.Response`). The first response of a
+`restored` where its text was put back together, `probability` where it is known (see
+`records.Response`). The first response of a
 request adds `prompt_tokens`, `completion_tokens` and `retries` of the request.
 A failure adds `first` and `count` (the samples that the request asked for), `reason`, `detail` and
 `retries`.
@@ -34,6 +35,7 @@ def journal_lines(
         common | {"sample": response.sample, "text": response.text, "seed": request.seed,
                   "finish_reason": response.finish_reason, "model": response.model}
         | ({"restored": response.restored} if response.restored else {})
+        | ({} if response.probability is None else {"probability": response.probability})
         for response in outcome.responses
     ]  # fmt: skip
     # The server counts tokens per request.

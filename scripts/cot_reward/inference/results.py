@@ -19,6 +19,8 @@ from cot_reward.tasks.prompts import render, shown_media, template_hash
 
 JUDGED_FILES = ("correct", "incorrect", "unusable")
 FILES = (*JUDGED_FILES, "failed")
+# A probability of the answer that no log-probs tell.
+NOT_KNOWN = -1.0
 # Of a text without an answer, so much of its end is told of.
 _END_CHARACTERS = 60
 # So many different ends are kept.
@@ -76,8 +78,12 @@ def judged_rows(
     template: str,
     form: Form,
     journal: IO[bytes],
+    probabilities: bool,
 ) -> Iterator[tuple[dict[str, Any], Verdict, dict[str, Any]]]:
-    """Of each judged response of a comparison in one order: row, verdict, journal entry."""
+    """Of each judged response of a comparison in one order: row, verdict, journal entry.
+
+    `probabilities`: rows have the probability of the answer 1, or NOT_KNOWN.
+    """
     judged = [(unit.offset, unit.verdict) for unit in units if unit.verdict]
     if not judged:
         return
@@ -106,6 +112,8 @@ def judged_rows(
             "template_hash": hashed_template,
             "form": form,
         }
+        if probabilities:
+            row["probability"] = entry.get("probability", NOT_KNOWN)
         yield row, verdict, entry
 
 
@@ -144,6 +152,7 @@ def derive(
     orders: tuple[Order, ...],
     rule: Rule,
     allow_incoherent: bool,
+    probabilities: bool = False,
 ) -> Results:
     """Write correct, incorrect, unusable and failed.jsonl anew, in the order of the input.
 
@@ -174,7 +183,7 @@ def derive(
                 units = ledger.units(listed, order, rule.samples)
                 texts, sides = [], set[Side]()
                 for row, verdict, entry in judged_rows(
-                    listed, order, units, template, form, entries
+                    listed, order, units, template, form, entries, probabilities
                 ):
                     text = row["conversations"][1]["value"]
                     file, side = _place(text, verdict, allow_incoherent, rule)

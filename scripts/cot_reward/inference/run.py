@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_reward.client import wire
+from cot_reward.client.answer_probability import LOGPROBS
 from cot_reward.client.capacity import Capacity
 from cot_reward.client.flow import send_requests
 from cot_reward.client.outage import Outage
@@ -203,6 +204,8 @@ def _sampling(settings: InferenceSettings, model: str) -> Sampling:
     extra = dict(wire.NEUTRAL_SAMPLING) if settings.sampling_defaults == "neutral" else {}
     if settings.template_kwargs:
         extra["chat_template_kwargs"] = settings.template_kwargs
+    if settings.answer_probability:
+        extra |= LOGPROBS
     return Sampling(
         model, settings.temperature, settings.top_p, settings.max_tokens,
         settings.timeout, settings.deadline, settings.max_attempts, extra,
@@ -323,7 +326,7 @@ def _derive(run: Run, journal: Path) -> Results:
     settings = run.settings
     return results.derive(
         settings.out, run.ledger, journal, run.templates, settings.form, settings.asked_orders,
-        run.rule, settings.allow_incoherent,
+        run.rule, settings.allow_incoherent, settings.answer_probability,
     )  # fmt: skip
 
 

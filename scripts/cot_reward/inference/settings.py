@@ -40,8 +40,7 @@ class InferenceSettings:
     )
     task: str | None = _setting("task of the records that do not name one", default=None)
     labels: list[str] = _setting(
-        "what each raw label means: VALUE=1, VALUE=2, VALUE=tie, VALUE=bad (default: as the "
-        "adapter knows them)",
+        "what raw labels mean: VALUE=1, VALUE=2, VALUE=tie, VALUE=bad",
         default_factory=list,
     )
     template: list[str] = _setting(
@@ -83,9 +82,12 @@ class InferenceSettings:
     chat_template_kwargs: str | None = _setting(
         "arguments of the chat template, such as '{\"enable_thinking\": false}'", default=None
     )
+    answer_probability: bool = _setting(
+        "write the probability of each answer, by log-probs", default=False
+    )
     orders: Literal["given", "swapped", "both"] = _setting("presentation orders", default="both")
     until: Until = _setting(
-        "ask about a comparison and order until it has such usable texts", default="off"
+        "ask about a comparison and order until such usable texts are there", default="off"
     )
     first: int = _setting("with --until: samples of each round", default=2)
     until_coherence: list[str] = _setting(
@@ -116,7 +118,7 @@ class InferenceSettings:
     any_weights: bool = _setting("go on with other weights under the same name", default=False)
     dry_run: bool = _setting("open the images, print counts, ask nothing", default=False)
     allow_incoherent: bool = _setting(
-        "let right answers with contradicting totals into correct.jsonl", default=False
+        "let right but contradicting texts into correct.jsonl", default=False
     )
 
     def __post_init__(self) -> None:

@@ -106,3 +106,29 @@ def trend_plot(
         if len(models) > 1:
             axes.legend(frameon=False)
         return _svg(figure, name)
+
+
+def reliability_plot(models: Mapping[str, Any], name: str) -> str:
+    """Accuracy by the probability of the answer, beside what it promises; "" without any."""
+    import matplotlib
+
+    found = {
+        model: (number, score["by_probability"]["bins"])
+        for number, (model, score) in enumerate(models.items())
+        if score["by_probability"]
+    }
+    if not found:
+        return ""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure, axes = new_figure()
+        axes.plot([50, 100], [50, 100], "--", color=_INK, alpha=0.4, linewidth=1)
+        for model, (number, bins) in found.items():
+            axes.plot(
+                [100 * confidence for confidence, *_ in bins],
+                [100 * share for _, share, _ in bins], "o-",
+                color=COLOURS[number % len(COLOURS)], label=model,
+            )  # fmt: skip
+        axes.set_xlabel("%")
+        axes.set_ylabel("%")
+        axes.legend(frameon=False)
+        return _svg(figure, name)

@@ -17,7 +17,7 @@ from cot_reward.report.browser import (
     right_by_difference,
     right_by_length,
 )
-from cot_reward.report.figures import accuracy_plot, trend_plot, votes_plot
+from cot_reward.report.figures import accuracy_plot, reliability_plot, trend_plot, votes_plot
 from cot_reward.report.flow import chain_steps, inference_step, merge_steps
 from cot_reward.report.page import Content, Curve, Plot, Table, write_page
 from cot_reward.report.thumbnails import Thumbnails
@@ -80,6 +80,7 @@ def add_comparison(
         plots = [
             Plot("by_group", accuracy_plot(models, f"{name}-groups"), title),
             Plot("by_votes", votes_plot(models, f"{name}-votes"), title),
+            Plot("by_probability", reliability_plot(models, f"{name}-probability"), title),
             Plot("by_difference", trend_plot(
                 list(models), right_by_difference(own), f"{name}-difference"), title),
             Plot("by_length", trend_plot(
