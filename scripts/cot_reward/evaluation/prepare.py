@@ -81,8 +81,10 @@ def prepare_rows(files: ComparisonFiles, out: Path, limit: int | None = None) ->
             break
         group = files.files[source].stem if len(files.files) > 1 else comparison.task
         first, second = comparison.candidates
+        # The folder of a file is no part of an item's name: it may be another one elsewhere.
+        number = where.rpartition(":")[2]
         item = Found(
-            where, group, comparison.label, comparison.text, (first, second),
+            f"{files.files[source].name}:{number}", group, comparison.label, comparison.text, (first, second),
             comparison.context,
         )  # fmt: skip
         found.append((item, plain_row(comparison)))

@@ -123,11 +123,13 @@ def reliability_plot(models: Mapping[str, Any], name: str) -> str:
         figure, axes = new_figure()
         axes.plot([50, 100], [50, 100], "--", color=_INK, alpha=0.4, linewidth=1)
         for model, (number, bins) in found.items():
-            axes.plot(
-                [100 * confidence for confidence, *_ in bins],
-                [100 * share for _, share, _ in bins], "o-",
-                color=COLOURS[number % len(COLOURS)], label=model,
-            )  # fmt: skip
+            colour, total = COLOURS[number % len(COLOURS)], sum(count for *_, count in bins)
+            places = [100 * confidence for confidence, *_ in bins]
+            shares = [100 * share for _, share, _ in bins]
+            axes.plot(places, shares, color=colour, alpha=0.3, linewidth=1)
+            # A bin's mark is as large as its share of the items.
+            sizes = [8 + 400 * count / total for *_, count in bins]
+            axes.scatter(places, shares, s=sizes, color=colour, alpha=0.8, label=model)
         axes.set_xlabel("%")
         axes.set_ylabel("%")
         axes.legend(frameon=False)
