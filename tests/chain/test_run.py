@@ -76,6 +76,27 @@ def test_the_world_is_made_with_the_family_that_is_asked_for() -> None:
     assert "--family" not in steps("configs/demo/chain.yaml", 0)["world"].command
 
 
+def test_released_models_answer_the_held_out_data_once() -> None:
+    flags = ["--seeds", "0", "1", "--compared", "models/think-7b", "models/base"]
+    plain, found = steps(), steps("configs/chain.yaml", 8, *flags)
+    added = [name for name in found if name.startswith("eval_compared_")]
+    assert added == [
+        f"eval_compared_{model}/{mode}"
+        for model in ("think-7b", "base") for mode in ("greedy", "sampled")
+    ]  # fmt: skip
+    assert not [name for name in plain if "compared" in name]
+    assert list(found)[-1] == "report"
+    step, own = found["eval_compared_think-7b/sampled"], found["eval_base/sampled"]
+    assert step.model == Path("models/think-7b")
+    assert value_of(step, "--data") == value_of(own, "--data")
+    assert value_of(step, "--template") == value_of(own, "--template")
+    own_prompt = steps("configs/chain.yaml", 8, *flags, "--compared-template", "other.txt")
+    step = own_prompt["eval_compared_base/greedy"]
+    assert value_of(step, "--template") == ["other.txt"]
+    assert Path("other.txt") in step.inputs
+    assert value_of(own_prompt["eval_base/greedy"], "--template") == value_of(own, "--template")
+
+
 def test_both_passes_ask_the_same_comparisons() -> None:
     found = steps()
     assert value_of(found["stage1_infer"], "--data") == [
@@ -243,6 +264,7 @@ def test_missing_data_are_named_before_anything_starts(tmp_path: Path) -> None:
         (["--sampling-image-root", "a", "b"], "sampling has 1 files and sampling_image_root 2"),
         (["--seeds", "1", "1"], "each seed may stand there once"),
         (["--samples", "0"], "samples is 0"),
+        (["--compared", "a/x", "b/x"], "compared has two folders of one name: x, x"),
         (["--rounds", "0"], "rounds is 0"),
         (["--gpus", "64"], "the profile asks for 64 GPUs"),
         (["--stagee1", "x"], "Did you mean '--stage1'?"),

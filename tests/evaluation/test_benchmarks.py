@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,30 @@ def test_bad_rows_are_told_and_not_left_out_quietly(
     ):
         with pytest.raises(UserError, match=message):
             run(server, root, tmp_path / "other", *flags, *wrong)
+
+
+def test_a_benchmark_by_name_comes_through_datasets(
+    server: MockServer, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder on disk in place of a name on the hub; its pictures are those of the files."""
+    name = "vl-rewardbench"
+    repository = tmp_path / "hub/vl"
+    (repository / "data").mkdir(parents=True)
+    (repository / "data/test-00000-of-00001.parquet").write_bytes(files[name].read_bytes())
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    local = replace(BENCHMARKS[name], repository=str(repository))
+    monkeypatch.setitem(BENCHMARKS, name, local)
+    server.configure()
+    root = files[name].parent
+    flags = ["--benchmark", name, "--any-rows", "--num-samples", 1]
+    assert run(server, root, tmp_path / "hub_out", *flags) == 0
+    assert run(server, root, tmp_path / "files", *flags, "--snapshot", files[name]) == 0
+    one, other = (json.loads((tmp_path / out / "benchmark.json").read_text())
+                  for out in ("hub_out", "files"))  # fmt: skip
+    assert one == other
+    monkeypatch.setitem(BENCHMARKS, name, replace(local, repository=str(tmp_path / "gone")))
+    with pytest.raises(UserError, match=r"cannot be loaded .* name its files with --snapshot"):
+        run(server, root, tmp_path / "gone_out", *flags)
 
 
 def test_probabilities_of_answers_are_those_of_candidates(

@@ -8,6 +8,7 @@ import pytest
 from cot_reward.evaluation.clusters import Clusters, interval
 from cot_reward.evaluation.strict import MACRO, OVERALL, item_values, strict_score
 from cot_reward.evaluation.votes import majority, pass_at, powers, votes_at
+from cot_reward.stats import wilson
 from helpers.benchmarks import answers_of, random_answers
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -125,6 +126,15 @@ def test_the_interval_of_single_items_is_the_ordinary_bootstrap() -> None:
     low, high = interval(draws[:, 0])
     wanted = bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=1)
     assert (low, high) == pytest.approx(tuple(wanted.confidence_interval), abs=0.004)
+
+
+def test_wilson_is_that_of_statsmodels() -> None:
+    from statsmodels.stats.proportion import proportion_confint
+
+    for successes, of in ((0, 10), (7, 10), (1250, 1250), (811, 1250)):
+        assert wilson(successes, of) == pytest.approx(
+            proportion_confint(successes, of, method="wilson")
+        )
 
 
 def test_a_cluster_bootstrap_covers_the_truth() -> None:

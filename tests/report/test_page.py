@@ -10,7 +10,7 @@ from cot_reward.errors import UserError
 from cot_reward.report.run import report, write_comparison
 from cot_reward.report.settings import CompareSettings, ReportSettings
 from helpers.browser import needs_chromium, opened
-from helpers.evaluation import RIGHT, TURNED, WRONG, judged_run, trained
+from helpers.evaluation import RIGHT, TURNED, WRONG, finished_demo, judged_run, trained
 from helpers.pictures import noise
 from helpers.rows import read_lines, write_lines
 
@@ -173,6 +173,25 @@ def test_a_large_run_has_its_texts_and_pictures_beside_the_page(
         assert "report_data/" in driver.find_element("css selector", ".side img").get_attribute(
             "src"
         )
+
+
+def test_the_page_of_a_chain_has_all_seeds_and_the_models_that_it_compares(
+    media: Path, tmp_path: Path
+) -> None:
+    verdicts = {"stage1": [RIGHT, WRONG, WRONG, WRONG], "stage2": [RIGHT, RIGHT, WRONG, WRONG]}
+    runs = finished_demo(tmp_path / "runs", [0, 1], verdicts)
+    judged_run(runs / "eval_compared_released/sampled", [RIGHT, RIGHT, RIGHT, TURNED])
+    argv = ["--runs", runs, "--seeds", 0, 1, "--media-root", media]
+    printed = report(settings.parse(ReportSettings, "", argv=list(map(str, argv))))
+    assert printed.endswith(f"\n{runs / 'report.html'}")
+    assert "stage 3: DPO" in printed
+    page = (runs / "report.html").read_text()
+    assert "Tables and plots: seeds 0, 1; texts, steps and pairs: seed 0" in page
+    for model, share in (("stage1", "25.0"), ("stage2", "50.0"), ("released", "87.5")):
+        assert f"<td>{model}</td><td>{share} [" in page
+    argv += ["--no-page", "--out", tmp_path / "none"]
+    report(settings.parse(ReportSettings, "", argv=list(map(str, argv))))
+    assert not (tmp_path / "none").exists()
 
 
 def test_every_folder_of_a_chain_has_a_page(media: Path, tmp_path: Path) -> None:

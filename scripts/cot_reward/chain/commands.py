@@ -203,15 +203,20 @@ class Commands:
         min_parsed: float,
         *,
         for_training: bool,
+        template: Path | None = None,
     ) -> Step:
-        """`for_training`: held-out comparisons are left out, and `until` of the profile holds."""
+        """`for_training`: held-out comparisons are left out, and `until` of the profile holds.
+
+        `template`: another prompt than that of the cold-start rows.
+        """
+        template = template or self.template
         out, media_root = run / name, self.profile.media_root
         inference = self.profile.inference
         own_roots = dict.fromkeys(root for root in image_roots if root != media_root)
         temperature_text = f"{temperature:g}"
         command = [
             PYTHON, "scripts/image_stream_gpt.py", "--config", str(inference),
-            "--base-url", URL, "--model", str(model), "--template", str(self.template),
+            "--base-url", URL, "--model", str(model), "--template", str(template),
             "--media-root", str(media_root),
             "--image-root", *map(str, image_roots or [media_root]),
             "--data", *map(str, data), "--out", str(out),
@@ -238,11 +243,13 @@ class Commands:
             flags["seed"] = str(seed)
         return Step(
             self._name(run, name), title, tuple(command),
-            (inference, model, self.template, *own_roots), flags, out, out / "summary.json",
+            (inference, model, template, *own_roots), flags, out, out / "summary.json",
             added_inputs, added_flags, model=model,
         )  # fmt: skip
 
-    def evaluate(self, model: Path, stage: str, seed: int | None, run: Path) -> Iterator[Step]:
+    def evaluate(
+        self, model: Path, stage: str, seed: int | None, run: Path, template: Path | None = None
+    ) -> Iterator[Step]:
         """The held-out comparisons in both orders, greedy and sampled."""
         profile = self.profile
         roots = [self.heldout_root]
@@ -251,7 +258,7 @@ class Commands:
             yield self.infer(
                 f"eval_{stage}/{mode}", f"the held-out comparisons, {title}", model,
                 seed, run, profile.heldout, roots, samples, temperature, 0.0,
-                for_training=False,
+                for_training=False, template=template,
             )  # fmt: skip
 
     def validate(self, model: Path, stage: str, seed: int | None, run: Path) -> Iterator[Step]:

@@ -81,6 +81,13 @@ class Profile:
     control_rejection_export: Path | None = _setting(
         "YAML that merges this control's adapter", default=None
     )
+    compared: list[Path] = _setting(
+        "folders of other models, such as released ones, that answer the held-out data as well",
+        default_factory=list,
+    )
+    compared_template: Path | None = _setting(
+        "their prompt (default: that of the cold-start rows)", default=None
+    )
     accelerate: Path = _setting(
         "accelerate's launch file for stage 3", default=Path("configs/accelerate/zero2.yaml")
     )
@@ -149,6 +156,9 @@ class Profile:
             )
         if len(self.seeds) != len(set(self.seeds)):
             raise ValueError(f"seeds {self.seeds}: each seed may stand there once")
+        names = [model.name for model in self.compared]
+        if len(set(names)) < len(names):
+            raise ValueError(f"compared has two folders of one name: {', '.join(names)}")
         if len(self.sampling_image_root) not in (0, 1, len(self.sampling)):
             raise ValueError(
                 f"sampling has {len(self.sampling)} files and sampling_image_root "

@@ -8,6 +8,7 @@ from cot_reward.chain.commands import Commands
 from cot_reward.chain.rounds import Round, following, later_steps, training_steps
 from cot_reward.chain.settings import Profile
 from cot_reward.chain.step import Step, Training
+from cot_reward.evaluation.collect import COMPARED
 
 JUDGED_FILES = ("correct", "incorrect", "unusable")
 
@@ -74,6 +75,10 @@ class Chain:
         yield from commands.evaluate(commands.base, "base", None, profile.runs)
         for seed, run in self.runs():
             yield from self._run_steps(seed, run)
+        for model in profile.compared:
+            yield from commands.evaluate(
+                model, f"{COMPARED}{model.name}", None, profile.runs, profile.compared_template
+            )
         yield commands.report()
 
     def _run_steps(self, seed: int | None, run: Path) -> Iterator[Step]:

@@ -28,6 +28,8 @@ STAGES = {
     "control_rejection": "control: one more rejection round",
     "stage3": "stage 3: DPO",
 }
+# Begins the name of a model that a chain compares and has not trained (eval_NAME is its folder).
+COMPARED = "compared_"
 # Stages that a chain may leave out.
 CONTROLS = ("control", "control_rejection")
 # (after, before): each is a claim that the chain could make.

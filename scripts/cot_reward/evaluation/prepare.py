@@ -84,8 +84,8 @@ def prepare_rows(files: ComparisonFiles, out: Path, limit: int | None = None) ->
         # The folder of a file is no part of an item's name: it may be another one elsewhere.
         number = where.rpartition(":")[2]
         item = Found(
-            f"{files.files[source].name}:{number}", group, comparison.label, comparison.text, (first, second),
-            comparison.context,
+            f"{files.files[source].name}:{number}", group, comparison.label, comparison.text,
+            (first, second), comparison.context,
         )  # fmt: skip
         found.append((item, plain_row(comparison)))
     if bad:

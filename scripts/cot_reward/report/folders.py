@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_reward.errors import UserError
-from cot_reward.evaluation.collect import run_folders
+from cot_reward.evaluation.collect import COMPARED, run_folders
 from cot_reward.evaluation.compare import Run, aligned_runs, compare, read_runs
 from cot_reward.evaluation.comparison_table import p_value, percent, points, with_interval
 from cot_reward.evaluation.strict import OVERALL
@@ -146,6 +146,11 @@ def _add_chain(
         (run / f"eval_{record['stage']}" / "sampled", record["stage"])
         for record in results["stages"]
         for run in run_folders(folder, seeds).values()
+    ]
+    # Models that the chain has not trained were asked once, whatever the seeds.
+    found += [
+        (one / "sampled", one.name.removeprefix(f"eval_{COMPARED}"))
+        for one in sorted(folder.glob(f"eval_{COMPARED}*"))
     ]
     there = [(one, stage) for one, stage in found if (one / _JUDGED).exists()]
     if there:
