@@ -160,6 +160,8 @@ def test_a_large_run_has_its_texts_and_pictures_beside_the_page(
     monkeypatch.setattr("cot_reward.report.page._MOST_INSIDE", 1000)
     monkeypatch.setattr("cot_reward.report.thumbnails.MOST_INSIDE", 2)
     large = run(tmp_path / "large", [RIGHT, WRONG] * 60, {77: "the text of 77 "})
+    page = compared(media, tmp_path / "short", large, limit=100)
+    assert "The browser has the first 100 of 120 items" in page.read_text()
     page = compared(media, tmp_path / "out", large)
     assert "the text of 77 1. Style" not in page.read_text()
     assert len(list((tmp_path / "out/report_data").glob("texts-*.js"))) == 3

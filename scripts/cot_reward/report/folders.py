@@ -90,6 +90,8 @@ def add_comparison(
         if not content.items:
             content.models = [run.model for run in own]
             content.items = browser_items(own, thumbnails, samples, limit)
+            if (count := len(own[0].answers.items)) > limit:
+                content.subtitle = f"The browser has the first {limit:,} of {count:,} items"
 
 
 def _tables(benchmark: str, one: Mapping[str, Any]) -> Iterator[Table]:
@@ -157,9 +159,8 @@ def _add_chain(
         runs = read_runs([one for one, _ in there], [stage for _, stage in there])
         add_comparison(content, compare(runs, common=True), runs, thumbnails, samples, limit)
         if len(seeds) > 1:
-            content.subtitle = (
-                f"Tables and plots: {seeds_told}; texts, steps and pairs: seed {seeds[0]}"
-            )
+            told = f"Tables and plots: {seeds_told}; texts, steps and pairs: seed {seeds[0]}"
+            content.subtitle = "; ".join(filter(None, (told, content.subtitle)))
     content.steps = chain_steps(first)
     content.curves = list(_curves(folder / "curves"))
     if (first / "pairs" / _PAIRS).exists():
