@@ -89,20 +89,14 @@ def _text(row: Mapping[str, Any], model: int, asked_label: int) -> dict[str, Any
 def score_table(text: str, noun: str) -> dict[str, Any] | None:
     """The scores of both candidates and the totals that a text states; None without both."""
     totals, before = totals_in(text, noun)
-    scores = scores_in(before, noun)
     if not totals:
         return None
+    scores = scores_in(before, noun)
     return {
         "scores": [[str(score) for score in scores.get(side, [])] for side in (1, 2)],
         "totals": [str(totals[side].total) for side in (1, 2)],
         "adds_up": [totals[side].adds_up for side in (1, 2)],
     }
-
-
-def score_difference(text: str, noun: str) -> float | None:
-    """The stated total of the first candidate less that of the second; None without both."""
-    totals, _ = totals_in(text, noun)
-    return float(totals[1].total - totals[2].total) if totals else None
 
 
 def pair_items(file: Path, thumbnails: Thumbnails, limit: int) -> list[dict[str, Any]]:
@@ -138,22 +132,21 @@ def differing(one: str, other: str) -> tuple[list[list[Any]], list[list[Any]]]:
     return parts
 
 
-def right_by_difference(runs: Sequence[Run], bins: int = 6) -> list[list[tuple[float, float, int]]]:
-    """For each run: (middle of |difference of totals|, share of right texts, texts) by size.
+def right_by_difference(
+    items: Sequence[Mapping[str, Any]], models: int, bins: int = 6
+) -> list[list[tuple[float, float, int]]]:
+    """For each model: (middle of |difference of totals|, share of right texts, texts) by size.
 
-    Bins of equal numbers of texts.
+    Of the texts of `browser_items` that state both totals; bins of equal numbers of texts. Ties do
+    not count.
     """
-    return [_binned(_differences(run), bins) for run in runs]
-
-
-def _differences(run: Run) -> Iterator[tuple[float, bool]]:
-    for folder in run.folders:
-        for row in judged_rows_of(folder):
-            if row["answer"] and row.get("form", "think") == "think":
-                text = row["conversations"][-1]["value"]
-                difference = score_difference(text, TASKS[row["task"]].noun)
-                if difference is not None:
-                    yield abs(difference), row["verdict"] == "correct"
+    found: list[list[tuple[float, bool]]] = [[] for _ in range(models)]
+    for item in items:
+        for text in item["texts"]:
+            if item["better"] and text["answer"] and text["scores"]:
+                first, second = map(float, text["scores"]["totals"])
+                found[text["model"]].append((abs(first - second), text["pick"] == item["better"]))
+    return [_binned(pairs, bins) for pairs in found]
 
 
 def right_by_length(runs: Sequence[Run], bins: int = 6) -> list[list[tuple[float, float, int]]]:

@@ -77,19 +77,20 @@ def add_comparison(
         title = "" if benchmark == "rows" else benchmark
         content.tables += _tables(title, one)
         models = one["models"]
+        items = browser_items(own, thumbnails, samples, limit)
         plots = [
             Plot("by_group", accuracy_plot(models, f"{name}-groups"), title),
             Plot("by_votes", votes_plot(models, f"{name}-votes"), title),
             Plot("by_probability", reliability_plot(models, f"{name}-probability"), title),
             Plot("by_difference", trend_plot(
-                list(models), right_by_difference(own), f"{name}-difference"), title),
+                list(models), right_by_difference(items, len(own)), f"{name}-difference"), title),
             Plot("by_length", trend_plot(
                 list(models), right_by_length(own), f"{name}-length"), title),
         ]  # fmt: skip
         content.plots += [plot for plot in plots if plot.svg]
         if not content.items:
             content.models = [run.model for run in own]
-            content.items = browser_items(own, thumbnails, samples, limit)
+            content.items = items
             if (count := len(own[0].answers.items)) > limit:
                 content.subtitle = f"The browser has the first {limit:,} of {count:,} items"
 
