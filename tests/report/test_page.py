@@ -187,6 +187,7 @@ def test_the_page_of_a_chain_has_all_seeds_and_the_models_that_it_compares(
     printed = report(settings.parse(ReportSettings, "", argv=list(map(str, argv))))
     assert printed.endswith(f"\n{runs / 'report.html'}")
     assert "stage 3: DPO" in printed
+    assert "[report.html](report.html)" in (runs / "results.md").read_text()
     page = (runs / "report.html").read_text()
     assert "Tables and plots: seeds 0, 1; texts, steps and pairs: seed 0" in page
     for model, share in (("stage1", "25.0"), ("stage2", "50.0"), ("released", "87.5")):

@@ -236,13 +236,17 @@ def _log_history(folder: Path) -> list[dict[str, Any]]:
     return history
 
 
-def write_report(runs: Path, seeds: Sequence[int]) -> str:
-    """Write results.json, results.md and the plots below `runs`; returns the table."""
+def write_report(runs: Path, seeds: Sequence[int], link: str = "") -> str:
+    """Write results.json, results.md and the plots below `runs`; returns the table.
+
+    `link`: a page that results.md names below the table.
+    """
     results = collect(runs, seeds)
     curves = runs / "curves"
     drawn = plot_curves(next(iter(run_folders(runs, seeds).values())), curves)
     plot_stages(results, curves / "stages.png")
     text = table(results)
-    write_text_file(runs / "results.md", text)
+    told = f"\nTexts, pictures, pairs and plots: [{link}]({link})\n" if link else ""
+    write_text_file(runs / "results.md", text + told)
     write_json(runs / "results.json", results)
     return text + f"\n{runs / 'results.json'}, {len(drawn) + 1} plots in {curves}\n"

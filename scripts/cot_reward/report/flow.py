@@ -30,7 +30,7 @@ def inference_step(folder: Path) -> Step:
     kept = {name: files[name] for name in ("correct", "incorrect") if files.get(name)}
     dropped = {name: count for name, count in (
         ("unusable", files.get("unusable", 0)), *summary.get("failed_reasons", {}).items(),
-        ("not_asked", account.get("not_asked", 0)), ("excluded", account.get("excluded", 0)),
+        *((name, account.get(name, 0)) for name in ("settled", "not_asked", "excluded")),
         ("ties", summary.get("ties", 0)),
     ) if count}  # fmt: skip
     return Step("inference", folder.name, account["expected"], "texts", kept, dropped)

@@ -4,6 +4,7 @@ from cot_reward.evaluation.compare import compare, read_runs
 from cot_reward.evaluation.comparison_table import comparison_table
 from cot_reward.evaluation.page import write_report
 from cot_reward.report.folders import write_comparison_page, write_folder_page
+from cot_reward.report.page import PAGE
 from cot_reward.report.settings import CompareSettings, ReportSettings
 from cot_reward.settings import read_yaml, shipped
 from cot_reward.store import without_nan, write_json, write_text_file
@@ -34,7 +35,8 @@ def report(settings: ReportSettings) -> str:
     table = ""
     folders = settings.folders
     if not folders:
-        table = write_report(settings.runs, settings.seeds)
+        link = PAGE if settings.page and not settings.out else ""
+        table = write_report(settings.runs, settings.seeds, link)
         folders = [settings.runs] if settings.page else []
     pages = [
         write_folder_page(
