@@ -133,6 +133,15 @@ def test_published_figures_are_shown_with_what_does_not_follow() -> None:
             assert set(one) <= {"model", "base", "source", "items", "shares"}
 
 
+def test_intervals_of_few_clusters_are_warned_of() -> None:
+    picks = np.random.default_rng(0).integers(1, 3, (200, 2, 1))
+    many = answers_of(picks)
+    few = answers_of(picks, clusters=[f"{n % 3}" for n in range(200)])
+    told = "The items are of 3 clusters only"
+    assert told in comparison_table(compare([of(few, "one")]))
+    assert "clusters only" not in comparison_table(compare([of(many, "one")]))
+
+
 @pytest.mark.filterwarnings("error")
 def test_items_of_which_nothing_can_be_said_have_no_figures() -> None:
     """Texts without any answer, and ties alone."""

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 RESAMPLES = 5_000
+# Intervals of fewer clusters are too narrow (Cameron, Gelbach and Miller 2008).
+FEW_CLUSTERS = 20
 _CELLS_AT_ONCE = 20_000_000
 
 

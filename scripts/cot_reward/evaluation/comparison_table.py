@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cot_reward.evaluation.clusters import FEW_CLUSTERS
 from cot_reward.evaluation.strict import MACRO, OVERALL
 
 # What an overall may differ from its groups by rounding: half of the last digit that is printed.
@@ -36,6 +37,9 @@ def _scores(one: Mapping[str, Any]) -> Iterator[str]:
         "without an answer is wrong, ties do not count; 95% intervals by drawing "
         f"{first['clusters']:,} clusters of items."
     )
+    if warning := few_clusters(first):
+        yield ""
+        yield f"**{warning}**"
     yield ""
     yield (
         "| model | texts | " + " | ".join(groups)
@@ -86,6 +90,16 @@ def _scores(one: Mapping[str, Any]) -> Iterator[str]:
                 for cell in shown
             ]
             yield f"| {model} | " + " | ".join(cells) + " |"
+
+
+def few_clusters(score: Mapping[str, Any]) -> str:
+    """A warning about intervals of few clusters, "" for enough of them."""
+    if score["clusters"] >= FEW_CLUSTERS:
+        return ""
+    return (
+        f"The items are of {score['clusters']:,} clusters only (questions about one image, or "
+        "media of one caption, are one cluster): the intervals are too narrow to be trusted."
+    )
 
 
 def probability_in_words(found: Mapping[str, Any]) -> str:

@@ -9,7 +9,12 @@ from cot_reward.errors import UserError, nearest
 from cot_reward.evaluation.answers import Answers, read_answers
 from cot_reward.evaluation.benchmarks import BENCHMARKS
 from cot_reward.evaluation.benchmarks.form import Official
-from cot_reward.evaluation.comparison_table import percent, probability_in_words, with_interval
+from cot_reward.evaluation.comparison_table import (
+    few_clusters,
+    percent,
+    probability_in_words,
+    with_interval,
+)
 from cot_reward.evaluation.prepare import MANIFEST, prepare, prepare_rows
 from cot_reward.evaluation.settings import BenchmarkSettings
 from cot_reward.evaluation.strict import MACRO, OVERALL, strict_score
@@ -108,6 +113,8 @@ def _doubts(scores: Mapping[str, Any]) -> Iterator[str]:
         yield f"{bad:,} of {rows:,} rows could not be used, and are in no score."
     if beyond := manifest.get("beyond_limit"):
         yield f"{beyond:,} items are beyond --limit, and are in no score."
+    if warning := few_clusters(scores["strict"]):
+        yield warning
     if overall["high"] < _CHANCE:
         yield (
             "Accuracy is below chance: are the labels upside down (--labels), or is the prompt "

@@ -9,7 +9,13 @@ from typing import Any
 from cot_reward.errors import UserError
 from cot_reward.evaluation.collect import COMPARED, run_folders
 from cot_reward.evaluation.compare import Run, aligned_runs, compare, read_runs
-from cot_reward.evaluation.comparison_table import p_value, percent, points, with_interval
+from cot_reward.evaluation.comparison_table import (
+    few_clusters,
+    p_value,
+    percent,
+    points,
+    with_interval,
+)
 from cot_reward.evaluation.strict import OVERALL
 from cot_reward.report.browser import (
     browser_items,
@@ -97,7 +103,8 @@ def add_comparison(
 
 def _tables(benchmark: str, one: Mapping[str, Any]) -> Iterator[Table]:
     models = one["models"]
-    groups = list(next(iter(models.values()))["groups"])
+    first = next(iter(models.values()))
+    groups, warning = list(first["groups"]), few_clusters(first)
     yield Table(
         "scores", ["", *groups, *(name.replace("_", " ") for name in _MORE)],
         [
@@ -107,11 +114,11 @@ def _tables(benchmark: str, one: Mapping[str, Any]) -> Iterator[Table]:
             ]
             for model, score in models.items()
         ],
-        benchmark, "scores_note",
+        benchmark, "scores_note", [warning] if warning else [],
     )  # fmt: skip
     if official := one["official"]:
-        first = next(iter(official.values()))
-        names = list(first["groups"])
+        rule = next(iter(official.values()))
+        names = list(rule["groups"])
         yield Table(
             "official", ["", *names, "overall"],
             [
@@ -119,7 +126,7 @@ def _tables(benchmark: str, one: Mapping[str, Any]) -> Iterator[Table]:
                  percent(score["overall"])]
                 for model, score in official.items()
             ],
-            benchmark, lines=[first["rule"]],
+            benchmark, lines=[rule["rule"]],
         )  # fmt: skip
     if one["differences"]:
         yield Table(
