@@ -1,6 +1,7 @@
 """Pages in a real browser: untrusted texts, filters, keys, languages, small screens, large runs."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from cot_reward import settings
 from cot_reward.errors import UserError
 from cot_reward.report.run import report, write_comparison
 from cot_reward.report.settings import CompareSettings, ReportSettings
+from cot_reward.report.thumbnails import Thumbnails
 from helpers.browser import needs_chromium, opened
 from helpers.evaluation import RIGHT, TURNED, WRONG, finished_demo, judged_run, trained
 from helpers.pictures import noise
@@ -175,6 +177,26 @@ def test_a_large_run_has_its_texts_and_pictures_beside_the_page(
         assert "report_data/" in driver.find_element("css selector", ".side img").get_attribute(
             "src"
         )
+
+
+def test_a_replaced_picture_gets_a_new_thumbnail(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cot_reward.report.thumbnails.MOST_INSIDE", 0)
+    (media / "broken.png").write_bytes(b"no picture")
+    thumbnails = Thumbnails(media)
+    names = [thumbnails.name(f"{which}.png") for which in (0, 1, "broken", "gone")]
+    made = [tmp_path / "data" / f"{name}.jpg" for name in names]
+    assert list(thumbnails.write(tmp_path / "data", 2)) == names[:2]
+    first, time = made[0].read_bytes(), made[1].stat().st_mtime_ns
+    made[1].write_bytes(b"kept")
+    os.utime(made[1], ns=(time, time))
+    # An older file takes the place of the picture, as `mv` leaves it.
+    noise("RGB", 8, 8, 99).save(media / "0.png")
+    os.utime(media / "0.png", (1e9, 1e9))
+    assert list(thumbnails.write(tmp_path / "data", 2)) == names[:2]
+    assert made[0].read_bytes() != first
+    assert made[1].read_bytes() == b"kept"
 
 
 def test_the_page_of_a_chain_has_all_seeds_and_the_models_that_it_compares(

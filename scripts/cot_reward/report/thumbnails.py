@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,13 +41,20 @@ class Thumbnails:
             folder.mkdir(parents=True, exist_ok=True)
 
         def make(path: str) -> str:
-            file = folder / f"{self._names[path]}.jpg"
-            if not inside and file.exists():
-                return f"{folder.name}/{file.name}"
-            data = _thumbnail(path, self._root)
-            if inside or not data:
-                return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}" if data else ""
-            file.write_bytes(data)
+            try:
+                picture = resolve(path, self._root)
+                if inside:
+                    data = base64.b64encode(_thumbnail(picture)).decode()
+                    return f"data:image/jpeg;base64,{data}"
+                changed = picture.stat().st_mtime_ns
+                file = folder / f"{self._names[path]}.jpg"
+                # A thumbnail has the time of its picture: a replaced picture gets a new one.
+                if not file.exists() or file.stat().st_mtime_ns != changed:
+                    thumbnail = _thumbnail(picture)
+                    file.write_bytes(thumbnail)
+                    os.utime(file, ns=(changed, changed))
+            except (MediaError, ValueError):
+                return ""
             return f"{folder.name}/{file.name}"
 
         with ThreadPoolExecutor(workers) as pool:
@@ -59,12 +67,9 @@ class Thumbnails:
             }
 
 
-def _thumbnail(path: str, root: Path) -> bytes:
-    """A JPEG; empty for a picture that cannot be opened."""
-    try:
-        image = load_image(resolve(path, root)).convert("RGB")
-    except (MediaError, ValueError):
-        return b""
+def _thumbnail(picture: Path) -> bytes:
+    """A JPEG. Raises what `load_image` raises."""
+    image = load_image(picture).convert("RGB")
     image.thumbnail((_SIDE, _SIDE))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=_QUALITY)
