@@ -4,7 +4,8 @@
     python scripts/compare.py runs/eval_stage2/greedy runs/eval_stage3/greedy --names stage2 stage3
 
 A run is a folder of scripts/evaluate.py, or of the client about labelled comparisons. Runs of one
-model with several seeds become one. Writes comparison.json and comparison.md.
+model with several seeds become one. Writes comparison.json, comparison.md
+and report.html.
 """
 
 from cot_reward import errors, settings

@@ -13,6 +13,7 @@ reads `orders: off` as a boolean; tyro reads no YAML. Each takes 0.3 s to start,
 
 import argparse
 import contextlib
+import dataclasses
 import math
 import types
 import typing
@@ -26,6 +27,15 @@ import yaml
 from cot_reward.errors import UserError, nearest
 
 Settings = TypeVar("Settings")
+
+
+def setting(text: str, default: Any = None, **metadata: Any) -> Any:
+    """A field of a dataclass with its help, a default (of a list: its entries) and metadata."""
+    metadata = {"help": text, **metadata}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
 
 # The names of values in --help.
 _METAVARS = {int: "N", float: "X", Path: "PATH", str: "TEXT"}

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 from cot_reward.demo import world
 from cot_reward.demo.settings import POOLS, BaseSettings, WorldSettings
-from cot_reward.evaluation.collect import judged_rows
+from cot_reward.evaluation.finished import judged_rows
 from cot_reward.settings import parse_several
 
 REPO = Path(__file__).resolve().parents[2]

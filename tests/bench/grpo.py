@@ -24,7 +24,8 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
-from cot_reward.evaluation.collect import accuracy_by_comparison, judged_rows
+from cot_reward.evaluation.collect import accuracy_by_comparison
+from cot_reward.evaluation.finished import judged_rows
 from cot_reward.stats import paired_difference
 from recipes import DEMO, REPO, pooled
 

@@ -4,15 +4,16 @@ import shutil
 
 import pytest
 from cot_reward.errors import UserError
+from cot_reward.evaluation.answers import read_answers
 from cot_reward.evaluation.collect import (
     DIFFERENCES,
     MODES,
     STAGES,
     accuracy_by_comparison,
     collect,
-    judged_rows,
     training_pace,
 )
+from cot_reward.evaluation.finished import judged_rows
 from helpers.evaluation import (
     RIGHT,
     TURNED,
@@ -50,6 +51,19 @@ def test_a_run_in_which_outcomes_decided_what_was_asked_is_no_evaluation(tmp_pat
         judged_rows(folder)
     summary.write_text('{"settings": {"until": "off"}}')
     assert len(judged_rows(folder)) == 2
+
+
+def test_a_finished_run_without_one_of_its_files_is_no_run(tmp_path):
+    folder = judged_run(tmp_path / "run", [RIGHT, WRONG])
+    with (folder / "correct.jsonl").open("a") as file:
+        file.write('{"id": "compar')
+    with pytest.raises(UserError, match=r"run/correct\.jsonl: line 3 after byte 0: "):
+        judged_rows(folder)
+    (folder / "incorrect.jsonl").unlink()
+    (folder / "correct.jsonl").write_text("")
+    for read in (judged_rows, read_answers):
+        with pytest.raises(UserError, match=r"incorrect\.jsonl: no such file, and a finished"):
+            read(folder)
 
 
 def test_a_stage_that_has_not_finished_is_named(tmp_path):

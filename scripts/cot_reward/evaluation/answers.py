@@ -1,26 +1,25 @@
 """What a model answered to the items of a benchmark, as arrays, from the rows of a finished run."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cot_reward.errors import UserError
+from cot_reward.evaluation.finished import finished_summary, stream_judged_rows
 from cot_reward.evaluation.items import ITEMS, Item, item_of_row, read_items
-from cot_reward.inference.results import JUDGED_FILES, NOT_KNOWN
+from cot_reward.inference.results import NOT_KNOWN
 from cot_reward.records import ORDERS
-from cot_reward.rows.reading import read_span, spans
-from cot_reward.store import read_json
 
 # Values of `Answers.picks` beside the candidates 1 and 2.
 NO_ANSWER = 0
 MISSING = -1
-_BYTES_AT_ONCE = 2**26
+# The fields of `Answers` with a value for each text.
+_ARRAYS = ("picks", "coherent", "length", "shown", "probability")
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,12 @@ class Answers:
     def take(self, numbers: np.ndarray) -> "Answers":
         """The answers to some of the items, by index or mask."""
         items = [self.items[number] for number in np.arange(len(self.items))[numbers]]
-        arrays = self.picks, self.coherent, self.length, self.shown, self.probability
-        return Answers(self.model, items, *(array[numbers] for array in arrays))
+        return replace(self, items=items, **{n: getattr(self, n)[numbers] for n in _ARRAYS})
+
+    def with_samples_of(self, other: "Answers") -> "Answers":
+        """The samples of both, about the same items."""
+        both = {n: (getattr(self, n), getattr(other, n)) for n in _ARRAYS}
+        return replace(self, **{n: np.concatenate(pair, axis=2) for n, pair in both.items()})
 
 
 def read_answers(folder: Path) -> Answers:
@@ -96,11 +99,11 @@ def read_answers(folder: Path) -> Answers:
     Raises UserError for a folder of no finished inference, for one whose texts were chosen by their
     outcomes, and for rows about other comparisons than the items.
     """
-    summary = _summary(folder)
+    summary = finished_summary(folder)
     if (folder / ITEMS).exists():
         items = read_items(folder / ITEMS)
     else:
-        found = {row["id"]: item_of_row(row) for row in judged_rows_of(folder)}
+        found = {row["id"]: item_of_row(row) for row in stream_judged_rows(folder)}
         items = [found[key] for key in sorted(found)]
     if not items:
         raise UserError(f"{folder}: no answers")
@@ -108,58 +111,30 @@ def read_answers(folder: Path) -> Answers:
     for number, item in enumerate(items):
         numbers[item.key].append(number)
     settings = summary.get("settings", {})
-    samples = settings.get("num_samples") or 1 + max(r["sample"] for r in judged_rows_of(folder))
+    samples = settings.get("num_samples")
+    if not samples:
+        samples = 1 + max(row["sample"] for row in stream_judged_rows(folder))
     shape = (len(items), len(ORDERS), int(samples))
     picks: np.ndarray = np.full(shape, MISSING, dtype=np.int8)
     coherent: np.ndarray = np.zeros(shape, dtype=bool)
     length: np.ndarray = np.zeros(shape, dtype=np.int32)
     shown: np.ndarray = np.zeros(shape, dtype=np.int8)
     probability: np.ndarray = np.full(shape, np.nan, dtype=np.float32)
-    for row in judged_rows_of(folder):
+    for row in stream_judged_rows(folder):
         if row["id"] not in numbers:
             raise UserError(
                 f"{folder}: a row about a comparison ({row['id'][:12]}...) that is none of "
                 f"{ITEMS}; was the folder used for other data?"
             )
         place = ORDERS.index(row["order"]), row["sample"]
-        answer, is_right = row["answer"], row["answer"] == row["label"]
         for number in numbers[row["id"]]:
-            # The label of the question tells which candidate was shown where.
-            asked = items[number].asked_label
-            picks[number, *place] = (asked if is_right else 3 - asked) if answer else NO_ANSWER
+            picks[number, *place] = items[number].named(row)
             coherent[number, *place] = row["coherence"] == "coherent"
             length[number, *place] = len(row["conversations"][-1]["value"])
-            shown[number, *place] = answer
+            shown[number, *place] = row["answer"]
             of_shown = row.get("probability", NOT_KNOWN)
             if of_shown != NOT_KNOWN:
-                # Candidate 1 is shown first where its label, as shown, would be 1.
-                is_first = (asked == 1) == (row["label"] == 1)
+                is_first = items[number].shown_first(row) == 1
                 probability[number, *place] = of_shown if is_first else 1 - of_shown
     name = str(settings.get("model", ""))
     return Answers(name, items, picks, coherent, length, shown, probability)
-
-
-def _summary(folder: Path) -> Mapping[str, Any]:
-    path = folder / "summary.json"
-    if not path.exists():
-        raise UserError(f"{folder}: no summary.json; this inference has not finished")
-    summary = read_json(path)
-    until = summary.get("settings", {}).get("until", "off")
-    if until != "off":
-        raise UserError(
-            f"{folder}: sampled with --until {until}, so that the texts are no fair sample of the "
-            "model's; run this inference again with --until off"
-        )
-    return summary
-
-
-def judged_rows_of(folder: Path) -> Iterator[Mapping[str, Any]]:
-    """The judged rows of a run folder, one at a time. Raises UserError for a line that is none."""
-    for name in JUDGED_FILES:
-        path = folder / f"{name}.jsonl"
-        for start, end in spans(path, _BYTES_AT_ONCE):
-            for number, row in read_span(path, start, end):
-                if isinstance(row, dict):
-                    yield row
-                elif row is not None:
-                    raise UserError(f"{path}: line {number} after byte {start:,}: {row}")

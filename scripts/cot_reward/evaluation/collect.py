@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from cot_reward.errors import UserError
 from cot_reward.evaluation.by_source import accuracy_by_source, differences_by_source
+from cot_reward.evaluation.finished import judged_rows
 from cot_reward.evaluation.rounds import WATCH_FILE, evaluated_rounds, round_folder
 from cot_reward.rows.reading import read_rows
 from cot_reward.stats import bootstrap_mean, paired_difference, tally
@@ -65,27 +66,6 @@ class Model(NamedTuple):
     title: str
     answers: dict[str, Path]
     training: Path | None
-
-
-def judged_rows(folder: Path) -> list[dict[str, Any]]:
-    """Every judged row of a finished inference run.
-
-    Raises UserError when it has not finished, and when outcomes decided what was asked.
-    """
-    if not (folder / "summary.json").exists():
-        raise UserError(f"{folder}: no summary.json; this inference has not finished")
-    until = read_json(folder / "summary.json").get("settings", {}).get("until", "off")
-    if until != "off":
-        raise UserError(
-            f"{folder}: sampled with --until {until}, so that the texts are no fair sample of the "
-            "model's; run this inference again with --until off"
-        )
-    rows: list[dict[str, Any]] = []
-    for name in ("correct", "incorrect", "unusable"):
-        path = folder / f"{name}.jsonl"
-        if path.stat().st_size:
-            rows += [row for _, row in read_rows(path) if isinstance(row, dict)]
-    return rows
 
 
 def accuracy_by_comparison(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:

@@ -20,8 +20,6 @@ from cot_reward.store import read_json
 
 # A true difference of this many standard errors is found in 80 of 100 tests at 5%.
 _DETECTABLE_ERRORS = 2.8
-# The order of the arrays of `Answers` that are joined along the samples.
-_ARRAYS = ("picks", "coherent", "length", "shown", "probability")
 
 
 @dataclass(frozen=True)
@@ -70,13 +68,8 @@ def _joined(one: Run, other: Run) -> Run:
             f"{one.folders[0]} and {other.folders[0]} are runs of '{one.model}' about different "
             "items; name them with --names if they are of different models"
         )
-    arrays = {
-        name: np.concatenate([getattr(one.answers, name), getattr(other.answers, name)], axis=2)
-        for name in _ARRAYS
-    }
-    return replace(
-        one, folders=[*one.folders, *other.folders], answers=replace(one.answers, **arrays)
-    )
+    answers = one.answers.with_samples_of(other.answers)
+    return replace(one, folders=[*one.folders, *other.folders], answers=answers)
 
 
 def _of_item(item: Any) -> tuple[Any, ...]:

@@ -38,6 +38,17 @@ class Item:
     candidates: list[Any] = field(default_factory=list)
     context: list[str] = field(default_factory=list)
 
+    def shown_first(self, row: Mapping[str, Any]) -> int:
+        """The candidate, counted as in the item, that the question of a judged row shows first."""
+        return self.asked_label if row["label"] == 1 else 3 - self.asked_label
+
+    def named(self, row: Mapping[str, Any]) -> int:
+        """The candidate, counted as in the item, that the answer names; 0 without an answer."""
+        if not row["answer"]:
+            return 0
+        first = self.shown_first(row)
+        return first if row["answer"] == 1 else 3 - first
+
 
 def write_items(path: Path, items: Iterable[Item]) -> None:
     write_jsonl(path, (asdict(item) for item in items))

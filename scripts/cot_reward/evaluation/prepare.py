@@ -18,11 +18,12 @@ from cot_reward.evaluation.settings import BenchmarkSettings
 from cot_reward.media.images import MAX_PIXELS
 from cot_reward.media.paths import MediaError, media_prefix, resolve
 from cot_reward.preparing.comparisons import RowCounts, labelled, words_of
-from cot_reward.preparing.plain_rows import plain_row_of
+from cot_reward.preparing.raw_comparisons import comparison_of
 from cot_reward.preparing.settings import ComparisonFiles
 from cot_reward.preparing.shown_media import MediaFiles
 from cot_reward.preparing.tables import read_table
-from cot_reward.rows.adapters.comparison import adapt, plain_row
+from cot_reward.records import Comparison
+from cot_reward.rows.adapters.comparison import plain_row
 from cot_reward.rows.reading import NOT_AN_OBJECT, Row
 from cot_reward.store import dump, read_json, write_json, write_jsonl
 from cot_reward.tasks.prompts import shown_media
@@ -46,7 +47,7 @@ def prepare(
     split = settings.split or next(iter(benchmark.rows))
     prefix = media_prefix(image_root or media_root, media_root)
     files = MediaFiles(media_root, prefix, settings.frames, MAX_PIXELS)
-    found: list[tuple[Found, dict[str, Any]]] = []
+    found: list[tuple[Found, Comparison]] = []
     bad: list[dict[str, str]] = []
     counts: Counter[str] = Counter()
     for where, number, row in _rows(benchmark, settings, split):
@@ -61,7 +62,7 @@ def prepare(
             if limit is not None and len(found) >= limit:
                 counts["beyond_limit"] += 1
                 continue
-            found.append((item, plain_row_of(item.raw(), benchmark.task, files)))
+            found.append((item, comparison_of(item.raw(), benchmark.task, files)))
         except (ValueError, MediaError) as error:
             bad.append({"where": where, "reason": str(error)})
     _check(benchmark, settings, split, counts["rows"], bad, out)
@@ -73,7 +74,7 @@ def prepare_rows(files: ComparisonFiles, out: Path, limit: int | None = None) ->
     """As `prepare`, for labelled comparisons of any form that the client reads."""
     counts = RowCounts()
     bad: list[dict[str, str]] = []
-    found: list[tuple[Found, dict[str, Any]]] = []
+    found: list[tuple[Found, Comparison]] = []
     for source, where, comparison in labelled(
         files, counts, lambda where, why: bad.append({"where": where, "reason": why})
     ):
@@ -87,7 +88,7 @@ def prepare_rows(files: ComparisonFiles, out: Path, limit: int | None = None) ->
             f"{files.files[source].name}:{number}", group, comparison.label, comparison.text,
             (first, second), comparison.context,
         )  # fmt: skip
-        found.append((item, plain_row(comparison)))
+        found.append((item, comparison))
     if bad:
         raise UserError(f"{bad[0]['where']}: {bad[0]['reason']}; {len(bad):,} rows are bad")
     counted = Counter({"rows": counts.rows, "ties": counts.ties})
@@ -182,25 +183,26 @@ def _check(
             )
 
 
-def _items(found: Sequence[tuple[Found, dict[str, Any]]]) -> list[Item]:
+def _items(found: Sequence[tuple[Found, Comparison]]) -> list[Item]:
     """The items; of those with one key the first is asked about."""
     asked: dict[str, tuple[Any, int]] = {}
     items = []
-    for item, row in found:
-        key = adapt(row, "").key
-        first, label = asked.setdefault(key, (row["candidates"][0], row["label"]))
+    for item, comparison in found:
+        key, own_first = comparison.key, comparison.candidates[0]
+        first, label = asked.setdefault(key, (own_first, comparison.label))
+        context = comparison.context
         # Questions about one medium, and media of one caption, are not independent.
-        cluster = row["context"][0] if row.get("context") else words_of(row["text"])
+        cluster = context[0] if context else words_of(comparison.text)
         items.append(Item(
             item.name, key, item.group, cluster, item.better,
-            label if row["candidates"][0] == first else 3 - label,
-            row["text"], row["candidates"], row.get("context", []),
+            label if own_first == first else 3 - label,
+            comparison.text, plain_row(comparison)["candidates"], list(context),
         ))  # fmt: skip
     return items
 
 
 def _write(
-    name: str, split: str, found: Sequence[tuple[Found, dict[str, Any]]], counts: Mapping[str, int],
+    name: str, split: str, found: Sequence[tuple[Found, Comparison]], counts: Mapping[str, int],
     media_root: Path, out: Path,
 ) -> Path:  # fmt: skip
     items = _items(found)
@@ -212,7 +214,7 @@ def _write(
     manifest = {
         "benchmark": name, "split": split, **counts, "items": len(items),
         "ties_of_items": sum(item.better == TIE for item in items),
-        "content": _content(items, [row for _, row in found], media_root),
+        "content": _content(items, [comparison for _, comparison in found], media_root),
     }  # fmt: skip
     if (out / MANIFEST).exists() and read_json(out / MANIFEST) != manifest:
         raise UserError(
@@ -221,24 +223,24 @@ def _write(
         )
     out.mkdir(parents=True, exist_ok=True)
     write_items(out / ITEMS, items)
-    unique: dict[str, dict[str, Any]] = {}
-    for item, (_, row) in zip(items, found, strict=True):
-        unique.setdefault(item.key, row)
-    write_jsonl(out / QUESTIONS, unique.values())
+    unique: dict[str, Comparison] = {}
+    for item, (_, comparison) in zip(items, found, strict=True):
+        unique.setdefault(item.key, comparison)
+    write_jsonl(out / QUESTIONS, map(plain_row, unique.values()))
     write_json(out / MANIFEST, manifest)
     return out / QUESTIONS
 
 
-def _content(items: Sequence[Item], rows: Sequence[dict[str, Any]], media_root: Path) -> str:
+def _content(items: Sequence[Item], comparisons: Sequence[Comparison], media_root: Path) -> str:
     """What stands for the items and the bytes of their media: sha256, 64 hexadecimal digits.
 
     Raises UserError for a medium that is missing.
     """
     digest = hashlib.sha256()
     contents: dict[str, bytes] = {}
-    for item, row in zip(items, rows, strict=True):
+    for item, comparison in zip(items, comparisons, strict=True):
         digest.update(dump(asdict(item)).encode())
-        for path in shown_media(adapt(row, ""), "given"):
+        for path in shown_media(comparison, "given"):
             if path not in contents:
                 try:
                     with resolve(path, media_root).open("rb") as file:

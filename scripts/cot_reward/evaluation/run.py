@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_reward.errors import UserError, nearest
-from cot_reward.evaluation.answers import Answers, read_answers
+from cot_reward.evaluation.answers import read_answers
 from cot_reward.evaluation.benchmarks import BENCHMARKS
 from cot_reward.evaluation.benchmarks.form import Official
 from cot_reward.evaluation.comparison_table import (
@@ -98,7 +98,7 @@ def write_scores(folder: Path) -> str:
     if benchmark and benchmark.predictions:
         name, text = benchmark.predictions(answers)
         write_text_file(folder / name, text)
-    table = score_table(scores, answers, official)
+    table = score_table(scores, official)
     write_text_file(folder / TABLE, table)
     return table
 
@@ -122,7 +122,7 @@ def _doubts(scores: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def score_table(scores: Mapping[str, Any], answers: Answers, official: Official | None) -> str:
+def score_table(scores: Mapping[str, Any], official: Official | None) -> str:
     """The scores of a run as Markdown."""
     strict, manifest = scores["strict"], scores["benchmark"]
     name = " ".join(filter(None, (manifest["benchmark"], manifest["split"])))

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cot_reward.errors import UserError
-from cot_reward.evaluation.collect import MAX_UNSHARED, judged_rows
+from cot_reward.evaluation.collect import MAX_UNSHARED
+from cot_reward.evaluation.finished import judged_rows
 from cot_reward.stats import bootstrap_mean, paired_difference
 from cot_reward.store import write_json
 

@@ -19,11 +19,12 @@ from cot_reward.media.paths import MediaError, media_prefix
 from cot_reward.media.video import remove_unfinished
 from cot_reward.preparing.forms import FormReader, UnknownFormError
 from cot_reward.preparing.mapping import ColumnMap, RawPair, RawRanked
-from cot_reward.preparing.plain_rows import plain_row_of
+from cot_reward.preparing.raw_comparisons import comparison_of
 from cot_reward.preparing.settings import ConvertSettings
 from cot_reward.preparing.shown_media import MediaFiles
 from cot_reward.preparing.tables import read_table
 from cot_reward.provenance import jsonable, versions
+from cot_reward.rows.adapters.comparison import plain_row
 from cot_reward.rows.labels import FileLabels, TieError, parse_meanings
 from cot_reward.store import atomic_file, dump, read_json, write_json
 from cot_reward.tasks import TASKS
@@ -330,10 +331,10 @@ def _row(found: _Found, default_task: str | None, files: MediaFiles) -> dict[str
     name = found.task or default_task
     if name is None:
         raise ValueError(f"the row names no task; name it with --task ({', '.join(TASKS)})")
-    row = plain_row_of(found.raw, name, files)
+    comparison = comparison_of(found.raw, name, files)
     if default_task not in (None, name):
         raise ValueError(f"a row of task {name}, not of --task {default_task}")
-    return row | {"origin": found.where}
+    return plain_row(comparison) | {"origin": found.where}
 
 
 class _Shards:

@@ -4,21 +4,14 @@ import os
 import re
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from cot_reward.errors import nearest
 from cot_reward.media.images import MAX_PIXELS
 from cot_reward.preparing.mapping import ColumnMap
 from cot_reward.rows.file_flags import check_held_out_roots
 from cot_reward.rows.labels import parse_meanings
+from cot_reward.settings import setting
 from cot_reward.tasks import TASKS
-
-
-def _setting(text: str, default: Any = None, **metadata: Any) -> Any:
-    metadata = {"help": text, **metadata}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -27,12 +20,12 @@ class ComparisonFiles:
 
     files: list[Path] = field(metadata={"help": "file of comparisons", "positional": True})
     _: KW_ONLY
-    media_root: Path = _setting("folder that all media lie below", Path("dataset"))
-    image_root: Path | None = _setting(
+    media_root: Path = setting("folder that all media lie below", Path("dataset"))
+    image_root: Path | None = setting(
         "what the media paths of raw rows are relative to (default: the media root)"
     )
-    task: str | None = _setting("the task of rows that do not name one: " + ", ".join(TASKS))
-    labels: list[str] = _setting("what labels mean: VALUE=1, VALUE=2, VALUE=tie or VALUE=bad", [])
+    task: str | None = setting("the task of rows that do not name one: " + ", ".join(TASKS))
+    labels: list[str] = setting("what labels mean: VALUE=1, VALUE=2, VALUE=tie or VALUE=bad", [])
 
     def __post_init__(self) -> None:
         if self.task is not None and self.task not in TASKS:
@@ -43,7 +36,7 @@ class ComparisonFiles:
 @dataclass(frozen=True)
 class LookSettings:
     files: list[Path] = field(metadata={"help": "file of a data set", "positional": True})
-    rows: int = _setting("rows that are read of each file", 1000)
+    rows: int = setting("rows that are read of each file", 1000)
 
     def __post_init__(self) -> None:
         if self.rows < 1:
@@ -52,18 +45,18 @@ class LookSettings:
 
 @dataclass(frozen=True)
 class CheckSettings(ComparisonFiles):
-    against: list[str] = _setting(
+    against: list[str] = setting(
         "held-out files or globs, of benchmarks too: which comparisons, pictures and texts are in "
         "both",
         [],
     )
-    against_image_root: list[Path] = _setting(
+    against_image_root: list[Path] = setting(
         "what the paths of their raw rows are relative to: one folder for all, or one for each "
         "(default: --image-root)",
         [],
     )
-    out: Path | None = _setting("JSONL file of all that was found, with its place")
-    workers: int = _setting("threads that decode pictures", os.cpu_count() or 1)
+    out: Path | None = setting("JSONL file of all that was found, with its place")
+    workers: int = setting("threads that decode pictures", os.cpu_count() or 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,11 +70,11 @@ class DownloadSettings:
     name: str = field(
         metadata={"help": "a set of `list`, or OWNER/NAME on the hub", "positional": True}
     )
-    accept: bool = _setting("fetch it, after its size and licence were read", False)
-    out: Path | None = _setting("folder of the files (default: dataset/ and the set's own name)")
-    files: list[str] = _setting("patterns of the files to fetch (default: all)", [])
-    revision: str | None = _setting("commit, tag or branch (default: the newest)")
-    workers: int = _setting("files that are fetched at a time", 4)
+    accept: bool = setting("fetch it, after its size and licence were read", False)
+    out: Path | None = setting("folder of the files (default: dataset/ and the set's own name)")
+    files: list[str] = setting("patterns of the files to fetch (default: all)", [])
+    revision: str | None = setting("commit, tag or branch (default: the newest)")
+    workers: int = setting("files that are fetched at a time", 4)
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -92,8 +85,8 @@ class DownloadSettings:
 class RegisterSettings:
     file: Path = field(metadata={"help": "file of SFT or DPO rows", "positional": True})
     name: str = field(metadata={"help": "name of the data set (`dataset:` in a training's YAML)"})
-    media_root: Path = _setting("folder of dataset_info.json (`dataset_dir`)", Path("dataset"))
-    replace: bool = _setting("replace another data set of this name", False)
+    media_root: Path = setting("folder of dataset_info.json (`dataset_dir`)", Path("dataset"))
+    replace: bool = setting("replace another data set of this name", False)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w-]+", self.name):
@@ -103,12 +96,12 @@ class RegisterSettings:
 @dataclass(frozen=True)
 class PoolSettings(ComparisonFiles):
     pools: list[str] = field(metadata={"help": "NAME=NUMBER of comparisons of each pool"})
-    out: Path = _setting("folder of the pools", Path("dataset/pools"))
-    weights: list[float] = _setting(
+    out: Path = setting("folder of the pools", Path("dataset/pools"))
+    weights: list[float] = setting(
         "of each file, in order: its share of every pool (default: its number of comparisons)",
         [],
     )
-    seed: int = _setting("of the draw", 0)
+    seed: int = setting("of the draw", 0)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -139,8 +132,8 @@ class ConvertSettings(ComparisonFiles):
             "positional": True,
         }
     )
-    out: Path = _setting("folder of the rows", Path("dataset/prepared"))
-    columns: list[str] = _setting(
+    out: Path = setting("folder of the rows", Path("dataset/prepared"))
+    columns: list[str] = setting(
         "where a comparison stands: text=COLUMN first=COLUMN second=COLUMN label=COLUMN (or "
         "first_score=, second_score=; context=); of candidates that are rows of their own "
         "text=, medium=, group=, and rank= or score=. A column may be nested (response.0), a part "
@@ -148,17 +141,17 @@ class ConvertSettings(ComparisonFiles):
         [],
         name="map",
     )
-    tie_margin: float = _setting("scores that differ by this or less are a tie", 0.0)
-    groups_apart: bool = _setting(
+    tie_margin: float = setting("scores that differ by this or less are a tie", 0.0)
+    groups_apart: bool = setting(
         "rows of a group may stand anywhere in the file, whose rows are then held in memory", False
     )
-    group_pairs: int = _setting("most pairs of a group of ranked candidates; 0: all", 0)
-    frames: int = _setting("frames that a video is shown as, 2 or more", 8)
-    max_pixels: int = _setting("most pixels of a frame", MAX_PIXELS)
-    limit: int | None = _setting("stop after this many comparisons")
-    shard_rows: int = _setting("rows of an output file", 100_000)
-    max_bad_rows: float = _setting("share of bad rows from which the exit code is 3", 0.01)
-    workers: int = _setting("threads that decode media", os.cpu_count() or 1)
+    group_pairs: int = setting("most pairs of a group of ranked candidates; 0: all", 0)
+    frames: int = setting("frames that a video is shown as, 2 or more", 8)
+    max_pixels: int = setting("most pixels of a frame", MAX_PIXELS)
+    limit: int | None = setting("stop after this many comparisons")
+    shard_rows: int = setting("rows of an output file", 100_000)
+    max_bad_rows: float = setting("share of bad rows from which the exit code is 3", 0.01)
+    workers: int = setting("threads that decode media", os.cpu_count() or 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

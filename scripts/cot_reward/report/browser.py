@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from cot_reward.evaluation.answers import NO_ANSWER, judged_rows_of
+from cot_reward.evaluation.answers import NO_ANSWER
 from cot_reward.evaluation.compare import Run
+from cot_reward.evaluation.finished import stream_judged_rows
+from cot_reward.evaluation.items import Item
 from cot_reward.evaluation.votes import majority
 from cot_reward.judge.announced import scores_in
 from cot_reward.judge.totals import totals_in
@@ -45,21 +47,26 @@ def browser_items(
         entries.append({
             "name": item.name, "group": item.group, "better": item.better, "text": item.text,
             "sides": shown, "context": [thumbnails.name(path) for path in item.context],
-            "votes": votes[:, number].tolist(), "disagree": len(of_models) > 1,
-            "flips": [_flips(run, number) for run in runs], "texts": [],
+            "disagree": len(of_models) > 1, "flips": [_flips(run, number) for run in runs],
+            "texts": [],
         })  # fmt: skip
     for model, run in enumerate(runs):
         places: dict[str, list[int]] = {}
         for number, item in enumerate(run.answers.items[:limit]):
             places.setdefault(item.key, []).append(number)
         # Of several seeds the first.
-        for row in judged_rows_of(run.folders[0]):
+        for row in stream_judged_rows(run.folders[0]):
             if row["sample"] < samples:
                 for number in places.get(row["id"], ()):
-                    asked = run.answers.items[number].asked_label
-                    entries[number]["texts"].append(_text(row, model, asked))
+                    text = _text(row, model, run.answers.items[number])
+                    entries[number]["texts"].append(text)
     for entry in entries:
         entry["texts"].sort(key=lambda text: (text["sample"], text["model"], text["order"]))
+        # By these an item is found, also where its texts lie beside the page.
+        entry["results"] = [
+            sorted({text["result"] for text in entry["texts"] if text["model"] == model})
+            for model in range(len(runs))
+        ]
     return entries
 
 
@@ -73,17 +80,23 @@ def _flips(run: Run, number: int) -> bool:
     return bool((picks > NO_ANSWER).all() and picks[0] != picks[1])
 
 
-def _text(row: Mapping[str, Any], model: int, asked_label: int) -> dict[str, Any]:
+def _text(row: Mapping[str, Any], model: int, item: Item) -> dict[str, Any]:
     text: str = row["conversations"][-1]["value"]
-    is_right = row["answer"] == row["label"]
-    pick = (asked_label if is_right else 3 - asked_label) if row["answer"] else 0
-    shown_first = asked_label if row["label"] == 1 else 3 - asked_label
     return {
-        "model": model, "order": row["order"], "sample": row["sample"], "pick": pick,
-        "first": shown_first, "answer": row["answer"], "verdict": row["verdict"],
+        "model": model, "order": row["order"], "sample": row["sample"], "pick": item.named(row),
+        "first": item.shown_first(row), "result": _result(row, item),
         "coherence": row["coherence"], "text": text[:_MOST_CHARACTERS],
         "scores": score_table(text, TASKS[row["task"]].noun),
     }  # fmt: skip
+
+
+def _result(row: Mapping[str, Any], item: Item) -> str:
+    """What a text is: right, wrong, none (without an answer) or contradicts."""
+    if not row["answer"]:
+        return "none"
+    if row["coherence"] in ("contradicts", "wrong_sum"):
+        return "contradicts"
+    return "wrong" if item.better and item.named(row) != item.better else "right"
 
 
 def score_table(text: str, noun: str) -> dict[str, Any] | None:
@@ -143,7 +156,7 @@ def right_by_difference(
     found: list[list[tuple[float, bool]]] = [[] for _ in range(models)]
     for item in items:
         for text in item["texts"]:
-            if item["better"] and text["answer"] and text["scores"]:
+            if item["better"] and text["pick"] and text["scores"]:
                 first, second = map(float, text["scores"]["totals"])
                 found[text["model"]].append((abs(first - second), text["pick"] == item["better"]))
     return [_binned(pairs, bins) for pairs in found]

@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from cot_reward.evaluation.strict import MACRO
@@ -16,6 +17,15 @@ _STYLE = {
     "svg.fonttype": "none", "text.color": _INK, "axes.edgecolor": _INK, "axes.labelcolor": _INK,
     "xtick.color": _INK, "ytick.color": _INK, "font.size": 10,
 }  # fmt: skip
+
+
+@contextmanager
+def _new_plot(name: str) -> Iterator[tuple[Any, Any]]:
+    """An empty figure and its axes, in the style of the page while it is drawn and written."""
+    import matplotlib
+
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        yield new_figure()
 
 
 def _svg(figure: Any, name: str) -> str:
@@ -33,10 +43,7 @@ def _svg(figure: Any, name: str) -> str:
 
 def accuracy_plot(models: Mapping[str, Any], name: str) -> str:
     """Accuracy by group with intervals, a colour for each model."""
-    import matplotlib
-
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure, axes = new_figure()
+    with _new_plot(name) as (figure, axes):
         groups = [group for group in next(iter(models.values()))["groups"] if group != MACRO]
         figure.set_size_inches(7, 1.2 + 0.28 * len(groups) * max(2, len(models)))
         height = 0.7 / len(models)
@@ -65,12 +72,9 @@ def accuracy_plot(models: Mapping[str, Any], name: str) -> str:
 
 def votes_plot(models: Mapping[str, Any], name: str) -> str:
     """Right majorities, and pass@k, by the number of samples; "" for one sample."""
-    import matplotlib
-
     if all(len(score["by_votes"]) < 2 for score in models.values()):
         return ""
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure, axes = new_figure()
+    with _new_plot(name) as (figure, axes):
         for number, (model, score) in enumerate(models.items()):
             ks = [int(k) for k in score["by_votes"]]
             colour = COLOURS[number % len(COLOURS)]
@@ -90,12 +94,9 @@ def trend_plot(
     models: Sequence[str], trends: Sequence[Sequence[tuple[float, float, int]]], name: str
 ) -> str:
     """Share of right texts by a size, a line for each model; "" without any text."""
-    import matplotlib
-
     if not any(trends):
         return ""
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure, axes = new_figure()
+    with _new_plot(name) as (figure, axes):
         for number, (model, trend) in enumerate(zip(models, trends, strict=True)):
             axes.plot(
                 [size for size, *_ in trend], [100 * share for _, share, _ in trend], "o-",
@@ -110,8 +111,6 @@ def trend_plot(
 
 def reliability_plot(models: Mapping[str, Any], name: str) -> str:
     """Accuracy by the probability of the answer, beside what it promises; "" without any."""
-    import matplotlib
-
     found = {
         model: (number, score["by_probability"]["bins"])
         for number, (model, score) in enumerate(models.items())
@@ -119,8 +118,7 @@ def reliability_plot(models: Mapping[str, Any], name: str) -> str:
     }
     if not found:
         return ""
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure, axes = new_figure()
+    with _new_plot(name) as (figure, axes):
         axes.plot([50, 100], [50, 100], "--", color=_INK, alpha=0.4, linewidth=1)
         for model, (number, bins) in found.items():
             colour, total = COLOURS[number % len(COLOURS)], sum(count for *_, count in bins)

@@ -7,23 +7,22 @@ from typing import Any
 
 from cot_reward.store import read_json
 
-# What the merger counts of each side -> how the page calls it; other counts keep their names.
+# What the merger counts of the texts that go into pairs; its other counts are of texts that do not.
 _USED = ("used", "used_in_eval")
 
 
 @dataclass(frozen=True)
-class Step:
-    """A step with its counts: `kept` goes on, each of `dropped` does not."""
+class Counted:
+    """A step of the way with its counts: `kept` goes on, each of `dropped` does not."""
 
     title: str
     folder: str
     total: int
-    unit: str
     kept: Mapping[str, int] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
 
 
-def inference_step(folder: Path) -> Step:
+def inference_step(folder: Path) -> Counted:
     """Of the client's summary: texts by verdict, failures by reason."""
     summary = read_json(folder / "summary.json")
     account, files = summary["account"], summary.get("files", {})
@@ -33,10 +32,10 @@ def inference_step(folder: Path) -> Step:
         *((name, account.get(name, 0)) for name in ("settled", "not_asked", "excluded")),
         ("ties", summary.get("ties", 0)),
     ) if count}  # fmt: skip
-    return Step("inference", folder.name, account["expected"], "texts", kept, dropped)
+    return Counted("inference", folder.name, account["expected"], kept, dropped)
 
 
-def merge_steps(folder: Path) -> Iterator[Step]:
+def merge_steps(folder: Path) -> Iterator[Counted]:
     """Of the merger's summary: both sides, and the pairs."""
     summary = read_json(folder / "summary.json")
     for side in ("correct_side", "incorrect_side"):
@@ -46,14 +45,14 @@ def merge_steps(folder: Path) -> Iterator[Step]:
             name: count for name, count in counts.items()
             if count and name not in (*_USED, "rows")
         }  # fmt: skip
-        yield Step(side, folder.name, counts["rows"], "texts", kept, dropped)
+        yield Counted(side, folder.name, counts["rows"], kept, dropped)
     kinds = {name: count for name, count in summary["pair_kinds"].items() if count}
-    yield Step("pairs", folder.name, summary["pairs"], "pairs", kinds)
+    yield Counted("pairs", folder.name, summary["pairs"], kinds)
 
 
-def chain_steps(run: Path) -> list[Step]:
+def chain_steps(run: Path) -> list[Counted]:
     """The steps of one run of the chain (its first seed), in their order, as far as they are."""
-    steps: list[Step] = []
+    steps: list[Counted] = []
     for name in ("stage1_infer", "stage2_infer"):
         if _has(run / name, "account"):
             steps.append(inference_step(run / name))

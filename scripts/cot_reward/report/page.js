@@ -90,12 +90,6 @@ class Browser {
   }
 }
 
-function result(text, item) {
-  if (!text.answer) return "none";
-  if (["contradicts", "wrong_sum"].includes(text.coherence)) return "contradicts";
-  return item.better && text.pick !== item.better ? "wrong" : "right";
-}
-
 function scoreTable(found, first) {
   const table = element("table");
   const count = Math.max(...found.scores.map((scores) => scores.length));
@@ -109,13 +103,12 @@ function scoreTable(found, first) {
   return element("div", { class: "scroll" }, table);
 }
 
-function showText(text, item) {
-  const kind = result(text, item);
+function showText(text) {
   const head = element("header", {},
     element("b", {}, data.models[text.model]), ` ${text.order} #${text.sample} `,
     `${word("candidate")} ${text.first}: ${word("shown_first")} `,
-    element("span", { class: kind === "right" ? "right" : "wrong" },
-      text.answer ? `${word("names")} ${text.pick} (${word("result_" + kind)})` : word("result_none")),
+    element("span", { class: text.result === "right" ? "right" : "wrong" },
+      text.pick ? `${word("names")} ${text.pick} (${word("result_" + text.result)})` : word("result_none")),
     ` ${text.coherence}`);
   const box = element("article", { class: "text" }, head);
   if (text.scores) box.append(scoreTable(text.scores, text.first));
@@ -144,7 +137,7 @@ function showItem(box, item, index) {
   const wanted = $("items-model").value;
   const grid = element("div", { class: "texts" });
   for (const text of texts)
-    if (wanted === "" || text.model === Number(wanted)) grid.append(showText(text, item));
+    if (wanted === "" || text.model === Number(wanted)) grid.append(showText(text));
   box.append(grid);
 }
 

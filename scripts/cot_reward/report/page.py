@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from cot_reward.report.flow import Step
+from cot_reward.report.flow import Counted
 from cot_reward.report.thumbnails import Thumbnails
 from cot_reward.store import write_text_file
 
@@ -61,7 +61,7 @@ class Content:
     subtitle: str = ""
     tables: list[Table] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
+    steps: list[Counted] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
     items: list[dict[str, Any]] = field(default_factory=list)
@@ -86,8 +86,6 @@ def write_page(content: Content, thumbnails: Thumbnails, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     beside = out / "report_data"
     addresses = thumbnails.write(beside, os.cpu_count() or 1)
-    for item in content.items:
-        item["results"] = _results(item, len(content.models))
     data: dict[str, Any] = {
         "words": words(), "models": content.models, "thumbnails": addresses, "chunk": _CHUNK,
         "folder": beside.name, "items": content.items, "pairs": content.pairs,
@@ -121,18 +119,3 @@ def write_page(content: Content, thumbnails: Thumbnails, out: Path) -> Path:
 def _script_json(value: Any) -> str:
     """JSON that may stand in a script: no "<" ends it early, and every character is ASCII."""
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def _results(item: Mapping[str, Any], models: int) -> list[list[str]]:
-    """For each model, what becomes of its texts: right, wrong, none, contradicts."""
-    found: list[set[str]] = [set() for _ in range(models)]
-    for text in item["texts"]:
-        kind = "right"
-        if not text["answer"]:
-            kind = "none"
-        elif text["coherence"] in ("contradicts", "wrong_sum"):
-            kind = "contradicts"
-        elif item["better"] and text["pick"] != item["better"]:
-            kind = "wrong"
-        found[text["model"]].add(kind)
-    return [sorted(kinds) for kinds in found]

@@ -2,13 +2,8 @@
 
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any
 
-
-def _setting(text: str, default: Any = None) -> Any:
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+from cot_reward.settings import setting
 
 
 @dataclass(frozen=True)
@@ -16,9 +11,9 @@ class Shown:
     """What a page shows."""
 
     _: KW_ONLY
-    media_root: Path = _setting("folder that the rows' media lie below", Path("dataset"))
-    samples: int = _setting("texts of each model and order on the page", 2)
-    limit: int = _setting("most items, and most pairs, on the page", 5_000)
+    media_root: Path = setting("folder that the rows' media lie below", Path("dataset"))
+    samples: int = setting("texts of each model and order on the page", 2)
+    limit: int = setting("most items, and most pairs, on the page", 5_000)
 
     def __post_init__(self) -> None:
         for name in ("samples", "limit"):
@@ -30,11 +25,11 @@ class Shown:
 class CompareSettings(Shown):
     runs: list[Path] = field(metadata={"help": "folder of a finished run", "positional": True})
     _: KW_ONLY
-    names: list[str] = _setting("name of each run's model (default: of the folders)", [])
-    out: Path = _setting("folder of the result", Path("runs/compare"))
-    common: bool = _setting("compare the items that all models have texts about", False)
-    page: bool = _setting("write report.html", True)
-    published: Path | None = _setting(
+    names: list[str] = setting("name of each run's model (default: of the folders)", [])
+    out: Path = setting("folder of the result", Path("runs/compare"))
+    common: bool = setting("compare the items that all models have texts about", False)
+    page: bool = setting("write report.html", True)
+    published: Path | None = setting(
         "YAML file of published figures", Path("configs/published.yaml")
     )
 
@@ -49,10 +44,10 @@ class ReportSettings(Shown):
         },
     )
     _: KW_ONLY
-    runs: Path = _setting("without folders: the chain's results", Path("runs"))
-    seeds: list[int] = _setting("pool the runs in RUNS/seedN (default: the run in RUNS itself)", [])
-    out: Path | None = _setting("folder of the page (default: the folder itself)")
-    page: bool = _setting("write report.html for a chain", True)
+    runs: Path = setting("without folders: the chain's results", Path("runs"))
+    seeds: list[int] = setting("pool the runs in RUNS/seedN (default: the run in RUNS itself)", [])
+    out: Path | None = setting("folder of the page (default: the folder itself)")
+    page: bool = setting("write report.html for a chain", True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

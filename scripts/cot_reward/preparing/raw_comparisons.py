@@ -1,4 +1,4 @@
-"""A comparison as a data set has it -> a row of this project's own form, with media as files."""
+"""A comparison as a data set has it -> one of this project, with media as files."""
 
 import hashlib
 from typing import Any
@@ -10,8 +10,11 @@ from cot_reward.rows.adapters.comparison import adapt, plain_row
 from cot_reward.tasks import TASKS
 
 
-def plain_row_of(raw: RawPair, task_name: str, files: MediaFiles) -> dict[str, Any]:
-    """The row, whose media are found or made by `files`. Raises ValueError and MediaError."""
+def comparison_of(raw: RawPair, task_name: str, files: MediaFiles) -> Comparison:
+    """The comparison, whose media are found or made by `files`. Raises ValueError and MediaError.
+
+    `plain_row` of it is a row that a later step can read.
+    """
     if task_name not in TASKS:
         raise ValueError(f"'task' is {task_name!r:.60}; known: {', '.join(TASKS)}")
     task = TASKS[task_name]
@@ -26,10 +29,9 @@ def plain_row_of(raw: RawPair, task_name: str, files: MediaFiles) -> dict[str, A
             if task.has_context
             else f"task {task_name} has no context; leave context=... out of --map"
         )
-    row = plain_row(Comparison(task_name, raw.text, (first, second), label, context=tuple(context)))
+    made = Comparison(task_name, raw.text, (first, second), label, context=tuple(context))
     # What a later step cannot read is a bad row here.
-    adapt(row, "")
-    return row
+    return adapt(plain_row(made), "")
 
 
 def _candidate(value: Any, task: Task, files: MediaFiles) -> Candidate:
