@@ -1,0 +1,58 @@
+"""A picture in a request's JSON: a data URL or base64. No address and no path is ever opened."""
+
+import binascii
+import io
+import re
+
+import pybase64
+from PIL import Image, UnidentifiedImageError
+
+from cot_reward.media.images import FORMATS
+from cot_reward.service.refusals import Refusal
+
+_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
+# A scheme, or what only a path has: base64 has neither a colon nor a dot.
+_ADDRESS_OR_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|[^,]{0,4096}\.\w{1,5}\Z|[.~]")
+
+
+def picture_bytes(text: str, where: str, max_pixels: int) -> bytes:
+    """The bytes of a picture, whose header was read; it is not decoded here.
+
+    `where` names it in errors. Raises Refusal.
+    """
+    opening = _DATA_URL.match(text)
+    if opening is None and _ADDRESS_OR_PATH.match(text):
+        raise Refusal(
+            422, "not_a_picture",
+            f"{where} is an address or a path, and this service opens neither; send the picture "
+            "itself, as data:image/png;base64,... or as base64",
+        )  # fmt: skip
+    try:
+        data = pybase64.b64decode(text[opening.end() if opening else 0 :], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Refusal(422, "bad_base64", f"{where} is no valid base64: {error}") from None
+    if not data:
+        raise Refusal(422, "empty", f"{where} has 0 bytes")
+    width, height = _size(data, where)
+    if width * height > max_pixels:
+        raise Refusal(
+            422, "too_large",
+            f"{where} has {width} x {height} pixels, and this service takes {max_pixels:,}; "
+            "shrink it",
+        )  # fmt: skip
+    return data
+
+
+def _size(data: bytes, where: str) -> tuple[int, int]:
+    """Width and height by the header: a small file can claim any number of pixels."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.size
+    except UnidentifiedImageError:
+        raise Refusal(
+            422, "not_an_image", f"{where} is no image; read are {', '.join(FORMATS)}"
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise Refusal(422, "too_large", f"{where} claims far too many pixels") from None
+    except Exception as error:  # on broken data Pillow's decoders raise nearly anything
+        raise Refusal(422, "corrupt", f"{where} is broken ({error})") from None
