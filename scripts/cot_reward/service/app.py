@@ -19,6 +19,8 @@ from cot_reward.service.readiness import Readiness
 from cot_reward.service.refusals import Refusal, json_response
 from cot_reward.service.settings import ServiceSettings
 
+_PAGES = "there are POST /compare and POST /rank, and GET /health, /ready and /metrics"
+
 
 class Model(Protocol):
     """What the service wants of a reward model (`reward.model.RewardModel`)."""
@@ -113,7 +115,7 @@ def make_app(
 
     @app.exception_handler(HTTPException)
     async def other_pages(request: Request, error: HTTPException) -> Response:
-        return Refusal(error.status_code, "no_such_page", str(error.detail)).response()
+        return Refusal(error.status_code, "no_such_page", _PAGES).response()
 
     return app
 
