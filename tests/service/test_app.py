@@ -297,6 +297,7 @@ def test_many_callers_all_get_an_answer(behind, service):
 # --- the key --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_key_is_asked_and_never_written(behind):
     behind.configure(faults=[FIRST])
     env = {"COT_REWARD_SERVICE_KEY": KEY}
@@ -315,6 +316,7 @@ def test_a_key_is_asked_and_never_written(behind):
 # --- the server behind ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_service_may_start_before_its_server_and_outlive_it():
     with MockServer() as first:
         port, url = first.port, first.url
@@ -360,6 +362,7 @@ def test_a_fault_behind_is_an_error_with_a_sentence(behind, narrow, fault, error
 # --- the end --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stopped_service_finishes_what_is_in_flight(behind):
     with Service(behind.url, "--orders", "given") as service, ThreadPoolExecutor() as threads:
         behind.configure(latency=1.5, faults=[FIRST])
@@ -370,6 +373,7 @@ def test_a_stopped_service_finishes_what_is_in_flight(behind):
         assert "Traceback" not in service.log
 
 
+@pytest.mark.slow
 def test_the_end_has_an_end(behind):
     with Service(behind.url, "--grace", 0.5) as service, ThreadPoolExecutor() as threads:
         behind.configure(faults=[{"kind": "hang"}])
@@ -378,10 +382,3 @@ def test_the_end_has_an_end(behind):
         service.stop()
         assert found.result().error == (503, "shutting_down")
         assert "Traceback" not in service.log
-
-
-def test_an_address_that_is_taken_is_one_message():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(AssertionError, match="error: --host 127.0.0.1 --port"):
-            Service("http://127.0.0.1:9/v1", "--port", port)

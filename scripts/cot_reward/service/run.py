@@ -62,16 +62,16 @@ def serve(asked: RewardSettings, settings: ServiceSettings, api_key: str) -> int
         deadline=min(asked.deadline, settings.max_time_limit),
         max_pause=_NEVER_GIVE_UP,
     )
-    places = Places(settings.max_working, settings.max_queued, settings.max_buffered_bytes)
-    app = make_app(
-        RewardModel.of(asked, api_key), TASKS[asked.task],
-        Readiness(asked.base_url, asked.model, api_key), settings, places, key,
-    )  # fmt: skip
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False,
-        timeout_graceful_shutdown=int(settings.grace + _WRITING_SECONDS),
-    )  # fmt: skip
     with _listening(settings) as listening:
+        places = Places(settings.max_working, settings.max_queued, settings.max_buffered_bytes)
+        app = make_app(
+            RewardModel.of(asked, api_key), TASKS[asked.task],
+            Readiness(asked.base_url, asked.model, api_key), settings, places, key,
+        )  # fmt: skip
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False,
+            timeout_graceful_shutdown=int(settings.grace + _WRITING_SECONDS),
+        )  # fmt: skip
         host, port = listening.getsockname()[:2]
         print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
         if not key and not _is_local(host):
