@@ -2,10 +2,10 @@
 
     scripts/serve.sh runs/result                                  # the server behind, at port 8000
     python scripts/serve_reward.py --template runs/template.txt   # http://127.0.0.1:8100
-    curl -s http://127.0.0.1:8100/compare -H 'Content-Type: application/json' \\
-        -d "{\\"prompt\\": \\"a red cube\\", \\"candidates\\": [\\"$(base64 -w0 a.png)\\", \\"$(base64 -w0 b.png)\\"]}"
+    curl http://127.0.0.1:8100/compare -H 'Content-Type: application/json' -d @question.json
 
-Further pages: /health, /ready, /metrics. SIGTERM ends it when what is in flight has its answer.
+question.json: {"prompt": "a red cube", "candidates": [PICTURE, PICTURE]}, each a data URL or base64.
+Further pages: /rank, /health, /ready, /metrics. SIGTERM ends it when what is in flight is answered.
 """
 
 import os

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from cot_reward.service.limits import Body, Places, within
-from cot_reward.service.refusals import ClosedByClientError, Refusal
+from cot_reward.service.refusals import ClosedByClientError, RefusalError
 
 Message = dict[str, Any]
 
@@ -32,7 +32,7 @@ def refused(call: Callable[[], Awaitable[object]]) -> tuple[int, str, int]:
     async def run() -> object:
         return await call()
 
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(RefusalError) as caught:
         asyncio.run(run())
     return caught.value.status, caught.value.kind, caught.value.retry_after
 
@@ -73,7 +73,7 @@ def test_a_place_is_for_one_and_is_given_back():
     places = Places(1, 1, 100)
     with places.enter(), places.enter():
         assert places.inside == 2
-        with pytest.raises(Refusal) as caught, places.enter():
+        with pytest.raises(RefusalError) as caught, places.enter():
             raise AssertionError
         assert caught.value.kind == "queue_full"
         assert caught.value.retry_after >= 1
@@ -159,7 +159,7 @@ def test_work_ends_with_the_service():
         ended: list[str] = []
         closed = asyncio.Event()
         asyncio.get_running_loop().call_later(0.05, closed.set)
-        with pytest.raises(Refusal) as caught:
+        with pytest.raises(RefusalError) as caught:
             await within(
                 _never(ended), asyncio.get_running_loop().time() + 60, messages(b""), closed
             )
@@ -174,7 +174,7 @@ def test_the_result_and_the_error_of_work_are_handed_on():
         return 7
 
     async def bad() -> int:
-        raise Refusal(422, "kind", "a sentence")
+        raise RefusalError(422, "kind", "a sentence")
 
     async def run(work: Callable[[], Any]) -> int:
         until = asyncio.get_running_loop().time() + 60
@@ -183,5 +183,5 @@ def test_the_result_and_the_error_of_work_are_handed_on():
         return await within(work(), until, receive, asyncio.Event())
 
     assert asyncio.run(run(good)) == 7
-    with pytest.raises(Refusal):
+    with pytest.raises(RefusalError):
         asyncio.run(run(bad))

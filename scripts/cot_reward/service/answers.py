@@ -1,33 +1,32 @@
 """From what the reward model found to what a caller gets."""
 
-from typing import Any
+from typing import Any, get_args
 
+from cot_reward.media.paths import Reason
 from cot_reward.reward.results import Failure, Judgement, Ranking
-from cot_reward.service.refusals import Refusal
+from cot_reward.service.refusals import RefusalError
 
-# Failures that the caller can mend: the request itself is at fault.
-_BAD_REQUEST = frozenset({
-    "missing", "corrupt", "empty", "too_large", "not_an_image", "lfs_pointer", "metadata",
-    "bad_text", "same_candidates", "bad_media", "refused",
-})  # fmt: skip
+# Failures that the caller can mend: a picture, or the request itself is at fault.
+_BAD_PICTURE = frozenset(get_args(Reason))
+_BAD_REQUEST = _BAD_PICTURE | {"bad_text", "same_candidates", "bad_media", "refused"}
 # Seconds after which a server that is out may be back.
 SERVER_RETRY_SECONDS = 5
 
 
-def refusal(failure: Failure) -> Refusal:
+def refusal(failure: Failure) -> RefusalError:
     """The error that a failure is."""
     texts = tuple(vote.text for vote in failure.votes)
     if failure.reason in _BAD_REQUEST:
-        return Refusal(422, failure.reason, failure.detail)
+        return RefusalError(422, failure.reason, failure.detail)
     if failure.reason == "deadline":
-        return Refusal(504, failure.reason, failure.detail)
+        return RefusalError(504, failure.reason, failure.detail)
     if failure.reason == "server_gone":
-        return Refusal(503, failure.reason, failure.detail, SERVER_RETRY_SECONDS)
-    return Refusal(502, failure.reason, failure.detail, texts=texts)
+        return RefusalError(503, failure.reason, failure.detail, SERVER_RETRY_SECONDS)
+    return RefusalError(502, failure.reason, failure.detail, texts=texts)
 
 
 def judgement_fields(found: Judgement | Failure, texts: bool) -> dict[str, Any]:
-    """The JSON of a judgement. Raises Refusal for a failure."""
+    """The JSON of a judgement. Raises RefusalError for a failure."""
     if isinstance(found, Failure):
         raise refusal(found)
     return _with_votes(found.as_dict(), texts)
@@ -36,11 +35,12 @@ def judgement_fields(found: Judgement | Failure, texts: bool) -> dict[str, Any]:
 def ranking_fields(found: Ranking, texts: bool) -> dict[str, Any]:
     """The JSON of a ranking.
 
-    Raises Refusal where a candidate is at fault, and where no candidate has a strength.
+    A text that cannot be used is one of its failures: what a policy writes may be empty. Raises
+    RefusalError for a bad picture, and where no candidate has a strength.
     """
     for number, failure in sorted(found.failures.items()):
-        if failure.reason in _BAD_REQUEST:
-            raise Refusal(422, failure.reason, f"candidates[{number}]: {failure.detail}")
+        if failure.reason in _BAD_PICTURE:
+            raise RefusalError(422, failure.reason, f"candidates[{number}]: {failure.detail}")
     if found.best is None:
         raise refusal(next(iter(found.failures.values())))
     fields = found.as_dict()

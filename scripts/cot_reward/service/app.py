@@ -16,7 +16,7 @@ from cot_reward.service.handling import Handling
 from cot_reward.service.limits import Places
 from cot_reward.service.metrics import CONTENT_TYPE, Metrics
 from cot_reward.service.readiness import Readiness
-from cot_reward.service.refusals import Refusal, json_response
+from cot_reward.service.refusals import RefusalError, json_response
 from cot_reward.service.settings import ServiceSettings
 
 _PAGES = "there are POST /compare and POST /rank, and GET /health, /ready and /metrics"
@@ -76,7 +76,7 @@ def make_app(
         try:
             found = await model.arank(asked.prompt, asked.candidates, asked.context, most)
         except ValueError as error:
-            raise Refusal(422, "bad_request", str(error)) from None
+            raise RefusalError(422, "bad_request", str(error)) from None
         for _, _, one in found.comparisons:
             metrics.comparison(one)
         return ranking_fields(found, body.texts)
@@ -101,7 +101,7 @@ def make_app(
         """Whether the server behind answers."""
         fault = await readiness.fault()
         if fault:
-            return Refusal(503, "not_ready", fault, 1).response()
+            return RefusalError(503, "not_ready", fault, 1).response()
         return json_response({"status": "ready"})
 
     @app.get("/metrics")
@@ -109,13 +109,13 @@ def make_app(
         """For Prometheus."""
         try:
             handling.check_key(request)
-        except Refusal as refusal:
+        except RefusalError as refusal:
             return refusal.response()
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     @app.exception_handler(HTTPException)
     async def other_pages(request: Request, error: HTTPException) -> Response:
-        return Refusal(error.status_code, "no_such_page", _PAGES).response()
+        return RefusalError(error.status_code, "no_such_page", _PAGES).response()
 
     return app
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cot_reward.errors import nearest
 from cot_reward.records import Task
 from cot_reward.service.pictures import picture_bytes
-from cot_reward.service.refusals import Refusal
+from cot_reward.service.refusals import RefusalError
 from cot_reward.service.settings import ServiceSettings
 
 # A picture, a video as its frames, or an answer as text.
@@ -69,13 +69,13 @@ class Question:
 
 
 def parse(kind: type[AnyBody], body: bytes) -> AnyBody:
-    """Raises Refusal: 400 for what is no JSON object, 422 for other fields or values."""
+    """Raises RefusalError: 400 for what is no JSON object, 422 for other fields or values."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise Refusal(400, "bad_json", f"the body is no JSON: {error}") from None
+        raise RefusalError(400, "bad_json", f"the body is no JSON: {error}") from None
     if not isinstance(value, dict):
-        raise Refusal(400, "bad_json", "the body is no JSON object")
+        raise RefusalError(400, "bad_json", "the body is no JSON object")
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -85,7 +85,7 @@ def parse(kind: type[AnyBody], body: bytes) -> AnyBody:
             for one in found[:_SHOWN_ERRORS]
         )
         more = f"; and {len(found) - _SHOWN_ERRORS} more" if len(found) > _SHOWN_ERRORS else ""
-        raise Refusal(422, "bad_request", shown + more) from None
+        raise RefusalError(422, "bad_request", shown + more) from None
 
 
 def _sentence(where: str, fault: str, message: str, kind: type[Body]) -> str:
@@ -96,9 +96,9 @@ def _sentence(where: str, fault: str, message: str, kind: type[Body]) -> str:
 
 
 def question(body: Body, task: Task, settings: ServiceSettings) -> Question:
-    """What the body asks; it blocks as long as base64 takes. Raises Refusal."""
+    """What the body asks; it blocks as long as base64 takes. Raises RefusalError."""
     if len(body.candidates) > settings.max_candidates:
-        raise Refusal(
+        raise RefusalError(
             422, "too_many",
             f"{len(body.candidates)} candidates, and this service ranks {settings.max_candidates}",
         )  # fmt: skip
@@ -106,7 +106,7 @@ def question(body: Body, task: Task, settings: ServiceSettings) -> Question:
     if task.compares_media:
         pictures += [frame for sent in body.candidates for frame in _frames(sent)]
     if len(pictures) > settings.max_pictures:
-        raise Refusal(
+        raise RefusalError(
             422, "too_many",
             f"{len(pictures)} pictures, and this service takes {settings.max_pictures} a request",
         )  # fmt: skip
@@ -133,7 +133,7 @@ def _medium(sent: str | list[str], where: str, settings: ServiceSettings) -> Med
     if isinstance(sent, str):
         return picture_bytes(sent, where, settings.max_picture_pixels)
     if not sent:
-        raise Refusal(422, "empty", f"{where} is a video of no frames")
+        raise RefusalError(422, "empty", f"{where} is a video of no frames")
     return tuple(
         picture_bytes(text, f"{where}[{number}]", settings.max_picture_pixels)
         for number, text in enumerate(sent)
@@ -142,5 +142,5 @@ def _medium(sent: str | list[str], where: str, settings: ServiceSettings) -> Med
 
 def _answer(sent: str | list[str], where: str, task: Task) -> str:
     if not isinstance(sent, str):
-        raise Refusal(422, "bad_request", f"{where}: an answer of {task.name} is a text")
+        raise RefusalError(422, "bad_request", f"{where}: an answer of {task.name} is a text")
     return sent

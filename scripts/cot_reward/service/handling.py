@@ -14,7 +14,7 @@ from cot_reward.service.answers import SERVER_RETRY_SECONDS
 from cot_reward.service.bodies import AnyBody, parse
 from cot_reward.service.limits import Body, Places, within
 from cot_reward.service.metrics import Metrics
-from cot_reward.service.refusals import ClosedByClientError, Refusal, json_response
+from cot_reward.service.refusals import ClosedByClientError, RefusalError, json_response
 from cot_reward.service.settings import ServiceSettings
 
 # Seconds that a caller gives its request, from the first byte to the answer.
@@ -47,19 +47,19 @@ class Handling:
         body = Body(request.receive, request.headers, self._settings.max_body_bytes)
         try:
             response = json_response(await self._result(request, body, kind, work))
-        except Refusal as refusal:
-            outcome, response = refusal.kind, refusal.response()
+        except RefusalError as error:
+            outcome, response = error.kind, error.response()
         except ClosedByClientError:
             outcome, response = "client_closed", Response(status_code=_CLIENT_CLOSED)
         except UserError as error:
             # The server behind cannot be used as it is; its message says why and what to do.
-            refusal = Refusal(503, "server_unusable", str(error), SERVER_RETRY_SECONDS)
-            outcome, response = refusal.kind, refusal.response()
+            found = RefusalError(503, "server_unusable", str(error), SERVER_RETRY_SECONDS)
+            outcome, response = found.kind, found.response()
         except Exception as error:
-            # The error's own words may hold a caller's data.
+            # To the caller the kind alone: an error's own words may hold another caller's data.
             _log.exception("a request ended in an error of this service")
-            refusal = Refusal(500, "internal", f"an error of this service: {type(error).__name__}")
-            outcome, response = refusal.kind, refusal.response()
+            message = f"an error of this service: {type(error).__name__}"
+            outcome, response = "internal", RefusalError(500, "internal", message).response()
         finally:
             if outcome == "ok" and not body.complete:
                 outcome = "cancelled"
@@ -71,11 +71,13 @@ class Handling:
         return response
 
     def check_key(self, request: Request) -> None:
-        """Raises Refusal unless the caller has the key."""
+        """Raises RefusalError unless the caller has the key."""
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         fits = hmac.compare_digest(given.strip().encode(), self._key)
         if self._key and not (fits and scheme.lower() == "bearer"):
-            raise Refusal(401, "no_key", "this service wants its key: Authorization: Bearer KEY")
+            raise RefusalError(
+                401, "no_key", "this service wants its key: Authorization: Bearer KEY"
+            )
 
     async def _result(
         self,
@@ -93,7 +95,7 @@ class Handling:
                 async with asyncio.timeout_at(until):
                     read = await body.read(self._places)
             except TimeoutError:
-                raise Refusal(
+                raise RefusalError(
                     408, "slow_body", f"the body did not come within {seconds:g} s"
                 ) from None
 
@@ -104,7 +106,7 @@ class Handling:
             try:
                 return await within(in_turn(), until, request.receive, self._places.closed)
             except TimeoutError:
-                raise Refusal(
+                raise RefusalError(
                     504, "time_limit",
                     f"no answer within {seconds:g} s; {LIMIT_HEADER} asks for more, up to "
                     f"{self._settings.max_time_limit:g}",
@@ -120,17 +122,17 @@ class Handling:
         except ValueError:
             seconds = 0.0
         if not 0 < seconds <= most:
-            raise Refusal(
+            raise RefusalError(
                 400, "bad_time_limit", f"{LIMIT_HEADER} is a number of seconds up to {most:g}"
             )
         return seconds
 
 
 def _check_type(request: Request) -> None:
-    """Raises Refusal for another type than JSON.
+    """Raises RefusalError for another type than JSON.
 
     A page in a browser can send other types to this address without being asked.
     """
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != "application/json":
-        raise Refusal(415, "not_json", "Content-Type must be application/json")
+        raise RefusalError(415, "not_json", "Content-Type must be application/json")

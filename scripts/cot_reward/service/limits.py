@@ -15,7 +15,7 @@ from collections.abc import (
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from cot_reward.service.refusals import ClosedByClientError, Refusal
+from cot_reward.service.refusals import ClosedByClientError, RefusalError
 
 T = TypeVar("T")
 Receive = Callable[[], Awaitable[Any]]
@@ -57,9 +57,9 @@ class Places:
 
     @contextlib.contextmanager
     def enter(self) -> Generator[None, None, None]:
-        """A place inside, from the first byte of a body on. Raises Refusal when there is none."""
+        """A place inside, before the body is read. Raises RefusalError when there is none."""
         if self.inside >= self._most:
-            raise Refusal(
+            raise RefusalError(
                 503, "queue_full",
                 f"{self.inside} requests are being worked on or waiting, which is all that this "
                 "service takes; try again later", self.retry_after(),
@@ -83,9 +83,9 @@ class Places:
                 self._mean_seconds += _NEWEST * (time.monotonic() - began - self._mean_seconds)
 
     def buffer(self, size: int) -> None:
-        """So many bytes more (or less) are held. Raises Refusal when there is no room for them."""
+        """So many bytes more (or less) are held. Raises RefusalError when there is no room."""
         if size > 0 and self.buffered + size > self._most_bytes:
-            raise Refusal(
+            raise RefusalError(
                 503, "memory_full",
                 "the bodies of the requests that are waiting fill the memory that this service "
                 "has for them; try again later", self.retry_after(),
@@ -101,15 +101,15 @@ class Body:
         self._receive, self._most, self._headers = receive, most, headers
         self._began = False
 
-    def _too_large(self) -> Refusal:
-        return Refusal(
+    def _too_large(self) -> RefusalError:
+        return RefusalError(
             413, "too_large", f"the body is larger than {self._most:,} bytes; send smaller pictures"
         )
 
     async def read(self, places: Places) -> bytes:
         """The body; its bytes are counted in `places` until the caller gives them back.
 
-        Raises Refusal for one that is too large, ClosedByClientError.
+        Raises RefusalError for one that is too large, ClosedByClientError.
         """
         declared = self._headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self._most:
@@ -156,7 +156,7 @@ async def within(
 ) -> T:
     """The result of `work`, which ends with the time (of the loop), the caller, or the service.
 
-    Raises TimeoutError, ClosedByClientError, Refusal, and whatever `work` raises.
+    Raises TimeoutError, ClosedByClientError, RefusalError, and whatever `work` raises.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
@@ -171,7 +171,7 @@ async def within(
         if gone.done():
             raise ClosedByClientError
         if closing.done():
-            raise Refusal(503, "shutting_down", "the service is being stopped; try again", 1)
+            raise RefusalError(503, "shutting_down", "the service is being stopped; try again", 1)
         raise TimeoutError
     finally:
         for one in (task, gone, closing):

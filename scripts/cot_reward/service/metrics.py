@@ -1,4 +1,4 @@
-"""What is counted, in the form that Prometheus reads. No text and no address of a caller is in it."""
+"""What is counted, in the form that Prometheus reads; no text and no address of a caller."""
 
 from collections.abc import Callable
 

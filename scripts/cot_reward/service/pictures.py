@@ -8,7 +8,7 @@ import pybase64
 from PIL import Image, UnidentifiedImageError
 
 from cot_reward.media.images import FORMATS
-from cot_reward.service.refusals import Refusal
+from cot_reward.service.refusals import RefusalError
 
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
 # A scheme, or what only a path has: base64 has neither a colon nor a dot.
@@ -18,11 +18,11 @@ _ADDRESS_OR_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|[^,]{0,4096}\.\w{1,5}\Z
 def picture_bytes(text: str, where: str, max_pixels: int) -> bytes:
     """The bytes of a picture, whose header was read; it is not decoded here.
 
-    `where` names it in errors. Raises Refusal.
+    `where` names it in errors. Raises RefusalError.
     """
     opening = _DATA_URL.match(text)
     if opening is None and _ADDRESS_OR_PATH.match(text):
-        raise Refusal(
+        raise RefusalError(
             422, "not_a_picture",
             f"{where} is an address or a path, and this service opens neither; send the picture "
             "itself, as data:image/png;base64,... or as base64",
@@ -30,12 +30,12 @@ def picture_bytes(text: str, where: str, max_pixels: int) -> bytes:
     try:
         data = pybase64.b64decode(text[opening.end() if opening else 0 :], validate=True)
     except (binascii.Error, ValueError) as error:
-        raise Refusal(422, "bad_base64", f"{where} is no valid base64: {error}") from None
+        raise RefusalError(422, "bad_base64", f"{where} is no valid base64: {error}") from None
     if not data:
-        raise Refusal(422, "empty", f"{where} has 0 bytes")
+        raise RefusalError(422, "empty", f"{where} has 0 bytes")
     width, height = _size(data, where)
     if width * height > max_pixels:
-        raise Refusal(
+        raise RefusalError(
             422, "too_large",
             f"{where} has {width} x {height} pixels, and this service takes {max_pixels:,}; "
             "shrink it",
@@ -49,10 +49,10 @@ def _size(data: bytes, where: str) -> tuple[int, int]:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return image.size
     except UnidentifiedImageError:
-        raise Refusal(
+        raise RefusalError(
             422, "not_an_image", f"{where} is no image; read are {', '.join(FORMATS)}"
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise Refusal(422, "too_large", f"{where} claims far too many pixels") from None
+        raise RefusalError(422, "too_large", f"{where} claims far too many pixels") from None
     except Exception as error:  # on broken data Pillow's decoders raise nearly anything
-        raise Refusal(422, "corrupt", f"{where} is broken ({error})") from None
+        raise RefusalError(422, "corrupt", f"{where} is broken ({error})") from None

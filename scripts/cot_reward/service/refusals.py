@@ -9,7 +9,7 @@ from fastapi import Response
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """Why a request has no result.
 
     kind: a word that callers can compare
