@@ -4,7 +4,7 @@
     python scripts/serve_reward.py --template runs/template.txt   # http://127.0.0.1:8100
     curl http://127.0.0.1:8100/compare -H 'Content-Type: application/json' -d @question.json
 
-question.json: {"prompt": "a red cube", "candidates": [PICTURE, PICTURE]}, each a data URL or base64.
+question.json: {"prompt": "a red cube", "candidates": [PICTURE, PICTURE]}, as data URLs or base64.
 Further pages: /rank, /health, /ready, /metrics. SIGTERM ends it when what is in flight is answered.
 """
 

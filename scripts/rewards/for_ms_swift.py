@@ -7,7 +7,7 @@ REWARD_SERVICE is scripts/serve_reward.py --task image_understanding. A process 
 
 import asyncio
 import os
-from base64 import b64encode
+from base64 import b64encode as b64
 from pathlib import Path
 
 import aiohttp
@@ -21,9 +21,7 @@ class WinRate(AsyncORM):
     async def __call__(self, completions, messages, prompt_id, images=None, **columns):
         async def rank(session, places):
             shown = (images and images[places[0]]) or []
-            context = [
-                b64encode(i["bytes"] or Path(i["path"]).read_bytes()).decode() for i in shown
-            ]
+            context = [b64(i["bytes"] or Path(i["path"]).read_bytes()).decode() for i in shown]
             body = {"context": context, "candidates": [completions[place] for place in places]}
             body["prompt"] = messages[places[0]][-2]["content"].replace("<image>", "")
             async with session.post(URL, json=body, raise_for_status=True) as answer:

@@ -2,7 +2,7 @@
 
     REWARD_URL=http://127.0.0.1:8000/v1 ...    GRPOTrainer(model, reward_funcs=win_rate, ...)
 
-A process must hold whole groups. The column `images` has what a question is about.
+A process holds whole groups. `images`: what a question is about. `draw`: a completion's picture.
 """
 
 import os
@@ -19,21 +19,21 @@ def text_of(turns):
 
 
 async def win_rate(prompts, completions, images=None, log_metric=None, draw=text_of, **columns):
-    """draw: of a policy whose completion stands for a picture, its picture (PIL or bytes)."""
-    groups, rewards, failed = {}, [], {}
+    groups, rewards = {}, [0.5] * len(prompts)
     for place, prompt in enumerate(prompts):
         shown = (images and images[place]) or []
         key = text_of(prompt), *(picture.tobytes() for picture in shown)
         groups.setdefault(key, (text_of(prompt), [], shown, []))[1].append(draw(completions[place]))
         groups[key][3].append(place)
     rankings = await MODEL.arank_many([group[:3] for group in groups.values()])
+    asked = [one for found in rankings for *_, one in found.comparisons]
+    failed = [one for one in asked if not one]
+    if len(failed) > len(asked) / 2:
+        raise RuntimeError(f"{len(failed)} of {len(asked)} comparisons failed: {failed[0].detail}")
+    log_metric and log_metric("reward_failed", len(failed) / max(1, len(asked)))
     for (*_, places), found in zip(groups.values(), rankings, strict=True):
-        failed |= {places[number]: failure for number, failure in found.failures.items()}
-        rewards += zip(places, found.win_rates, strict=True)
-    unknown = [one for one in failed.values() if one.reason != "bad_text"]
-    if len(unknown) > len(prompts) / 2:
-        raise RuntimeError(f"{len(unknown)} of {len(prompts)} have no reward: {unknown[0]}")
-    log_metric and log_metric("reward_failed", len(failed) / len(prompts))
-    # A judge's failure has the mean of a group.
-    lost = {place: 0.0 if one.reason == "bad_text" else 0.5 for place, one in failed.items()}
-    return [lost.get(place, rate) for place, rate in sorted(rewards)]
+        for number, place in enumerate(places):
+            rewards[place] = found.win_rates[number]
+            if number in found.failures:  # a judge's failure has the mean of a group
+                rewards[place] = 0.0 if found.failures[number].reason == "bad_text" else 0.5
+    return rewards

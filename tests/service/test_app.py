@@ -97,6 +97,11 @@ def test_rank_compares_no_more_than_it_is_told(behind, service):
     assert too_few.error == (422, "bad_request")
 
 
+def test_a_ranking_without_a_judgement_is_an_error(behind, service):
+    behind.configure(faults=[{"kind": "text", "text": "nothing", "reason": "stop"}])
+    assert service.post("/rank", asked()).error == (502, "unparsed")
+
+
 def broken_png() -> bytes:
     return png(4)[:-200]
 

@@ -36,13 +36,15 @@ def ranking_fields(found: Ranking, texts: bool) -> dict[str, Any]:
     """The JSON of a ranking.
 
     A text that cannot be used is one of its failures: what a policy writes may be empty. Raises
-    RefusalError for a bad picture, and where no candidate has a strength.
+    RefusalError for a bad picture, and where nothing was judged.
     """
     for number, failure in sorted(found.failures.items()):
         if failure.reason in _BAD_PICTURE:
             raise RefusalError(422, failure.reason, f"candidates[{number}]: {failure.detail}")
-    if found.best is None:
-        raise refusal(next(iter(found.failures.values())))
+    results = [one for _, _, one in found.comparisons]
+    if found.best is None or (results and not any(results)):
+        # Without a single judgement no order means anything.
+        raise refusal(next(one for one in (*found.failures.values(), *results) if not one))
     fields = found.as_dict()
     for comparison in fields["comparisons"]:
         comparison["result"] = _with_votes(comparison["result"], texts)
