@@ -1,93 +1,90 @@
-"""The one place of this room that knows the client: a server is opened, and asked."""
+"""The one place of this room that knows the client: servers are found, and asked."""
 
 import asyncio
-import sys
-from dataclasses import replace
+import logging
+from collections.abc import Callable
 from typing import Any
 
 from cot_reward.client import wire
-from cot_reward.client.capacity import Capacity
-from cot_reward.client.outage import Outage
-from cot_reward.client.probe import SMALL_SEEDS, probe
-from cot_reward.client.retries import send_with_retries
-from cot_reward.client.server import Server, ServerError
+from cot_reward.client.fleet import Fleet
+from cot_reward.client.retries import ask
+from cot_reward.client.roster import Roster
+from cot_reward.client.server import ServerError
 from cot_reward.client.wire import Outcome, Request, Sampling
 from cot_reward.errors import UserError
-from cot_reward.inference.served_model import served_model
+from cot_reward.inference.served_model import Acquaintance
 from cot_reward.reward.settings import RewardSettings
-from cot_reward.tasks.prompts import check_template_of_model
 
 # Why a request has no outcome.
 GONE = "server_gone"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+Say = Callable[[str], None]
+# What a server's outages are told by, unless a script has a better place.
+log: Say = logging.getLogger("cot_reward").warning
 
 
 class Asker:
     """The servers of a reward model, from `open` to `close`; it belongs to one event loop.
 
-    `model` and `served` say who answers, once it is open.
+    `model` is the name of the model, `served` tells its weights apart, once it is open.
     """
 
-    def __init__(self, settings: RewardSettings, template: str, api_key: str) -> None:
+    def __init__(
+        self, settings: RewardSettings, template: str, api_key: str, say: Say = log
+    ) -> None:
         self.model = ""
-        self.served: dict[str, Any] = {}
-        self._settings, self._template, self._api_key = settings, template, api_key
+        self._settings, self._template, self._api_key, self._say = settings, template, api_key, say
         self._stop = asyncio.Event()
+        self._fleet = Fleet(self._stop)
+        self._fleet.when_gone = self._cancel_all
+        self._known: Acquaintance | None = None
+        self._roster: Roster | None = None
         self._running: set[asyncio.Task[list[Outcome]]] = set()
 
     async def open(self) -> None:
         """Connect, and get to know the model. Raises UserError when it cannot be used."""
         settings = self._settings
-        server = None
         try:
-            server = self._server = Server(settings.base_url[0], self._api_key)
-            self.model = await server.resolve_model(settings.model)
-            root = server.roots.get(self.model)
-            check_template_of_model(root, {settings.task: self._template})
-            sampling = self._sampling(self.model)
-            found = await probe(server, sampling)
-            if "neutral sampling" in found.refused:
-                raise UserError(
-                    f"{server.base_url} refuses {', '.join(wire.NEUTRAL_SAMPLING)} "
-                    f"({found.reason}), so that its own defaults would sample the texts; "
-                    'sampling_defaults="server" accepts them'
-                )
-            if "large seeds" in found.refused:
-                sampling = replace(sampling, seeds=SMALL_SEEDS)
-            self.served = served_model(root, found)
+            self._roster = Roster(
+                settings.base_url, None, self._api_key, self._fleet, settings.fixed_concurrency,
+                settings.max_pause, self._stop, self._say,
+            )  # fmt: skip
+            self.model = await self._roster.find_model(settings.model)
+            self._known = Acquaintance(self._sampling(), {settings.task: self._template})
+            await self._roster.join(self._known.meet)
         except ServerError as error:
-            await self._leave(server)
+            await self.close()
             raise UserError(str(error)) from None
         except BaseException:
-            await self._leave(server)
+            await self.close()
             raise
-        self._capacity = Capacity(settings.fixed_concurrency)
-        self._outage = Outage(server, sampling, settings.max_pause, self._stop, _say)
-        self._outage.when_gone = self._cancel_all
-        self._asked_with = sampling
 
-    def _sampling(self, model: str) -> Sampling:
+    def _sampling(self) -> Sampling:
         settings = self._settings
         extra = dict(wire.NEUTRAL_SAMPLING) if settings.sampling_defaults == "neutral" else {}
         if settings.template_kwargs:
             extra["chat_template_kwargs"] = settings.template_kwargs
         return Sampling(
-            model, settings.sampled_at, 1.0, settings.max_tokens,
+            self.model, settings.temperature_used, 1.0, settings.max_tokens,
             settings.timeout, settings.deadline, settings.max_attempts, extra,
         )  # fmt: skip
 
     @property
+    def served(self) -> dict[str, Any]:
+        return self._known.served if self._known else {}
+
+    @property
     def gone(self) -> str:
         """Why the servers were given up; "" while they were not."""
-        return self._outage.gone
+        return self._fleet.gone
 
     @property
     def room(self) -> int:
-        """Requests that can be in flight now."""
-        return self._capacity.limit
+        """How many requests can be in flight now."""
+        return self._fleet.limit
+
+    def summary(self) -> dict[str, Any]:
+        """By server: requests, concurrency, pauses."""
+        return self._fleet.summary()
 
     async def ask(self, request: Request, content: bytes) -> list[Outcome]:
         """The outcomes of a request: one, or one for each of its samples.
@@ -95,48 +92,21 @@ class Asker:
         Never empty: a request that the end of the servers left without an answer has the reason
         `server_gone`.
         """
-        task = asyncio.create_task(self._outcomes(request, content))
+        task = asyncio.create_task(ask(request, content, self._fleet))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        found, detail = [], ""
         try:
             found = await task
         except ServerError as error:
-            found = [Outcome(request, reason=GONE, detail=str(error))]
+            detail = str(error)
         except asyncio.CancelledError:
-            # Of the two that may have been cancelled only the request itself was.
-            asking = asyncio.current_task()
-            if not task.cancelled() or not self._over() or (asking and asking.cancelling()):
+            # Either this call was given up by its caller, or the request by `_cancel_all`.
+            caller = asyncio.current_task()
+            if not self._fleet.over or (caller and caller.cancelling()):
                 raise
-            found = []
-        detail = self.gone or "the reward model was closed"
+        detail = detail or self.gone or "the reward model was closed"
         return found or [Outcome(request, reason=GONE, detail=detail)]
-
-    async def _outcomes(self, request: Request, content: bytes) -> list[Outcome]:
-        found = [] if self._server.ignores_n else await self._send(request, content)
-        if found or not self._server.ignores_n:
-            return found
-        single = [
-            replace(request, first=request.first + index, count=1, seed=request.seed + index)
-            for index in range(request.count)
-        ]
-        sent = await asyncio.gather(*(self._send(one, content) for one in single))
-        return [outcome for found in sent for outcome in found]
-
-    async def _send(self, request: Request, content: bytes) -> list[Outcome]:
-        await self._capacity.acquire()
-        try:
-            if self._over():
-                return []
-            outcome = await send_with_retries(
-                request, content, self._server, self._asked_with, self._capacity, self._outage,
-                self._over,
-            )  # fmt: skip
-        finally:
-            self._capacity.release()
-        return [outcome] if outcome else []
-
-    def _over(self) -> bool:
-        return self._stop.is_set() or bool(self.gone)
 
     def _cancel_all(self) -> None:
         for task in self._running:
@@ -147,8 +117,5 @@ class Asker:
         self._stop.set()
         self._cancel_all()
         await asyncio.gather(*self._running, return_exceptions=True)
-        await self._leave(self._server)
-
-    async def _leave(self, server: Server | None) -> None:
-        if server is not None:
-            await server.__aexit__(None, None, None)
+        if self._roster is not None:
+            await self._roster.__aexit__(None, None, None)

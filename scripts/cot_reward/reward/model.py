@@ -8,10 +8,10 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
-from cot_reward.client.flow import MEDIA_THREADS, PREPARED_REQUESTS
+from cot_reward.client.sender import MEDIA_THREADS, PREPARED_REQUESTS
 from cot_reward.records import Candidate as Identity
 from cot_reward.records import Comparison, Form
-from cot_reward.reward.asking import Asker
+from cot_reward.reward.asking import Asker, Say, log
 from cot_reward.reward.gate import Gate
 from cot_reward.reward.loop import LoopThread
 from cot_reward.reward.pictures import Picture, Pictures
@@ -110,13 +110,16 @@ class RewardModel:
             None if chat_template_kwargs is None else json.dumps(dict(chat_template_kwargs)),
             image_max_pixels, str(concurrency), timeout, deadline, max_attempts, max_pause,
         )  # fmt: skip
+        self._say = log
         self._begin(api_key)
 
     @classmethod
-    def of(cls, settings: RewardSettings, api_key: str | None = None) -> "RewardModel":
-        """The same from settings (of a script)."""
+    def of(
+        cls, settings: RewardSettings, api_key: str | None = None, say: Say = log
+    ) -> "RewardModel":
+        """The same from settings (of a script). `say` gets lines about the servers."""
         model = cls.__new__(cls)
-        model._settings = settings
+        model._settings, model._say = settings, say
         model._begin(api_key)
         return model
 
@@ -177,16 +180,17 @@ class RewardModel:
     def rank(
         self,
         prompt: str,
-        candidates: Sequence[Candidate],
+        candidates: Sequence[Candidate | Failure],
         context: Context = (),
         max_comparisons: int | None = None,
-        reference: Candidate | None = None,
+        reference: Candidate | Failure | None = None,
     ) -> Ranking:
         """Candidates by comparisons of their pairs: all, or at most `max_comparisons`.
 
         A bounded schedule connects all candidates, and needs one comparison fewer than there are
         candidates (`schedule`); strengths are those of `bradley_terry`. With a `reference` each
-        candidate is compared with it alone: the win rates are those against it.
+        candidate is compared with it alone: the win rates are those against it. A Failure in the
+        place of a candidate is one that the caller could not get: it is ranked last.
         """
         self._check_group(prompt, candidates, context, max_comparisons, reference)
         return self._run(self._rank(prompt, candidates, context, max_comparisons, reference))
@@ -194,14 +198,18 @@ class RewardModel:
     async def arank(
         self,
         prompt: str,
-        candidates: Sequence[Candidate],
+        candidates: Sequence[Candidate | Failure],
         context: Context = (),
         max_comparisons: int | None = None,
-        reference: Candidate | None = None,
+        reference: Candidate | Failure | None = None,
+        *,
+        memory: Memory | None = None,
     ) -> Ranking:
-        """As `rank`."""
+        """As `rank`. `memory` has what was answered before, and is told what is answered."""
         self._check_group(prompt, candidates, context, max_comparisons, reference)
-        return await self._wait(self._rank(prompt, candidates, context, max_comparisons, reference))
+        return await self._wait(
+            self._rank(prompt, candidates, context, max_comparisons, reference, memory)
+        )
 
     def rank_many(
         self, groups: Iterable[Group], max_comparisons: int | None = None
@@ -233,6 +241,14 @@ class RewardModel:
     def served(self) -> dict[str, Any]:
         """Who answers, once it is open: `model`, and what tells its weights apart."""
         return {"model": self._asker.model, **self._asker.served} if self._asker else {}
+
+    async def digest_of(self, picture: Picture) -> str:
+        """The sha256 of a picture's content, which is not decoded. Raises MediaError."""
+        return await self._wait(self._pictures.digest_of(picture))
+
+    def summary(self) -> dict[str, Any]:
+        """By server: its requests, its concurrency and its pauses."""
+        return self._asker.summary() if self._asker else {}
 
     @property
     def encoded_pictures(self) -> int:
@@ -323,7 +339,7 @@ class RewardModel:
         await asyncio.shield(self._opening)
 
     async def _connect(self) -> None:
-        asker = Asker(self._settings, self._template, self._api_key)
+        asker = Asker(self._settings, self._template, self._api_key, self._say)
         await asker.open()
         before, self._asker = self._asker, asker
         if before is not None:
@@ -392,10 +408,10 @@ class RewardModel:
     async def _rank(
         self,
         prompt: str,
-        candidates: Sequence[Candidate],
+        candidates: Sequence[Candidate | Failure],
         context: Context,
         max_comparisons: int | None,
-        reference: Candidate | None,
+        reference: Candidate | Failure | None,
         memory: Memory | None = None,
     ) -> Ranking:
         most = len(candidates) * max(1, len(candidates) - 1) // 2
@@ -478,10 +494,10 @@ class RewardModel:
     def _check_group(
         self,
         prompt: str,
-        candidates: Sequence[Candidate],
+        candidates: Sequence[Candidate | Failure],
         context: Context,
         max_comparisons: int | None,
-        reference: Candidate | None,
+        reference: Candidate | Failure | None,
     ) -> None:
         """Raises TypeError and ValueError."""
         if not isinstance(candidates, list | tuple):

@@ -64,12 +64,20 @@ def check_question(
     if not isinstance(prompt, str):
         raise TypeError(f"the prompt is a str, not {type(prompt).__name__}")
     for candidate in candidates:
-        pictures_in(candidate, task)
+        if not isinstance(candidate, Failure):
+            pictures_in(candidate, task)
     tuple_of_pictures(context, "the context")
 
 
-async def ready_candidate(candidate: Candidate, task: Task, pictures: Pictures) -> Ready | Failure:
-    """A candidate with its pictures checked and encoded, or why it cannot be used."""
+async def ready_candidate(
+    candidate: Candidate | Failure, task: Task, pictures: Pictures
+) -> Ready | Failure:
+    """A candidate with its pictures checked and encoded, or why it cannot be used.
+
+    A Failure in its place is the reason that the caller knows already.
+    """
+    if isinstance(candidate, Failure):
+        return candidate
     given = pictures_in(candidate, task)
     if not task.compares_media:
         text = str(candidate)

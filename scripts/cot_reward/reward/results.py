@@ -1,7 +1,7 @@
 """What a reward model answers: a judgement, a failure, or a ranking. All are plain values."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from cot_reward.records import ORDERS, Order
@@ -101,6 +101,31 @@ class Judgement:
         """In the types of JSON, with `confidence`."""
         return asdict(self) | {"confidence": self.confidence}
 
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> "Judgement":
+        """What `as_dict` gave, also after a way through JSON."""
+        values = {field.name: found[field.name] for field in fields(cls)}
+        values["scores"] = _pairs(values["scores"])
+        values["totals"] = values["totals"] and tuple(values["totals"])
+        return cls(**values | {"votes": _votes(found)})
+
+
+def _pairs(scores: Mapping[str, Any]) -> dict[str, Both]:
+    return {name: (first, second) for name, (first, second) in scores.items()}
+
+
+def _votes(found: Mapping[str, Any]) -> tuple[Vote, ...]:
+    return tuple(
+        Vote(
+            **{
+                **one,
+                "scores": _pairs(one["scores"]),
+                "total": one["total"] and tuple(one["total"]),
+            }
+        )
+        for one in found["votes"]
+    )
+
 
 def _other(answer: int) -> int:
     return 3 - answer if answer else 0
@@ -132,6 +157,11 @@ class Failure:
     def as_dict(self) -> dict[str, Any]:
         """In the types of JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> "Failure":
+        """What `as_dict` gave, also after a way through JSON."""
+        return cls(found["reason"], found["detail"], _votes(found))
 
 
 @dataclass(frozen=True)

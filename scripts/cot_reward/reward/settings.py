@@ -1,7 +1,7 @@
 """What a reward model can be told: the arguments of RewardModel, and flags of scripts/score.py."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,17 +103,56 @@ class RewardSettings:
         return found
 
     @property
-    def asked_orders(self) -> tuple[Order, ...]:
-        return ORDERS if self.orders == "both" else (self.orders,)
-
-    @property
-    def sampled_at(self) -> float:
+    def temperature_used(self) -> float:
         """The temperature of the requests."""
         if self.temperature is not None:
             return self.temperature
         return 0.0 if self.votes == 1 else 1.0
 
     @property
+    def asked_orders(self) -> tuple[Order, ...]:
+        return ORDERS if self.orders == "both" else (self.orders,)
+
+    @property
     def fixed_concurrency(self) -> int | None:
         """Requests in flight; None for auto."""
         return None if self.concurrency == "auto" else int(self.concurrency)
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """Raises ValueError for values that cannot be used."""
+
+    data: Path = setting("JSON, JSONL or Parquet file: a row a prompt; -: standard input", MISSING)
+    out: Path = setting("folder for the results; the same command continues a stopped run", MISSING)
+    candidates: Path | None = setting(
+        "folder with a folder of candidates for each prompt, named by its id (default: rows have "
+        "`candidates`)"
+    )
+    root: Path | None = setting(
+        "folder of the paths in rows, which they cannot leave (default: that of --data)"
+    )
+    reference: bool = setting("compare each candidate with the row's `reference` alone", False)
+    max_comparisons: int | None = setting("pairs of a prompt at most (default: all)")
+    limit: int | None = setting("number of prompts to read (default: all)")
+    retry_failed: bool = setting("ask again for what failed in earlier runs", False)
+    max_bad_rows: float = setting("share of bad rows above which nothing is asked", 0.01)
+    max_failed: float = setting("share of failed comparisons above which the exit code is 3", 0.1)
+    min_parsed: float = setting("smallest share of readable texts for exit code 0", 0.5)
+    any_weights: bool = setting("go on with other weights under the same name", False)
+    api_key_env: str = setting("environment variable that holds the API key", "OPENAI_API_KEY")
+
+    def __post_init__(self) -> None:
+        for name in ("max_bad_rows", "max_failed", "min_parsed"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be between 0 and 1")
+        for name in ("max_comparisons", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.root is None and str(self.data) == "-":
+            raise ValueError("--data - needs --root, the folder of the paths in its rows")
+
+    @property
+    def rows_root(self) -> Path:
+        return self.data.parent if self.root is None else self.root
