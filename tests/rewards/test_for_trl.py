@@ -2,12 +2,15 @@
 
 import asyncio
 import functools
+import json
 import zlib
 
 import pytest
 from datasets import Dataset
+from helpers.environments import REPO
 from helpers.rewards import load_example
 from helpers.server import MockServer
+from helpers.serving import RealServer, needs_vllm
 from helpers.texts import cot
 from PIL import Image
 
@@ -119,3 +122,37 @@ def test_trl_trains_with_it(example, tmp_path):
     assert all("reward_failed" in entry for entry in logged)
     # All pairs of four in both orders, twice.
     assert 0 < len(example.server.log()) <= 24
+
+
+DEMO = REPO / "runs/demo/seed0/stage3"
+PAIRS = 60
+
+
+@pytest.mark.slow
+@needs_vllm
+@pytest.mark.skipif(not DEMO.exists(), reason="no model of the demo: make demo")
+def test_the_demos_model_rewards_the_better_picture(monkeypatch, tmp_path):
+    media = REPO / "dataset/demo/images"
+    rows = json.loads((REPO / "dataset/demo/heldout.json").read_text())[:PAIRS]
+    server = RealServer(DEMO, media, log=tmp_path / "serve.log")
+    server.start()
+    try:
+        monkeypatch.setenv("REWARD_URL", server.url)
+        monkeypatch.setenv("REWARD_TASK", "image_generation")
+        monkeypatch.setenv("REWARD_TEMPLATE", str(DEMO / "template.txt"))
+        example = load_example("for_trl")
+        # A policy whose completions are the names of pictures.
+        found = asyncio.run(
+            example.win_rate(
+                [row["prompt"] for row in rows for _ in range(2)],
+                [f"{number} {name}" for number, row in enumerate(rows) for name in row["images"]],
+                draw=lambda text: (media / text.split()[1]).read_bytes(),
+            )
+        )
+        example.MODEL.close()
+    finally:
+        server.stop()
+    better = [1 if "Image 1" in row["conversations"][1]["value"] else 2 for row in rows]
+    won = [found[2 * number + label - 1] for number, label in enumerate(better)]
+    # Chance is 0.5; prompts that several pairs share make groups of more than two.
+    assert sum(won) / len(won) > 0.6

@@ -42,9 +42,10 @@ def ranking_fields(found: Ranking, texts: bool) -> dict[str, Any]:
         if failure.reason in _BAD_PICTURE:
             raise RefusalError(422, failure.reason, f"candidates[{number}]: {failure.detail}")
     results = [one for _, _, one in found.comparisons]
+    failures = [*found.failures.values(), *(one for one in results if isinstance(one, Failure))]
     if found.best is None or (results and not any(results)):
         # Without a single judgement no order means anything.
-        raise refusal(next(one for one in (*found.failures.values(), *results) if not one))
+        raise refusal(failures[0])
     fields = found.as_dict()
     for comparison in fields["comparisons"]:
         comparison["result"] = _with_votes(comparison["result"], texts)
