@@ -68,7 +68,7 @@ class Question:
     context: tuple[bytes, ...]
 
 
-def parse(kind: type[AnyBody], body: bytes) -> AnyBody:
+def parse(kind: type[AnyBody], body: bytes | bytearray) -> AnyBody:
     """Raises RefusalError: 400 for what is no JSON object, 422 for other fields or values."""
     try:
         value = orjson.loads(body)

@@ -43,10 +43,11 @@ class Handling:
         work: Callable[[AnyBody], Awaitable[dict[str, Any]]],
     ) -> Response:
         """What `work` makes of the request's body, or the error."""
-        began, outcome = time.monotonic(), "ok"
+        began, outcome = time.monotonic(), "cancelled"
         body = Body(request.receive, request.headers, self._settings.max_body_bytes)
         try:
             response = json_response(await self._result(request, body, kind, work))
+            outcome = "ok"
         except RefusalError as error:
             outcome, response = error.kind, error.response()
         except ClosedByClientError:
@@ -61,8 +62,6 @@ class Handling:
             message = f"an error of this service: {type(error).__name__}"
             outcome, response = "internal", RefusalError(500, "internal", message).response()
         finally:
-            if outcome == "ok" and not body.complete:
-                outcome = "cancelled"
             self._metrics.request(request.url.path, outcome, time.monotonic() - began)
         if outcome not in ("ok", "client_closed") and not body.complete:
             await body.discard()

@@ -22,6 +22,9 @@ from cot_reward.tasks import TASKS
 _NEVER_GIVE_UP = 1e9
 # What answers need to be written after the last request has ended.
 _WRITING_SECONDS = 5.0
+# An idle connection is kept longer than callers leave theirs: one that is closed in the moment in
+# which it is used again looks like a broken service.
+_KEEP_ALIVE_SECONDS = 75
 # Connections that the system holds until they are accepted; it may hold fewer.
 _BACKLOG = 2048
 
@@ -70,6 +73,7 @@ def serve(asked: RewardSettings, settings: ServiceSettings, api_key: str) -> int
         )  # fmt: skip
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(settings.grace + _WRITING_SECONDS),
         )  # fmt: skip
         host, port = listening.getsockname()[:2]
