@@ -54,6 +54,33 @@ def word_logprobs(text: str) -> dict[str, Any]:
     ]}  # fmt: skip
 
 
+def seen_completion(images: list[str], prompt: str, noun: str, lean: int) -> str:
+    """The text of a judge that prefers light pictures and long answers, whatever comes first.
+
+    With `lean` it answers so always, against its own scores.
+    """
+    import base64
+    import io
+
+    from PIL import Image, ImageStat
+
+    def light(url: str) -> float:
+        picture = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+        return ImageStat.Stat(picture.convert("L")).mean[0] / 25.5
+
+    if noun == "Answer":
+        values = [len(re.findall(rf"^Answer {n}: \[(.*)\]$", prompt, re.M)[0]) for n in (1, 2)]
+    else:
+        half = len(images) // 2 if noun == "Video" else 1
+        shown = [light(url) for url in images[-2 * half :]]
+        values = [sum(shown[:half]) / half, sum(shown[half:]) / half]
+    a, b = (f"{value:.1f}" for value in values)
+    answer = lean or (1 if values[0] > values[1] else 2)
+    scores = f"1. Light: {noun} 1 ({a}/10) - so; {noun} 2 ({b}/10) - so\n"
+    totals = f"Total score:\n{noun} 1: {a}\n{noun} 2: {b}\n"
+    return f"<think>\n{scores}{totals}</think>\n<answer>{noun} {answer} is better</answer>"
+
+
 class MockServer:
     """The server's process, with its configuration and its log of requests."""
 
@@ -79,6 +106,8 @@ class MockServer:
         models_status: int = 200,
         probe: dict[str, Any] | None = None,
         root: str | None = None,
+        sees: bool = False,
+        lean: int = 0,
     ) -> None:
         """Empty the log, and answer so from now on.
 
@@ -89,11 +118,12 @@ class MockServer:
         rejects requests beyond `max_requests` (0: none) with status 503. It lists `models`, with
         the status `models_status`, and with `root` as their folder. `probe` changes the answer to a
         text alone: "words" and "logprob", a "status", or "refuses", what it does not understand.
+        `sees`: its answers depend on what it is shown (`seen_completion`), not on the seed.
         """
         configuration = {
             "latency": latency, "faults": faults or [], "slots": slots,
             "max_requests": max_requests, "models_status": models_status,
-            "probe": probe or {}, "root": root,
+            "probe": probe or {}, "root": root, "sees": sees, "lean": lean,
         }  # fmt: skip
         self._call("/configure", configuration | ({"models": models} if models else {}))
 
@@ -137,7 +167,7 @@ def _serve(port: int, models: list[str]) -> None:
     state: dict[str, Any] = {
         "latency": 0.0, "faults": [], "log": [], "reconfigured": asyncio.Event(),
         "slots": asyncio.Semaphore(UNBOUNDED), "max_requests": 0, "working": 0,
-        "probe": {}, "root": None,
+        "probe": {}, "root": None, "sees": False, "lean": 0,
     }  # fmt: skip
 
     async def configure(request: web.Request) -> web.Response:
@@ -229,6 +259,8 @@ def _serve(port: int, models: list[str]) -> None:
         choices = []
         for index in range(count):
             text, reason = completion(body["seed"] + index, noun)
+            if state["sees"]:
+                text, reason = seen_completion(urls, prompt, noun, state["lean"]), "stop"
             logprobs = {"logprobs": word_logprobs(text)} if body.get("logprobs") else {}
             choices.append({
                 **logprobs,

@@ -23,12 +23,13 @@ from typing import Any
 _Z_95 = 1.959963984540054
 _MOST_STEPS, _MOST_BOUND_STEPS = 200, 30
 _SMALL = 1e-9
-# The longest step of a strength, in log-odds.
-_LONGEST_STEP = 2.0
-# A bound is found when its distance on the root of the deviance is so small.
-_BOUND_TOLERANCE = 1e-4
-# Numbers in the matrices of the bounds that are worked on together: 128 MB.
-_NUMBERS_AT_ONCE = 2**24
+# The longest step of a strength, in log-odds, and the one that is small enough: of the estimate,
+# and of the strengths on the way to a bound, whose likelihood is flat there.
+_LONGEST_STEP, _LAST_STEP, _LAST_BOUND_STEP = 2.0, 1e-8, 2e-3
+# A bound is found when the root of the deviance is so near to that of the interval's end.
+_BOUND_TOLERANCE = 0.005
+# The profile of more candidates would take more than some seconds.
+MOST_PROFILED = 40
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,17 @@ def fit(
 ) -> Strengths:
     """The strengths of `count` candidates.
 
-    A result is (i, j, share, weight): of `weight` observations, which need not be whole, the share
-    was for i. The mean of the strengths is 0; with `zero` that candidate's strength is 0, and the
-    intervals are those of the difference to it. Raises ValueError where the results do not connect
-    all candidates: their strengths could not be compared.
+    A result is (i, j, share, weight): of `weight` observations (at least 1, and not always a whole
+    number) the share was for i. The mean of the strengths is 0; with `zero` that candidate's
+    strength is 0, and the intervals are those of the difference to it. Of more than MOST_PROFILED
+    candidates the intervals are those of standard errors. Raises ValueError where the results do
+    not connect all candidates (their strengths could not be compared), and for a smaller weight.
     """
     import numpy as np
 
-    if len(components(count, [(i, j) for i, j, _, weight in results if weight > 0])) > 1:
+    if any(weight < 1 for *_, weight in results):
+        raise ValueError("a result has a weight below 1")
+    if len(components(count, [(i, j) for i, j, _, _ in results])) > 1:
         raise ValueError("the comparisons do not connect all candidates")
     if count < 2:
         return Strengths((0.0,) * count, (0.0,) * count, (0.0,) * count)
@@ -81,17 +85,17 @@ def fit(
     # What each interval is of: a strength less the mean of all, or less that of `zero`.
     contrasts = np.eye(count) - (1 / count if zero is None else np.eye(count)[zero])
     model = _Model(wins)
-    best = model.maximum(np.zeros((1, count)))[0]
+    best = model.maximum(np.zeros((1, count)), _LAST_STEP)[0]
     strengths = contrasts @ best
-    found = np.empty((2, count))
-    at_once = max(1, _NUMBERS_AT_ONCE // count**2)
-    for start in range(0, count, at_once):
-        part = slice(start, start + at_once)
-        for side, sign in enumerate((-1.0, 1.0)):
-            found[side, part] = _bounds(model, best, contrasts[part], sign)
+    half = _Z_95 * model.spreads(best, contrasts)
+    low, high = strengths - half, strengths + half
+    if count <= MOST_PROFILED:
+        others = [i for i in range(count) if i != zero]
+        low[others] = _bounds(model, best, contrasts[others], -1.0)
+        high[others] = _bounds(model, best, contrasts[others], 1.0)
     if zero is not None:
-        found[:, zero] = 0.0
-    return Strengths(*(tuple(map(float, row)) for row in (strengths, *found)))
+        low[zero] = high[zero] = 0.0
+    return Strengths(*(tuple(map(float, row)) for row in (strengths, low, high)))
 
 
 class _Model:
@@ -100,30 +104,53 @@ class _Model:
     def __init__(self, wins: Any) -> None:
         self._wins, self._weights = wins, wins + wins.T
 
-    def parts(self, strengths: Any) -> tuple[Any, Any, Any]:
-        """The penalized log-likelihood (K,), its gradient (K, count), an inverse curvature."""
+    def value(self, strengths: Any) -> Any:
+        """The penalized log-likelihood (K,)."""
+        import numpy as np
+
+        log_shares, curvature = self._shares(strengths)
+        information = _laplacian(curvature) + 1 / strengths.shape[1]
+        return (self._wins * log_shares).sum((1, 2)) + np.linalg.slogdet(information)[1] / 2
+
+    def slope(self, strengths: Any) -> tuple[Any, Any]:
+        """The gradient (K, count) of the value, and the inverse (K, count, count) of a curvature.
+
+        What the penalty adds is half a win for each side of a pair, as often as the leverage of the
+        pair says; the curvature is that of a likelihood with these leverages.
+        """
         import numpy as np
 
         count = strengths.shape[1]
-        gaps = strengths[:, :, None] - strengths[:, None, :]
-        log_shares = -np.logaddexp(0.0, -gaps)
+        log_shares, curvature = self._shares(strengths)
         shares = np.exp(log_shares)
-        curvature = self._weights * shares * np.swapaxes(shares, 1, 2)
-        information = _laplacian(curvature) + 1 / count
-        sign_and_log = np.linalg.slogdet(information)
-        value = (self._wins * log_shares).sum((1, 2)) + sign_and_log[1] / 2
-        inverse = np.linalg.inv(information)
+        inverse = np.linalg.inv(_laplacian(curvature) + 1 / count)
         diagonal = np.diagonal(inverse, axis1=1, axis2=2)
-        # The leverage of a pair: what the penalty adds is half a win for each side, so often.
         leverage = curvature * (diagonal[:, :, None] + diagonal[:, None, :] - 2 * inverse)
         weights = self._weights + leverage
         gradient = (self._wins + leverage / 2 - weights * shares).sum(2)
-        # With these weights a step is Newton's for the leverages as they are now.
         steps = np.linalg.inv(_laplacian(weights * shares * np.swapaxes(shares, 1, 2)) + 1 / count)
-        return value, gradient, steps
+        return gradient, steps
 
-    def maximum(self, strengths: Any, contrast: Any = None, values: Any = None) -> Any:
-        """The strengths of the greatest likelihood, from a start.
+    def spreads(self, strengths: Any, contrasts: Any) -> Any:
+        """The standard errors of contrasts (rows) at strengths (count,)."""
+        import numpy as np
+
+        _, curvature = self._shares(strengths[None])
+        inverse = np.linalg.inv(_laplacian(curvature)[0] + 1 / len(strengths))
+        return np.sqrt(np.maximum(np.einsum("ki,ij,kj->k", contrasts, inverse, contrasts), _SMALL))
+
+    def _shares(self, strengths: Any) -> tuple[Any, Any]:
+        """The log of the share that the first of each pair wins, and the pair's curvature."""
+        import numpy as np
+
+        log_shares = -np.logaddexp(0.0, strengths[:, None, :] - strengths[:, :, None])
+        both = log_shares + np.swapaxes(log_shares, 1, 2)
+        return log_shares, self._weights * np.exp(both)
+
+    def maximum(
+        self, strengths: Any, last_step: float, contrast: Any = None, values: Any = None
+    ) -> Any:
+        """The strengths of the greatest likelihood, from a start, until no step is longer.
 
         With `contrast` (K, count) and `values` (K,): among those of which the contrast has the
         value; each row of `contrast` sums to 0.
@@ -132,7 +159,7 @@ class _Model:
 
         strengths = strengths.copy()
         for _ in range(_MOST_STEPS):
-            _, gradient, steps = self.parts(strengths)
+            gradient, steps = self.slope(strengths)
             step = np.einsum("kij,kj->ki", steps, gradient)
             if contrast is not None:
                 along = np.einsum("kij,kj->ki", steps, contrast)
@@ -142,7 +169,7 @@ class _Model:
             longest = np.abs(step).max(1, keepdims=True)
             strengths += step * np.minimum(1.0, _LONGEST_STEP / np.maximum(longest, _SMALL))
             strengths -= strengths.mean(1, keepdims=True)
-            if longest.max() < _SMALL * 100:
+            if longest.max() < last_step:
                 break
         return strengths
 
@@ -165,25 +192,29 @@ def _bounds(model: _Model, best: Any, contrasts: Any, sign: float) -> Any:
     import numpy as np
 
     rows = len(contrasts)
-    top, _, steps = model.parts(best[None])
+    top = model.value(best[None])[0]
     centre = contrasts @ best
-    spread = np.sqrt(np.maximum(np.einsum("ki,ij,kj->k", contrasts, steps[0], contrasts), _SMALL))
     inner, inner_root = np.zeros(rows), np.zeros(rows)
     outer, outer_root = np.full(rows, np.inf), np.full(rows, np.inf)
-    distance = _Z_95 * spread
+    distance = _Z_95 * model.spreads(best, contrasts)
     strengths = np.repeat(best[None], rows, 0)
+    left = np.arange(rows)
     for _ in range(_MOST_BOUND_STEPS):
-        strengths = model.maximum(strengths, contrasts, centre + sign * distance)
-        value = model.parts(strengths)[0]
-        root = np.sqrt(np.maximum(2 * (top[0] - value), 0.0))
-        if np.abs(root - _Z_95).max() < _BOUND_TOLERANCE:
+        values = centre[left] + sign * distance[left]
+        strengths[left] = model.maximum(strengths[left], _LAST_BOUND_STEP, contrasts[left], values)
+        root = np.sqrt(np.maximum(2 * (top - model.value(strengths[left])), 0.0))
+        open_yet = np.abs(root - _Z_95) > _BOUND_TOLERANCE
+        left, root = left[open_yet], root[open_yet]
+        if not len(left):
             break
-        inside = root < _Z_95
-        inner, inner_root = np.where(inside, distance, inner), np.where(inside, root, inner_root)
-        outer, outer_root = np.where(inside, outer, distance), np.where(inside, outer_root, root)
-        with np.errstate(all="ignore"):
-            between = inner + (outer - inner) * (_Z_95 - inner_root) / (outer_root - inner_root)
-            beyond = distance * np.clip(_Z_95 / np.maximum(root, _SMALL), 1.1, 2.0)
-        proposed = np.where(np.isfinite(outer), between, beyond)
-        distance = np.where(np.abs(root - _Z_95) < _BOUND_TOLERANCE, distance, proposed)
+        inside, now = root < _Z_95, distance[left]
+        inner[left] = np.where(inside, now, inner[left])
+        inner_root[left] = np.where(inside, root, inner_root[left])
+        outer[left] = np.where(inside, outer[left], now)
+        outer_root[left] = np.where(inside, outer_root[left], root)
+        beyond = now * np.clip(_Z_95 / np.maximum(root, _SMALL), 1.1, 2.0)
+        with np.errstate(invalid="ignore"):
+            part = (_Z_95 - inner_root[left]) / (outer_root[left] - inner_root[left])
+            between = inner[left] + (outer[left] - inner[left]) * part
+        distance[left] = np.where(np.isfinite(outer[left]), between, beyond)
     return centre + sign * distance

@@ -443,9 +443,9 @@ class RewardModel:
                 async with self._comparing.through():
                     return await self._judge(prompt, first, second, about, memory)
 
-            return ranking(
-                planned, await asyncio.gather(*(compare(i, j) for i, j in planned.pairs))
-            )
+            results = await asyncio.gather(*(compare(i, j) for i, j in planned.pairs))
+        # Many candidates take seconds.
+        return await asyncio.to_thread(ranking, planned, results)
 
     async def _rank_many(
         self, groups: Sequence[tuple[Any, ...]], max_comparisons: int | None

@@ -101,10 +101,12 @@ def _values(
     """Win rate, strength, low and high of the players whose strengths can be compared."""
     place = {player: at for at, player in enumerate(players)}
     groups = components(len(players), [(place[i], place[j]) for i, j, _ in judged])
-    group = [
-        players[at]
-        for at in next((one for one in groups if not has_reference or place[REFERENCE] in one), [])
-    ]
+    if has_reference:
+        groups = [one for one in groups if place[REFERENCE] in one]
+    # Nobody of several is best where nothing was judged.
+    if not groups or (len(groups[0]) == 1 < len(players) and not has_reference):
+        return {}
+    group = [players[at] for at in groups[0]]
     place = {player: at for at, player in enumerate(group)}
     inside = [(i, j, one) for i, j, one in judged if i in place]
     fitted = fit(

@@ -326,10 +326,9 @@ class _Run:
 async def _some_ended(running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
     """The tasks that still run, once one has ended. Raises what a task has raised."""
     done, still = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-    for task in done:
-        if error := task.exception():
-            running -= done
-            raise error
+    errors = [error for task in done if (error := task.exception())]
+    if errors:
+        raise errors[0]
     return still
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_reward.media.images import IMAGE_ENDINGS
-from cot_reward.media.paths import MediaError, path_fault, resolve
+from cot_reward.media.paths import MediaError, media_path, path_fault, resolve
 from cot_reward.records import Task
 from cot_reward.reward.question import Candidate
 from cot_reward.reward.results import Failure
@@ -129,9 +129,9 @@ def _in_folder(root: Path, identity: str, task: Task) -> Iterator[tuple[str, Can
     """
     if not task.compares_media:
         raise ValueError(f"task {task.name} compares texts, which no folder has: give 'candidates'")
-    folder = root / identity
+    folder = root / media_path(identity, "")
     base = os.path.realpath(root)
-    if not f"{os.path.realpath(folder)}/".startswith(f"{base.rstrip('/')}/") or "\0" in identity:
+    if not f"{os.path.realpath(folder)}/".startswith(f"{base.rstrip('/')}/"):
         raise ValueError(f"the folder of its id {identity!r:.80} is not in {root}")
     if not folder.is_dir() or os.path.realpath(folder) == base:
         raise ValueError(f"there is no folder {folder} with its candidates")
