@@ -288,15 +288,19 @@ def test_a_full_queue_turns_away(behind, narrow):
         assert second.result().status == 200
 
 
-def test_many_callers_all_get_an_answer(behind, service):
+def test_many_callers_all_get_an_answer_and_a_picture_is_encoded_once(behind, service):
     behind.configure(latency=0.02, faults=[FIRST])
+    before = service.metric("cot_reward_encoded_pictures")
+    pictures = [data_url(png(seed)) for seed in (100, 101)]
     with ThreadPoolExecutor(32) as threads:
         found = list(
-            threads.map(lambda n: service.post("/compare", asked(f"caption {n}")), range(200))
+            threads.map(
+                lambda n: service.post("/compare", asked(f"caption {n}", *pictures)), range(200)
+            )
         )
     assert {answer.status for answer in found} == {200}
-    # Two pictures, whoever sends them, are sent on as they are: 200 times the same bytes.
-    assert len({tuple(request["images"]) for request in behind.log()}) == 1
+    assert {tuple(request["images"]) for request in behind.log()} == {tuple(pictures)}
+    assert service.metric("cot_reward_encoded_pictures") == before + 2
 
 
 # --- the key --------------------------------------------------------------------------------------

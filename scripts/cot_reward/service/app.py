@@ -39,6 +39,9 @@ class Model(Protocol):
 
     async def aclose(self) -> None: ...
 
+    @property
+    def encoded_pictures(self) -> int: ...
+
 
 def make_app(
     model: Model,
@@ -49,7 +52,7 @@ def make_app(
     key: str,
 ) -> FastAPI:
     """The service; it closes `model` when it ends. `key`: what callers must send; "": nothing."""
-    metrics = Metrics(lambda: places.queued, lambda: places.working)
+    metrics = Metrics(lambda: places.queued, lambda: places.working, lambda: model.encoded_pictures)
     handling = Handling(settings, places, metrics, key)
 
     @asynccontextmanager

@@ -22,7 +22,12 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 class Metrics:
     """The metrics of one service; its names begin with cot_reward_."""
 
-    def __init__(self, queued: Callable[[], float], working: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        queued: Callable[[], float],
+        working: Callable[[], float],
+        encoded: Callable[[], float],
+    ) -> None:
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
             "cot_reward_requests", "Requests by page and outcome (ok, or the type of the error)",
@@ -46,6 +51,11 @@ class Metrics:
         Gauge(
             "cot_reward_in_flight", "Requests that are worked on", registry=registry
         ).set_function(working)
+        Gauge(
+            "cot_reward_encoded_pictures",
+            "Pictures that were decoded and encoded since the start",
+            registry=registry,
+        ).set_function(encoded)
         ProcessCollector(registry=registry)
 
     def request(self, page: str, outcome: str, seconds: float) -> None:
