@@ -79,12 +79,12 @@ demo-clean: ## forget every result of the demo
 
 # More workers than cores: many tests wait for servers. So one thread for each.
 QUICK_TESTS := OMP_NUM_THREADS=1 $(ENVS)/dev/bin/pytest -m "not slow" -n 3 --dist loadfile
-.PHONY: quick test check bench bench-client bench-capacity bench-merge bench-dpo
+.PHONY: quick test check bench bench-client bench-capacity bench-service bench-merge bench-dpo
 check: $(ENVS)/dev/pins ## lint, format and types
 	$(ENVS)/dev/bin/ruff check .
 	$(ENVS)/dev/bin/ruff format --check .
 	$(ENVS)/dev/bin/mypy
-bench: bench-client bench-capacity bench-merge bench-dpo ## benchmarks; their results are in tests/bench/RESULTS.md
+bench: bench-client bench-capacity bench-service bench-merge bench-dpo ## benchmarks; their results are in tests/bench/RESULTS.md
 	$(ENVS)/main/bin/python tests/bench/threads.py
 	$(ENVS)/main/bin/python tests/bench/climb.py
 	$(ENVS)/main/bin/python tests/bench/lengths.py
@@ -95,6 +95,9 @@ bench-client: envs ## the client and other clients against a fast mock server (1
 	$(ENVS)/main/bin/python tests/bench/client.py
 bench-capacity: envs ## --concurrency auto and fixed numbers on a real server (needs `make demo`)
 	$(ENVS)/main/bin/python tests/bench/capacity.py
+bench-service: envs ## the service under faults, and beside the client (15 minutes; needs `make demo`)
+	$(ENVS)/main/bin/python tests/bench/service.py soak
+	$(ENVS)/main/bin/python tests/bench/service.py rate
 bench-merge: envs ## the merger and a dictionary join (half an hour and 30 GB of disk; its flags: tests/bench/merge.py)
 	$(ENVS)/main/bin/python tests/bench/merge.py
 bench-dpo: envs ## stage 3 and stock TRL (an hour on 2 cores; its flags: tests/bench/dpo.py)
