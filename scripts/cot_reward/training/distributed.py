@@ -19,8 +19,8 @@ T = TypeVar("T")
 def broadcast_from_main(work: Callable[[], T]) -> T:
     """Run `work` in the main process and return its result in every process.
 
-    When it raises UserError, the main process raises the error and the other processes exit with
-    code 2, so that the message appears once.
+    When it raises UserError, one process of each machine raises the error and the other processes
+    exit with code 2, so that the message appears once there.
     """
     state = PartialState()
     box: list[Any] = [None]
@@ -39,8 +39,8 @@ def broadcast_from_main(work: Callable[[], T]) -> T:
 def on_every_machine(work: Callable[[], T]) -> dict[str, T]:
     """Run `work` in one process of each machine: machine -> its result, in every process.
 
-    Where it raises UserError on some of them, the main process raises one that names these
-    machines, and the other processes exit with code 2: none is left waiting for another one.
+    Where it raises UserError on some of them, every process ends, with an error that names these
+    machines: none is left waiting for another one.
     """
     state = PartialState()
     if state.num_processes == 1:
@@ -79,8 +79,8 @@ def same_on_every_machine(what: str, work: Callable[[], T]) -> T:
 
 
 def raise_together(error: UserError) -> NoReturn:
-    """End every process; the main one raises the error, so that the message appears once."""
-    raise error if PartialState().is_main_process else SystemExit(2)
+    """End every process with code 2; one on each machine raises the error, whose log shows it."""
+    raise error if PartialState().is_local_main_process else SystemExit(2)
 
 
 def print_once(message: str) -> None:

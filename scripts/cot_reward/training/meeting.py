@@ -65,7 +65,8 @@ def meet(
         visitors = _receive(place, wait, stack)
         for name, visitor in visitors.items():
             gone = {"facts": {}, "fault": "this node ended before the nodes had met"}
-            seen[name] = _line(visitor, wait) or gone
+            told = _line(visitor, wait) or {}
+            seen[name] = told if told.keys() == gone.keys() else gone
         try:
             check_faults({name: one["fault"] for name, one in seen.items()})
             check_alike({name: one["facts"] for name, one in seen.items()})
@@ -119,6 +120,8 @@ def _receive(place: Place, wait: float, stack: ExitStack) -> dict[str, socket.so
             _send(visitor, _GREETING)
             hello = _line(visitor, _STRANGER_SECONDS) or {}
             rank, host = hello.get("rank"), str(hello.get("host"))
+            if type(rank) is not int:
+                continue
             if rank in found:
                 raise UserError(
                     f"{_name(rank, host)} and {found[rank][0]}: two nodes of one NODE_RANK"
