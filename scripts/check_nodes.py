@@ -1,10 +1,10 @@
-"""Have the nodes of a training meet before it starts; the same command on each, by scripts/nodes.sh:
+"""Have the nodes of a training meet before it starts; scripts/nodes.sh calls it on each:
 
     python scripts/check_nodes.py --nodes 2 --rank 0 --address 10.0.0.1 --port 29500 \\
         --processes 8 --environment .envs/sft configs/two_nodes/qwen_cold_start.yaml [KEY=VALUE ...]
 
-Says which node is missing. Refuses nodes that differ in code, packages, or number of processes; of a
-training of stage 1 or 2 (its YAML is named) in settings, rows, media or model as well, and then
+Says which node is missing. Refuses nodes that differ in code, packages, or number of processes; of
+a training of stage 1 or 2 (its YAML is named) in settings, rows, media or model as well, and then
 does what scripts/check_sft.py does. Exit status on every node: 0 start, 2 do not.
 """
 

@@ -49,8 +49,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
 def dpo(base: Path | str, folder: Path | str, pairs: str, out: Path | str) -> list[str]:
     """Two processes of two pairs a step."""
     return (
-        f"{REPO}/scripts/DPO_VL.py --config {REPO}/configs/demo/dpo.yaml --model_name_or_path {base} "
-        f"--data_path {pairs} --image_folder {folder} --output_dir {out} --report_to none "
+        f"{REPO}/scripts/DPO_VL.py --config {REPO}/configs/demo/dpo.yaml "
+        f"--model_name_or_path {base} --data_path {pairs} "
+        f"--image_folder {folder} --output_dir {out} --report_to none "
         "--per_device_train_batch_size 2 --num_train_epochs 2 --warmup_steps 0 "
         "--preference_tokens all --save_strategy steps --save_steps 4"
     ).split()
@@ -137,8 +138,8 @@ def test_the_launch_file_of_two_nodes_trains_as_one_process(
     base: Path, folder: Path, pairs: str, one: Path, tmp_path: Path
 ) -> None:
     """The shipped ZeRO-2 file, in fp32 for the CPU, with one process a node."""
-    command = [NODES_SH, *"accelerate launch --config_file".split()]
-    command += ["configs/accelerate/zero2_two_nodes.yaml", "--mixed_precision", "no"]
+    file = "configs/accelerate/zero2_two_nodes.yaml"
+    command = [NODES_SH, "accelerate", "launch", "--config_file", file, "--mixed_precision", "no"]
     done = on_two_nodes([*command, *dpo(base, folder, pairs, tmp_path / "out")])
     assert [node.returncode for node in done] == [0, 0], done[0].stderr[-3000:]
     assert "2 nodes: alike" in done[1].stdout
@@ -204,20 +205,11 @@ def test_llama_factory_trains_on_two_nodes(tmp_path: Path) -> None:
     shutil.copytree(*hosts)
     cache = {"HF_HOME": str(tmp_path / "hf")}
 
-    def refused(*overrides: str) -> str:
-        """The error, which is the same on both nodes, before LLaMA-Factory starts."""
-        nodes = on_two_nodes([*command, *overrides], hosts, cache)
-        assert [node.returncode for node in nodes] == [2, 2], nodes[0].stderr
-        errors = [node.stderr[node.stderr.index("error: ") :] for node in nodes]
-        assert errors[0] == errors[1]
-        assert not list(tmp_path.glob("*/out/*"))
-        return errors[0]
-
-    assert "output_dir, which all nodes must share" in refused("save_strategy=epoch")
-    (hosts[1] / "a.png").rename(hosts[1] / "b.png")
-    # LLaMA-Factory itself would train on the row without its image.
-    assert ": a.png: no such file below the media root" in refused()
-    (hosts[1] / "b.png").rename(hosts[1] / "a.png")
+    refused = on_two_nodes([*command, "save_strategy=epoch"], hosts, cache)
+    assert [node.returncode for node in refused] == [2, 2], refused[0].stderr
+    for node in refused:
+        assert "output_dir, which all nodes must share" in node.stderr
+    assert not list(tmp_path.glob("*/out/*"))
 
     done = on_two_nodes(command, hosts, cache)
     assert [node.returncode for node in done] == [0, 0], done[0].stderr[-3000:]

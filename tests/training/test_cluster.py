@@ -1,4 +1,4 @@
-"""What several machines refuse before a model is loaded; two nodes, each with a folder of its own."""
+"""What several machines refuse before a model loads; two nodes, each with a folder of its own."""
 
 from pathlib import Path
 

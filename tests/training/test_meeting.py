@@ -102,7 +102,9 @@ def test_a_port_that_is_taken_is_told_on_both_sides() -> None:
         thread.join()
 
 
-@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n\r\n", b'{"rank": 7}\n', b'{"rank": []}\n'])
+@pytest.mark.parametrize(
+    "said", [b"", b"GET / HTTP/1.1\r\n\r\n", b'{"rank": 7}\n', b'{"rank": []}\n']
+)
 def test_strangers_on_the_port_change_nothing(said: bytes) -> None:
     port = free_port()
     with ThreadPoolExecutor() as threads:

@@ -1,4 +1,4 @@
-"""What is looked at before LLaMA-Factory starts: the training itself, and what each node has of it."""
+"""What is looked at before LLaMA-Factory starts: the training, and what each node has of it."""
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence

@@ -147,8 +147,8 @@ def _connected(place: Place, wait: float) -> socket.socket:
         if clock.is_over():
             raise UserError(
                 f"node {place.rank} ({socket.gethostname()}) did not reach node 0 at {place} in "
-                f"{wait:.0f} seconds: {why}. Is node 0 started, is MASTER_ADDR one of its addresses "
-                "in this network, and does its firewall let the port through?"
+                f"{wait:.0f} seconds: {why}. Is node 0 started, is MASTER_ADDR one of its "
+                "addresses in this network, and does its firewall let the port through?"
             )
         clock.tell(f"node {place.rank}: waiting for node 0 at {place}: {why}")
         time.sleep(clock.pause())
