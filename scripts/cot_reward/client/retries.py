@@ -34,7 +34,7 @@ async def send_with_retries(
 
     None, too, when its answers show that the server ignores `n`: `server` then says so.
     """
-    body = wire.body(content, sampling, request.count, request.seed)
+    body = wire.body(content, sampling, request.count, request.seed, task=request.comparison.task)
     attempts, tries, retries, outages, singles, spent = 0, 0, 0, 0, 0, 0.0
     while True:
         suspect = outages >= MAX_OUTAGES_PER_REQUEST

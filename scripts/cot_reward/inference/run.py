@@ -34,6 +34,7 @@ from cot_reward.inference.served_model import (
     served_model,
 )
 from cot_reward.inference.settings import InferenceSettings
+from cot_reward.inference.structured import forced_forms, with_forced_forms
 from cot_reward.media.paths import MediaError
 from cot_reward.media.sent import MediaReader, file_url, url_reader
 from cot_reward.provenance import jsonable, versions
@@ -227,7 +228,10 @@ async def _get_to_know(
         )
     if "large seeds" in found.refused:
         sampling = replace(sampling, seeds=SMALL_SEEDS)
-    return sampling, served_model(root, found)
+    served = served_model(root, found)
+    if run.settings.structured_output != "off":
+        sampling = await with_forced_forms(server, sampling, run.settings.form, run.templates)
+    return sampling, served
 
 
 def _resume(
@@ -478,8 +482,12 @@ def _readable_body(run: Run, request: Request) -> Any:
             url = f"({error})"
         urls.append([json.dumps(url).encode()])
     sampling = _sampling(settings, settings.model or "(the one that the server lists)")
+    if settings.structured_output != "off":
+        # Whether the chat template opens <think> is found out when the server is asked.
+        sampling = replace(sampling, by_task=forced_forms(settings.form, run.templates))
     content = wire.content(request.prompt, urls)
-    return json.loads(wire.body(content, sampling, request.count, request.seed))
+    task = request.comparison.task
+    return json.loads(wire.body(content, sampling, request.count, request.seed, task=task))
 
 
 def infer(settings: InferenceSettings, api_key: str) -> int:

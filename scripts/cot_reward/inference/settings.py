@@ -85,6 +85,9 @@ class InferenceSettings:
     answer_probability: bool = _setting(
         "write the probability of each answer, by log-probs", default=False
     )
+    structured_output: Literal["off", "on"] = _setting(
+        "on: vLLM lets no text leave the form of --form", default="off"
+    )
     orders: Literal["given", "swapped", "both"] = _setting("presentation orders", default="both")
     until: Until = _setting(
         "ask about a comparison and order until such usable texts are there", default="off"
@@ -98,7 +101,7 @@ class InferenceSettings:
         "requests in flight; auto: raised while tokens/s rise", default="auto"
     )
     media: Literal["inline", "file"] = _setting(
-        "inline: requests hold the images; file: the server reads file:// addresses",
+        "inline: in the request; file: file:// addresses",
         default="inline",
     )
     image_max_pixels: int = _setting("larger images are resized as in training", default=262144)
