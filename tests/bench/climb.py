@@ -29,7 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
-from cot_reward.client import capacity, flow, outage, retries, wire
+from cot_reward.client import capacity, fleet, flow, outage, retries, sender, wire
 from cot_reward.client.server import AttemptError
 from cot_reward.records import Comparison
 
@@ -252,8 +252,10 @@ async def simulate(profile: Profile, limit: int | None, seconds: float, seed: in
     stop, seen = asyncio.Event(), Seen()
     slots = capacity.Capacity(limit)
     watch = outage.Outage(server, sampling, 1800, stop, lambda line: None)
+    servers = fleet.Fleet(stop)
+    servers.add(fleet.Member(server, sampling, slots, watch))
     loop.call_later(seconds, stop.set)
-    batches = flow.send_requests(requests(), server, sampling, lambda p: (), slots, watch, stop)
+    batches = flow.send_requests(requests(), sender.FleetSender(servers, lambda path: ()))
     async for batch in batches:
         if stop.is_set():
             break

@@ -1,6 +1,5 @@
 """Concurrency: the climb against simulated servers, and slots that are handed out in turn."""
 
-import asyncio
 import heapq
 import random
 
@@ -9,7 +8,6 @@ from cot_reward.client.capacity import (
     MAX_CONCURRENCY,
     MIN_CONCURRENCY,
     START_CONCURRENCY,
-    Capacity,
     Climb,
 )
 from helpers.client_world import World, unit
@@ -147,31 +145,6 @@ def test_no_fault_moves_it_out_of_its_bounds():
         else:
             climb.finished(draw.randrange(400), began, now)
         assert MIN_CONCURRENCY <= climb.limit <= MAX_CONCURRENCY
-
-
-def test_slots_are_handed_out_in_turn_and_never_more_than_there_are():
-    async def main():
-        capacity, flying, most_flying, order = Capacity(3), 0, 0, []
-
-        async def hold_a_slot(number):
-            nonlocal flying, most_flying
-            await capacity.acquire()
-            order.append(number)
-            flying += 1
-            most_flying = max(most_flying, flying)
-            await asyncio.sleep(0.001)
-            flying -= 1
-            capacity.release()
-
-        tasks = [asyncio.create_task(hold_a_slot(number)) for number in range(20)]
-        await asyncio.sleep(0)
-        tasks[5].cancel()  # a waiter that gives up costs no slot
-        await asyncio.gather(*tasks, return_exceptions=True)
-        return most_flying, order
-
-    most_flying, order = asyncio.run(main())
-    assert most_flying == 3
-    assert order == [number for number in range(20) if number != 5]
 
 
 def test_auto_fills_a_server_that_works_on_many_at_a_time(tmp_path, server):

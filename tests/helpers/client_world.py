@@ -34,15 +34,17 @@ class World:
         (folder / "empty.yaml").write_text("")
         self.base = [
             "--config", folder / "empty.yaml", "--data", self.data, "--media-root", self.media,
-            "--image-root", self.media / "images", "--base-url", server.url, "--out", self.out,
+            "--image-root", self.media / "images", "--out", self.out,
             "--max-bad-rows", 1, "--max-failed", 1,
         ]  # fmt: skip
         server.configure()
 
     def command(self, *flags: object) -> list[str]:
         self.data.write_text(json.dumps(self.rows))
-        # The last flag of a name wins.
-        return [*SCRIPT, *map(str, self.base), *map(str, flags)]
+        # The last flag of a name wins; of a list, all values count.
+        given = [str(flag) for flag in (*self.base, *flags)]
+        named = {"--base-url", "--servers"} & set(given)
+        return [*SCRIPT, *given, *([] if named else ["--base-url", self.server.url])]
 
     def run(self, *flags: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

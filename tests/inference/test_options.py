@@ -7,6 +7,8 @@ import os
 import subprocess
 import time
 from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -15,8 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from cot_reward.client import wire
 from cot_reward.client.capacity import Capacity
-from cot_reward.client.flow import PREPARED_REQUESTS, send_requests
+from cot_reward.client.fleet import Fleet, Member
+from cot_reward.client.flow import send_requests
 from cot_reward.client.outage import Outage
+from cot_reward.client.sender import PREPARED_REQUESTS, FleetSender, ReadUrl
 from cot_reward.client.server import Server
 from cot_reward.errors import UserError
 from cot_reward.records import Comparison
@@ -26,6 +30,7 @@ from cot_reward.tasks.prompts import template_hash
 from helpers.environments import REPO
 from helpers.pictures import picture
 from helpers.rows import raw_row, write_lines
+from helpers.server import MockServer
 
 # --- inputs ---------------------------------------------------------------------------------------
 
@@ -302,6 +307,18 @@ def test_a_dry_run_needs_no_server_and_makes_no_folder(world):
 # --- the core alone -------------------------------------------------------------------------------
 
 
+@asynccontextmanager
+async def sender_for(
+    server: MockServer, sampling: wire.Sampling, read_url: ReadUrl
+) -> AsyncGenerator[FleetSender, None]:
+    """A sender to one server, with four requests in flight."""
+    fleet = Fleet(stop := asyncio.Event())
+    async with Server(server.url, "none") as api:
+        fleet.add(Member(api, sampling, Capacity(4), Outage(api, sampling, 1, stop, print)))
+        with FleetSender(fleet, read_url) as sender:
+            yield sender
+
+
 def test_media_are_read_only_for_requests_that_are_about_to_be_sent(server):
     server.configure(latency=0.02)
     read, most_ahead = Counter(), 0
@@ -321,12 +338,8 @@ def test_media_are_read_only_for_requests_that_are_about_to_be_sent(server):
             )
             for n in range(300)
         )  # fmt: skip
-        async with Server(server.url, "none") as api:
-            stop = asyncio.Event()
-            outage = Outage(api, sampling, 1, stop, print)
-            async for batch in send_requests(
-                requests, api, sampling, read_url, Capacity(4), outage, stop
-            ):
+        async with sender_for(server, sampling, read_url) as sender:
+            async for batch in send_requests(requests, sender):
                 done += len(batch)
                 most_ahead = max(most_ahead, read["media"] // 2 - done)
         return done
@@ -354,12 +367,9 @@ def test_answers_that_came_with_an_error_are_handed_out_before_it(server):
             )
             for n in range(10)
         )  # fmt: skip
-        async with Server(server.url, "none") as api:
-            stop = asyncio.Event()
-            outage = Outage(api, sampling, 1, stop, print)
-            batches = send_requests(requests, api, sampling, read_url, Capacity(4), outage, stop)
+        async with sender_for(server, sampling, read_url) as sender:
             try:
-                async for batch in batches:
+                async for batch in send_requests(requests, sender):
                     done += len(batch)
                     await asyncio.sleep(0.6)  # by then all others have come, and the error
             except OSError as error:

@@ -9,6 +9,7 @@ from cot_reward.inference.fixed_settings import run_hash
 from cot_reward.judge.grammar import grammar
 from cot_reward.tasks import TASKS
 from helpers.rows import raw_row
+from helpers.server import MockServer
 
 ON = ("--structured-output", "on")
 IMAGES = TASKS["image_generation"]
@@ -79,6 +80,16 @@ def test_a_server_that_does_not_force_whole_texts_is_refused(world, server, prob
     assert world.call("--num-samples", 1) == 0
 
 
+def test_every_server_of_a_fleet_must_force(world, server):
+    server.configure()
+    with MockServer() as other:
+        other.configure(probe={"structured": "ignores"})
+        flags = ["--num-samples", 1, *ON, "--base-url", server.url, other.url]
+        with pytest.raises(UserError, match=f"{other.url} does not force a form"):
+            world.call(*flags)
+        assert server.log() == other.log() == []
+
+
 def test_a_server_that_does_not_answer_now_is_not_taken_for_one_that_forces(world, server):
     server.configure(probe={"status": 500})
     with pytest.raises(UserError, match="did not answer to the question whether it takes"):
@@ -112,9 +123,10 @@ def test_json_of_another_prompt_is_not_forced(world, server, tmp_path):
     own = tmp_path / "own.txt"
     own.write_text('Answer in JSON with "winner" and "ratings". Text Caption: [{caption}]')
     flags = ["--form", "json", "--num-samples", 1, *ON]
-    with pytest.raises(UserError, match='shows no "categories"'):
-        world.call(*flags, "--template", own)
-    world.call(*flags, "--max-failed", 1, "--min-parsed", 0, "--dry-run")
+    for dry in ([], ["--dry-run"]):
+        with pytest.raises(UserError, match='shows no "categories"'):
+            world.call(*flags, "--template", own, *dry)
+    assert server.log() == []
 
 
 def test_the_folder_is_bound_to_the_setting_and_old_folders_go_on(world, server):

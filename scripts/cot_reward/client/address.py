@@ -18,6 +18,15 @@ def api_address(given: str) -> str:
     return url if urlsplit(url).path.strip("/") else f"{url}/v1"
 
 
+def check_address(given: str) -> None:
+    """Raise ValueError for an address with a part that files and messages must not hold."""
+    if "@" in given or "?" in given:
+        raise ValueError(
+            "the address of a server must not hold a name, password or query; put the key into the "
+            "environment variable that --api-key-env names"
+        )
+
+
 def proxy_of(url: str) -> str:
     """Host and port of the proxy that the environment names for this address; "" for none.
 

@@ -1,8 +1,6 @@
 """How many requests may be in flight: a fixed number, or as many as make the server faster."""
 
-import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -54,11 +52,14 @@ class Climb:
     machine may stall, and so is the next one. Then the climb settles on the fastest level and tries
     its neighbours now and then. The limit halves on overload (429, 503, time-outs), and from then
     on climbs by an eighth per window. Latency is no sign of overload: batching raises it, and
-    throughput with it.
+    throughput with it. `share`: as many processes ask the same server, each with its own climb.
     """
 
-    def __init__(self, now: float, say: Callable[[str], None] = lambda line: None) -> None:
-        self.limit = START_CONCURRENCY
+    def __init__(
+        self, now: float, say: Callable[[str], None] = lambda line: None, share: int = 1
+    ) -> None:
+        self._max_limit = max(MIN_CONCURRENCY, MAX_CONCURRENCY // share)
+        self.limit = max(MIN_CONCURRENCY, START_CONCURRENCY // share)
         # The best rate that each level has shown: whatever disturbs a measurement makes it lower.
         self.rates: dict[int, float] = {}
         # The level that the climb has settled on; 0 while it looks for one.
@@ -119,7 +120,7 @@ class Climb:
         self._window = _Window(now)
 
     def _set_limit(self, limit: int, now: float) -> None:
-        self.limit = min(MAX_CONCURRENCY, max(MIN_CONCURRENCY, limit))
+        self.limit = min(self._max_limit, max(MIN_CONCURRENCY, limit))
         self._measuring_again = False
         self.resume(now)
 
@@ -142,7 +143,7 @@ class Climb:
             return
         self._levels_without_gain = 0 if faster else self._levels_without_gain + 1
         may_go_on = self._levels_without_gain < 2 and rate > SLOWER_RATIO * best
-        if may_go_on and self.limit < MAX_CONCURRENCY:
+        if may_go_on and self.limit < self._max_limit:
             self._set_limit(2 * self.limit, now)
             return
         fastest = max(self.rates.values())
@@ -191,43 +192,36 @@ class Climb:
 
 
 class Capacity:
-    """Slots for requests, handed out in turn. `limit` None: found by climbing."""
+    """The requests in flight at one server, and how many may be. `limit` None: found by climbing.
 
-    def __init__(self, limit: int | None, say: Callable[[str], None] = lambda line: None) -> None:
-        self._climb = Climb(time.monotonic(), say) if limit is None else None
-        self._limit = limit or 0
-        self._in_flight = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+    `share`: of a limit that several processes share, each has this part (see `Climb`).
+    """
+
+    def __init__(
+        self, limit: int | None, say: Callable[[str], None] = lambda line: None, share: int = 1
+    ) -> None:
+        self._climb = Climb(time.monotonic(), say, share) if limit is None else None
+        self._limit = -(-(limit or 0) // share)
+        self.in_flight = 0
 
     @property
     def limit(self) -> int:
         return self._climb.limit if self._climb else self._limit
 
-    async def acquire(self) -> None:
-        if self._in_flight < self.limit and not self._waiting:
-            self._change_in_flight(+1)
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.release()
-            raise
+    @property
+    def free(self) -> bool:
+        return self.in_flight < self.limit
+
+    def take(self) -> None:
+        self._change_in_flight(+1)
 
     def release(self) -> None:
         self._change_in_flight(-1)
-        while self._waiting and self._in_flight < self.limit:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self._change_in_flight(+1)
-                turn.set_result(None)
 
     def _change_in_flight(self, by: int) -> None:
         if self._climb:
-            self._climb.in_flight(self._in_flight, time.monotonic())
-        self._in_flight += by
+            self._climb.in_flight(self.in_flight, time.monotonic())
+        self.in_flight += by
 
     def finished(self, tokens: int, began: float) -> None:
         """A request that was sent at `began` (monotonic seconds) brought so many tokens."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
 
 from cot_reward.client import wire
@@ -26,6 +26,8 @@ class Outage:
     """Watches over one server. While the server is out, nothing is sent but probes.
 
     After `max_pause` seconds of an outage `gone` says why. `say` gets one line for each change.
+    `check_back` is asked when the server answers again, and says why it cannot be used any more
+    ("": it can): whoever started it again may have started another model.
     """
 
     def __init__(
@@ -35,17 +37,18 @@ class Outage:
         max_pause: float,
         stop: asyncio.Event,
         say: Callable[[str], None],
+        check_back: Callable[[], Awaitable[str]] | None = None,
     ) -> None:
         # Why the server was given up; "" while it was not.
         self.gone = ""
         # Whether the last pause was for a server that is up, but takes no more requests.
         self.full = False
-        # Called once when the server is given up: the requests in flight get no answer.
-        self.when_gone: Callable[[], object] = lambda: None
+        # Called when a pause begins or ends, and when the server is given up.
+        self.when_changed: Callable[[], object] = lambda: None
         self.seconds = 0.0
         self.pauses = 0
         self._server, self._sampling, self._max_pause = server, sampling, max_pause
-        self._stop, self._say = stop, say
+        self._stop, self._say, self._check_back = stop, say, check_back
         self._open = asyncio.Event()
         self._open.set()
         self._check: asyncio.Task[bool] | None = None
@@ -59,8 +62,17 @@ class Outage:
         self._answered_at = time.monotonic()
         self._answered_content = content
 
+    @property
+    def open(self) -> bool:
+        """Whether requests may be sent now."""
+        return self._open.is_set() and not self.gone
+
+    def give_up(self, why: str) -> None:
+        self.gone = why
+        self.when_changed()
+
     async def wait_until_open(self) -> bool:
-        """Wait while the server is out; False when the run is over, stopped or without a server."""
+        """Wait while the server is out; False when the run is stopped or the server given up."""
         await self._open.wait()
         return not (self.gone or self._stop.is_set())
 
@@ -75,10 +87,7 @@ class Outage:
             yield await self.wait_until_open()
 
     async def caused(self, fault: AttemptError) -> bool:
-        """Whether an attempt failed because the server was out, and not because of its request.
-
-        Returns when the server is back, or the run is over.
-        """
+        """Whether an attempt failed because the server was out, and not because of its request."""
         if fault.kind == "refused":
             return False
         # If the engine hangs, no request has been answered for at least one time-out.
@@ -91,7 +100,6 @@ class Outage:
                 self._check = asyncio.create_task(self._check_server())
             if await asyncio.shield(self._check):
                 return False
-        await self.wait_until_open()
         return True
 
     async def _check_server(self) -> bool:
@@ -104,6 +112,7 @@ class Outage:
             if fault and not self._stop.is_set():
                 self.full = fault.kind == "overloaded"
                 self._open.clear()
+                self.when_changed()
                 self._pause = asyncio.create_task(self._pause_until_back(fault.detail))
             return fault is None
         finally:
@@ -126,14 +135,15 @@ class Outage:
                 left = began + self._max_pause - time.monotonic()
                 if left <= 0:
                     self.gone = why
-                    self.when_gone()
                     return
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), min(interval, left))
                     return
                 left = max(MIN_LAST_PROBE_SECONDS, began + self._max_pause - time.monotonic())
                 if not (fault := await self._probe(left)):
-                    if announced:
+                    if self._check_back and (refused := await self._check_back()):
+                        self.gone = refused
+                    elif announced:
                         self._say(f"the server is back after {time.monotonic() - began:.0f} s")
                     return
                 self.full = fault.kind == "overloaded"
@@ -144,6 +154,7 @@ class Outage:
         finally:
             self.seconds += time.monotonic() - began
             self._open.set()
+            self.when_changed()
 
     async def _probe(self, seconds: float | None) -> AttemptError | None:
         """What is wrong with the server, within so many seconds (None: unbounded); None when fine.

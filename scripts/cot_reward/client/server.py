@@ -31,7 +31,14 @@ MIN_SECRET_CHARACTERS = 5
 
 
 class ServerError(Exception):
-    """The server cannot be used at all; the message says why and what to do."""
+    """The server cannot be used at all; the message says why and what to do.
+
+    `may_pass`: it may be usable later (it is not up yet, or overloaded).
+    """
+
+    def __init__(self, message: str, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 class AttemptError(Exception):
@@ -71,8 +78,6 @@ class Server:
         self._api = AsyncOpenAI(
             base_url=self.base_url, api_key=self._api_key, max_retries=0, http_client=http_client
         )
-        # The server answers a request for several samples with one.
-        self.ignores_n = False
         # Model -> the folder that it was loaded from, where the server says it.
         self.roots: dict[str, str] = {}
 
@@ -80,6 +85,9 @@ class Server:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
         await self._api.close()
 
     def _message(self, error: BaseException) -> str:
@@ -110,7 +118,10 @@ class Server:
         try:
             listed = await self.list_models(START_TIMEOUT_SECONDS)
         except AttemptError as fault:
-            raise ServerError(f"{self.base_url}: {self._explained(fault)}") from None
+            raise ServerError(
+                f"{self.base_url}: {self._explained(fault)}",
+                may_pass=fault.kind not in ("unknown", "refused", "malformed"),
+            ) from None
         if wanted is None and len(listed) == 1:
             return listed[0]
         if wanted in listed:

@@ -77,5 +77,6 @@ async def _ask(server: Server, sampling: Sampling, max_tokens: int) -> Any:
             f"{server.base_url} "
             + ("does not take" if refused else "did not answer to the question whether it takes")
             + f" --structured-output ({fault.detail}); "
-            + ("leave it out, or use vLLM" if refused else "try again")
+            + ("leave it out, or use vLLM" if refused else "try again"),
+            may_pass=not refused,
         ) from None

@@ -6,8 +6,8 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -15,11 +15,11 @@ from typing import Any
 
 from cot_reward.client import wire
 from cot_reward.client.answer_probability import LOGPROBS
-from cot_reward.client.capacity import Capacity
-from cot_reward.client.flow import send_requests
-from cot_reward.client.outage import Outage
-from cot_reward.client.probe import SMALL_SEEDS, probe
-from cot_reward.client.server import AttemptError, Server, ServerError
+from cot_reward.client.fleet import Fleet
+from cot_reward.client.flow import Sender, send_requests
+from cot_reward.client.processes import ProcessSender
+from cot_reward.client.sender import FleetSender
+from cot_reward.client.server import ServerError
 from cot_reward.client.wire import Outcome, Request, Sampling
 from cot_reward.errors import UserError
 from cot_reward.inference import fixed_settings, messages, results
@@ -29,48 +29,27 @@ from cot_reward.inference.media_check import records_with_bad_media
 from cot_reward.inference.plan import Run
 from cot_reward.inference.results import Results
 from cot_reward.inference.rounds import Rounds
-from cot_reward.inference.served_model import (
-    check_same_model,
-    served_model,
-)
+from cot_reward.inference.senders import Media, SendingWork, new_roster
+from cot_reward.inference.served_model import Acquaintance, check_same_model
 from cot_reward.inference.settings import InferenceSettings
-from cot_reward.inference.structured import forced_forms, with_forced_forms
+from cot_reward.inference.structured import forced_forms
 from cot_reward.media.paths import MediaError
-from cot_reward.media.sent import MediaReader, file_url, url_reader
+from cot_reward.media.sent import MediaReader
 from cot_reward.provenance import jsonable, versions
 from cot_reward.records import Verdict
 from cot_reward.rows.held_out import exclude_warnings
 from cot_reward.store import Journal, write_json
-from cot_reward.tasks.prompts import check_template_of_model
 
 # A run ends early when its first responses have hardly any answer. The first to come are the
 # shortest, which may be worse than the others: so a fifth of --min-parsed is enough.
 FIRST_RESPONSES, FIRST_RESPONSES_LENIENCE = 200, 0.2
 
-
-async def _probe_files(media_root: Path, server: Server, sampling: Sampling) -> None:
-    """See whether the server reads files below the media root. Raises UserError if not."""
-    from PIL import Image
-
-    root = media_root.resolve()
-    probe = root / ".cache" / "media" / "probe.png"
-    probe.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (56, 56)).save(probe)
-    content = wire.content("<image>Say yes.", [file_url(probe)])
-    body = wire.body(content, sampling, count=1, seed=0, max_tokens=1)
-    try:
-        await server.complete(body, sampling.timeout)
-    except AttemptError as fault:
-        raise UserError(
-            f"--media file: the server does not read {probe.as_uri()} ({fault.detail}); start it "
-            f"on a machine that has these files with --allowed-local-media-path {root}, or use "
-            "--media inline"
-        ) from None
+# Opens what sends the requests of a run.
+OpenSender = Callable[[], AbstractAsyncContextManager[Sender]]
 
 
-def _stop_on_signals() -> asyncio.Event:
-    """An event that SIGINT and SIGTERM set; the second signal ends the run at once."""
-    stop = asyncio.Event()
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    """SIGINT and SIGTERM set the event; the second signal ends the run at once."""
 
     def interrupt() -> None:
         if stop.is_set():
@@ -80,7 +59,16 @@ def _stop_on_signals() -> asyncio.Event:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, interrupt)
-    return stop
+
+
+class _Voice:
+    """Lines for the user: beside the bar, once there is one."""
+
+    def __init__(self) -> None:
+        self.say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
+
+    def __call__(self, line: str) -> None:
+        self.say(line)
 
 
 class _Progress:
@@ -129,52 +117,57 @@ class _Asking:
 
 
 async def _ask(
-    run: Run, journal: Journal, server: Server, sampling: Sampling, run_hash: str
+    run: Run,
+    journal: Journal,
+    open_sender: OpenSender,
+    stop: asyncio.Event,
+    voice: _Voice,
+    run_hash: str,
 ) -> _Asking:
     """Ask for everything that is missing. A response counts once it is on disk."""
     settings = run.settings
-    stop = _stop_on_signals()
+    _stop_on_signals(stop)
     judged_before, failed_before = run.progress()
     tokens_before, answered = run.counts["completion_tokens"], 0
     progress = _Progress(
         run.expected_units - run.bad_units,
         judged_before + (0 if settings.retry_failed else failed_before),
     )
-    capacity = Capacity(settings.fixed_concurrency, progress.say)
-    outage = Outage(server, sampling, settings.max_pause, stop, progress.say)
+    voice.say = progress.say
     rounds, passed_over = Rounds(run), 0
     began, unreadable = time.monotonic(), False
     try:
-        cache = settings.media_root / ".cache" / "media"
-        with MediaReader(settings.image_max_pixels, cache) as reader:
-            read_url = url_reader(reader, run.roots, settings.media)
-            batches = send_requests(rounds, server, sampling, read_url, capacity, outage, stop)
-            async with aclosing(batches):
-                async for batch in batches:
-                    lines = [
-                        line
-                        for outcome in batch
-                        for line in journal_lines(outcome, run_hash, run.template_hashes)
-                    ]
-                    # One write for the batch, in a thread: a disk takes its time.
-                    offsets = await asyncio.to_thread(journal.append, lines)
-                    entered = [
-                        (run.enter(line, offset), line)
-                        for line, offset in zip(lines, offsets, strict=True)
-                    ]
-                    rounds.answered(batch)
-                    answered += sum(bool(outcome.responses) for outcome in batch)
-                    # Later samples were asked because the first ones were not enough.
-                    verdicts = [
-                        verdict
-                        for verdict, line in entered
-                        if verdict and line["sample"] < run.rule.first
-                    ]
-                    progress.show(batch, verdicts, run.passed_over - passed_over)
-                    passed_over = run.passed_over
-                    if progress.unreadable(settings.min_parsed) and not stop.is_set():
-                        unreadable = True
-                        stop.set()
+        async with (
+            open_sender() as sender,
+            aclosing(send_requests(rounds, sender)) as batches,
+        ):
+            began = time.monotonic()
+            async for batch in batches:
+                lines = [
+                    line
+                    for outcome in batch
+                    for line in journal_lines(outcome, run_hash, run.template_hashes)
+                ]
+                # One write for the batch, in a thread: a disk takes its time.
+                offsets = await asyncio.to_thread(journal.append, lines)
+                entered = [
+                    (run.enter(line, offset), line)
+                    for line, offset in zip(lines, offsets, strict=True)
+                ]
+                rounds.answered(batch)
+                answered += sum(bool(outcome.responses) for outcome in batch)
+                # Later samples were asked because the first ones were not enough.
+                verdicts = [
+                    verdict
+                    for verdict, line in entered
+                    if verdict and line["sample"] < run.rule.first
+                ]
+                progress.show(batch, verdicts, run.passed_over - passed_over)
+                passed_over = run.passed_over
+                if progress.unreadable(settings.min_parsed) and not stop.is_set():
+                    unreadable = True
+                    stop.set()
+        sent = sender.summary()
     except OSError as error:
         raise UserError(
             f"{error.filename or journal.path}: cannot be written: {error.strerror}; "
@@ -185,20 +178,17 @@ async def _ask(
         # Nothing is in flight any more: from here on an interrupt ends the run at once.
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().remove_signal_handler(number)
-    seconds = max(1e-9, time.monotonic() - began - outage.seconds)
+    seconds = max(1e-9, time.monotonic() - began - sent["paused_seconds"])
     responses = run.progress()[0] - judged_before
     tokens = run.counts["completion_tokens"] - tokens_before
     metrics = {
-        "one_response_a_request": server.ignores_n,
-        "concurrency": capacity.summary(),
-        "pauses": outage.pauses,
-        "paused_seconds": round(outage.seconds, 2),
+        **sent,
         "asking_seconds": round(seconds, 2),
         "requests_per_second": round(answered / seconds, 2),
         "responses_per_second": round(responses / seconds, 2),
         "completion_tokens_per_second": round(tokens / seconds, 1),
     }
-    return _Asking(stop.is_set() and not unreadable, outage.gone, unreadable, metrics)
+    return _Asking(stop.is_set() and not unreadable, sender.gone, unreadable, metrics)
 
 
 def _sampling(settings: InferenceSettings, model: str) -> Sampling:
@@ -211,27 +201,6 @@ def _sampling(settings: InferenceSettings, model: str) -> Sampling:
         model, settings.temperature, settings.top_p, settings.max_tokens,
         settings.timeout, settings.deadline, settings.max_attempts, extra,
     )  # fmt: skip
-
-
-async def _get_to_know(
-    run: Run, server: Server, sampling: Sampling
-) -> tuple[Sampling, dict[str, Any]]:
-    """How this server can be asked, and which model it serves. Raises UserError."""
-    root = server.roots.get(sampling.model)
-    check_template_of_model(root, run.templates)
-    found = await probe(server, sampling)
-    if "neutral sampling" in found.refused:
-        raise UserError(
-            f"{server.base_url} refuses {', '.join(wire.NEUTRAL_SAMPLING)} ({found.reason}), so "
-            "that its own defaults would sample the responses; --sampling-defaults server accepts "
-            "them"
-        )
-    if "large seeds" in found.refused:
-        sampling = replace(sampling, seeds=SMALL_SEEDS)
-    served = served_model(root, found)
-    if run.settings.structured_output != "off":
-        sampling = await with_forced_forms(server, sampling, run.settings.form, run.templates)
-    return sampling, served
 
 
 def _resume(
@@ -282,8 +251,10 @@ def _check_bad_records(run: Run, bad_media: Sequence[Mapping[str, str]] = ()) ->
 
 async def _run(settings: InferenceSettings, api_key: str) -> int:
     started = time.monotonic()
-    async with Server(settings.base_url, api_key) as server:
-        model = await server.resolve_model(settings.model)
+    stop, voice = asyncio.Event(), _Voice()
+    fleet = Fleet(stop)
+    async with new_roster(settings, api_key, fleet, stop, voice) as roster:
+        model = await roster.find_model(settings.model)
         with (
             Journal(settings.out / "journal.jsonl") as journal,
             Ledger(settings.out / ".ledger.sqlite") as ledger,
@@ -294,16 +265,35 @@ async def _run(settings: InferenceSettings, api_key: str) -> int:
             run = Run(settings, ledger)
             _check_bad_records(run)
             _warn_of_held_out(run)
-            sampling, served = await _get_to_know(run, server, _sampling(settings, model))
-            resolved = _resume(run, model, served)
+            if settings.structured_output != "off":
+                # A prompt of other JSON is told before any server is asked.
+                forced_forms(settings.form, run.templates)
+            known = Acquaintance(
+                _sampling(settings, model), run.templates, settings.any_weights,
+                settings.media_root if settings.media == "file" else None,
+                settings.form if settings.structured_output != "off" else None,
+            )  # fmt: skip
+            await roster.join(known.meet)
+            resolved = _resume(run, model, known.served)
             write_json(settings.out / "settings.json", resolved)
             # A summary says that the folder is complete, which it is not until this run ends.
             (settings.out / "summary.json").unlink(missing_ok=True)
             if run.held_out_entries:
                 _take_held_out_rows_away(run, journal.path)
-            if settings.media == "file":
-                await _probe_files(settings.media_root, server, sampling)
-            asking = await _ask(run, journal, server, sampling, fixed_settings.run_hash(resolved))
+            media = Media.of(settings, run.roots)
+
+            @asynccontextmanager
+            async def open_sender() -> AsyncGenerator[Sender, None]:
+                if settings.processes == 1:
+                    with media.reader() as read_url, FleetSender(fleet, read_url) as sender:
+                        yield sender
+                    return
+                work = SendingWork(settings, api_key, known, media)
+                async with ProcessSender(settings.processes, work, stop, voice) as processes:
+                    yield processes
+
+            run_hash = fixed_settings.run_hash(resolved)
+            asking = await _ask(run, journal, open_sender, stop, voice, run_hash)
             return _finish(run, journal.path, resolved, asking, started)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cot_reward.client.address import check_address
 from cot_reward.errors import nearest
 from cot_reward.inference.ledger import Side
 from cot_reward.judge import FINDINGS, TRUSTED
@@ -15,6 +16,8 @@ from cot_reward.rows.labels import parse_meanings
 # The SDK holds at most 1,000 connections, and a probe must find a free one.
 MAX_FIXED_CONCURRENCY = 900
 
+
+DEFAULT_URL = "http://127.0.0.1:8000/v1"
 
 # What --until may wait for.
 Until = Literal["off", "right,wrong", "right", "wrong"]
@@ -63,7 +66,13 @@ class InferenceSettings:
         "the same for --exclude (default: --image-root, if it is one folder)",
         default_factory=list,
     )
-    base_url: str = _setting("address of the server", default="http://127.0.0.1:8000/v1")
+    base_url: list[str] = _setting(
+        f"address of the server, or of several (default: {DEFAULT_URL})", default_factory=list
+    )
+    servers: Path | None = _setting(
+        "file of further addresses, one a line; may change while the run goes on", default=None
+    )
+    processes: int = _setting("processes that read media and send requests", default=1)
     model: str | None = _setting("model (default: the only one that is served)", default=None)
     api_key_env: str = _setting(
         "environment variable that holds the API key", default="OPENAI_API_KEY"
@@ -98,7 +107,7 @@ class InferenceSettings:
         default_factory=lambda: list(TRUSTED),
     )
     concurrency: str = _setting(
-        "requests in flight; auto: raised while tokens/s rise", default="auto"
+        "requests in flight at each server; auto: raised while tokens/s rise", default="auto"
     )
     media: Literal["inline", "file"] = _setting(
         "inline: in the request; file: file:// addresses",
@@ -139,7 +148,7 @@ class InferenceSettings:
         minima = {
             "num_samples": 1, "max_tokens": 1, "max_attempts": 1, "image_max_pixels": 1,
             "first": 1, "temperature": 0, "timeout": 0.001, "deadline": 0.001, "max_pause": 0,
-            "top_p": 1e-9,
+            "top_p": 1e-9, "processes": 1,
         }  # fmt: skip
         for name, minimum in minima.items():
             if getattr(self, name) < minimum:
@@ -161,12 +170,11 @@ class InferenceSettings:
                 f"--concurrency {self.concurrency}: a number from 1 to {MAX_FIXED_CONCURRENCY}, "
                 "or auto"
             )
-        if "@" in self.base_url or "?" in self.base_url:
-            # The address is written to files and messages.
-            raise ValueError(
-                "--base-url must not hold a name, password or query; put the key into the "
-                "environment variable that --api-key-env names"
-            )
+        for address in self.base_url:
+            try:
+                check_address(address)
+            except ValueError as error:
+                raise ValueError(f"--base-url: {error}") from None
 
     def _check_until(self) -> None:
         """Raises ValueError."""
@@ -181,6 +189,11 @@ class InferenceSettings:
                 raise ValueError(
                     f"--until-coherence {finding}: no finding.{nearest(finding, FINDINGS)}"
                 )
+
+    @property
+    def addresses(self) -> list[str]:
+        """The servers that are named by flags."""
+        return self.base_url or ([] if self.servers else [DEFAULT_URL])
 
     @property
     def wanted_sides(self) -> frozenset[Side]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from cot_reward.client.server import Server
+from cot_reward.client.server import Server, ServerError
 from cot_reward.client.structured import check_accepted, forced, template_opens_think
 from cot_reward.client.wire import Sampling
 from cot_reward.errors import UserError
@@ -37,12 +37,11 @@ async def with_forced_forms(
 ) -> Sampling:
     """The sampling with the grammars, once the server has shown that it forces such.
 
-    Raises UserError and ServerError.
+    Raises ServerError.
     """
-    forced_forms(form, templates)
     opened = await template_opens_think(server, sampling)
     if opened and form != "think":
-        raise UserError(
+        raise ServerError(
             f"{server.base_url}: the chat template opens <think>, and a text of --form {form} has "
             "no such block: with --structured-output the model could not close it. Close it by "
             "--chat-template-kwargs '{\"enable_thinking\": false}', or leave --structured-output "

@@ -1,0 +1,279 @@
+"""Inference on several servers: the rows of one, whatever comes and goes."""
+
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from cot_reward.errors import UserError
+from helpers.client_world import World
+from helpers.rows import read_lines
+from helpers.server import MockServer
+
+FILES = ("correct", "incorrect", "unusable", "failed")
+FLAGS = ["--num-samples", 2, "--concurrency", 4, "--max-attempts", 2]
+
+
+@pytest.fixture
+def servers() -> Iterator[list[MockServer]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(MockServer()) for _ in range(3)]
+
+
+def contents(world: World) -> dict[str, bytes]:
+    return {name: (world.out / f"{name}.jsonl").read_bytes() for name in FILES}
+
+
+def asked(server: MockServer) -> list[str]:
+    return [entry["caption"] for entry in server.log() if entry["caption"].startswith("caption")]
+
+
+@pytest.fixture
+def plain(tmp_path: Path, servers: list[MockServer]) -> dict[str, bytes]:
+    """The files of a run on one server, of the comparisons of `world`."""
+    world = World(tmp_path / "plain", servers[0], count=30)
+    assert world.call(*FLAGS) == 0
+    return contents(world)
+
+
+@pytest.fixture
+def world(tmp_path: Path, servers: list[MockServer], plain: dict[str, bytes]) -> World:
+    made = World(tmp_path / "several", servers[0], count=30)
+    for server in servers:
+        server.configure(latency=0.05)
+    return made
+
+
+def urls(servers: list[MockServer]) -> list[str]:
+    return ["--base-url", *(server.url for server in servers)]
+
+
+def test_several_servers_give_the_rows_of_one(world, servers, plain):
+    first, *others = servers
+    # The flag several times, and once with several values.
+    assert world.call(*FLAGS, "--base-url", first.url, *urls(others)) == 0
+    assert contents(world) == plain
+    seen = [asked(server) for server in servers]
+    assert sum(map(len, seen)) == 60
+    assert all(len(captions) >= 10 for captions in seen)
+    by_server = world.summary["servers"]
+    assert {url: found["requests"] for url, found in by_server.items()} == {
+        server.url: len(captions) for server, captions in zip(servers, seen, strict=True)
+    }
+    assert world.summary["concurrency"] == {"mode": "fixed", "limit": 12}
+
+
+def test_all_rounds_about_a_comparison_go_to_one_server(world, servers):
+    flags = ["--until", "right,wrong", "--first", 1, "--num-samples", 4]
+    assert world.call(*flags, *urls(servers)) == 0
+    places = defaultdict(set)
+    for number, server in enumerate(servers):
+        for caption in asked(server):
+            places[caption].add(number)
+    assert len(places) == 30
+    assert all(len(numbers) == 1 for numbers in places.values())
+    assert {number for numbers in places.values() for number in numbers} == {0, 1, 2}
+
+
+def test_a_server_that_dies_changes_nothing_but_the_speed(world, servers, plain):
+    running = world.start(*FLAGS, *urls(servers))
+    servers[1].wait_for(4)
+    servers[1].stop()
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 0, output
+    assert contents(world) == plain
+    assert world.summary["account"] == {
+        "expected": 120, "judged": 120, "failed": 0, "not_asked": 0,
+    }  # fmt: skip
+    # The other two were open all the time.
+    assert world.summary["paused_seconds"] == 0
+    assert f"{servers[1].url}: the server is out" in output
+
+
+def test_a_server_that_only_fails_is_left_for_the_others(world, servers, plain):
+    """Its probes pass, so that it is not out; each request has two attempts."""
+    servers[2].configure(faults=[
+        {"kind": "status", "status": 500, "caption": f"caption {number}"} for number in range(30)
+    ])  # fmt: skip
+    assert world.call(*FLAGS, *urls(servers)) == 0
+    assert contents(world) == plain
+
+
+def test_a_server_that_hangs_is_left_for_the_others(world, servers, plain):
+    servers[2].configure(faults=[{"kind": "hang"}])
+    assert world.call(*FLAGS, "--timeout", 1, *urls(servers)) == 0
+    assert contents(world) == plain
+    servers[2].configure()
+
+
+def test_a_server_that_is_full_is_relieved_by_the_others(world, servers, plain):
+    servers[2].configure(latency=0.05, max_requests=1)
+    assert world.call(*FLAGS, *urls(servers)) == 0
+    assert contents(world) == plain
+
+
+def test_a_request_that_takes_servers_down_leaves_some_and_is_told_of(tmp_path):
+    """It is tried on three servers at most; the others answer everything else."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(MockServer()) for _ in range(5)]
+        world = World(tmp_path, servers[0], count=30)
+        for server in servers:
+            server.configure(latency=0.05, faults=[{"kind": "exit", "caption": "caption 3"}])
+        done = world.run(*FLAGS, "--orders", "given", "--max-pause", 2, *urls(servers))
+        assert done.returncode == 0, done.stderr
+        assert sum(server.ended for server in servers) == 3
+    (failed,) = world.read("failed")
+    assert failed["id"] == world.key(3)
+    assert "went out 3 times while it had this request" in failed["detail"]
+    assert world.summary["account"]["judged"] == 58
+
+
+def test_servers_join_and_leave_by_the_file(world, servers, plain, tmp_path):
+    file = tmp_path / "servers.txt"
+    file.write_text(f"{servers[0].url}\n")
+    for server in servers:
+        server.configure(latency=0.4)
+    running = world.start(*FLAGS, "--servers", file)
+    servers[0].wait_for(4)
+    file.write_text(f"{servers[1].url}  # instead\nhttp://me:secret@host\n")
+    servers[0].wait_for(12)
+    file.write_text(f"{servers[1].url}\n")
+    servers[1].wait_for(4)
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 0, output
+    assert contents(world) == plain
+    assert f"{servers[1].url}: joined" in output
+    assert f"{servers[0].url}: left" in output
+    assert "servers.txt:2: the address of a server must not hold a name" in output
+    assert "secret" not in output
+    assert world.summary["paused_seconds"] <= 5
+
+
+def test_a_server_that_is_not_up_yet_joins_when_it_is(world, servers, plain):
+    with MockServer() as coming:
+        port, url = coming.port, coming.url
+    servers[0].configure(latency=0.5)
+    running = world.start(*FLAGS, "--base-url", servers[0].url, url)
+    servers[0].wait_for(4)
+    with MockServer(port=port) as coming:
+        coming.wait_for(4)
+        output, _ = running.communicate(timeout=60)
+    assert running.returncode == 0, output
+    assert f"{url}: no answer from the server" in output
+    assert "it joins when it answers" in output
+    assert f"{url}: joined" in output
+    assert contents(world) == plain
+
+
+def test_a_server_with_other_weights_is_refused(world, servers):
+    servers[2].configure(probe={"logprob": -2.5})
+    with pytest.raises(UserError, match="other weights under the name mock"):
+        world.call(*FLAGS, *urls(servers))
+    servers[2].configure(models=["other"])
+    with pytest.raises(UserError, match=f"{servers[2].url} has no model 'mock'"):
+        world.call(*FLAGS, *urls(servers), "--model", "mock")
+    with pytest.raises(UserError, match="several models: mock, other; choose by --model"):
+        world.call(*FLAGS, *urls(servers))
+    assert not any(asked(server) for server in servers)
+
+
+def test_a_server_that_comes_back_with_other_weights_is_not_asked(world, servers, plain):
+    running = world.start(*FLAGS, *urls(servers[:2]))
+    servers[1].wait_for(4)
+    servers[0].configure(latency=0.5)
+    port = servers[1].port
+    servers[1].stop()
+    with MockServer(port=port) as other:
+        other.configure(probe={"logprob": -2.5})
+        output, _ = running.communicate(timeout=60)
+        assert running.returncode == 0, output
+        assert asked(other) == []
+    assert "other weights under the name mock" in output
+    assert contents(world) == plain
+
+
+def test_when_all_servers_stay_out_the_run_ends_and_goes_on_later(world, servers, plain):
+    running = world.start(*FLAGS, "--max-pause", 1, *urls(servers[:2]))
+    servers[1].wait_for(4)
+    for server in servers[:2]:
+        server.stop()
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 1, output
+    assert "the server was out for more than 1 s" in output
+    assert world.read("failed") == []
+    assert world.call(*FLAGS, "--base-url", servers[2].url) == 0
+    assert contents(world) == plain
+
+
+def test_a_file_without_a_server_is_named(world, tmp_path):
+    file = tmp_path / "servers.txt"
+    with pytest.raises(UserError, match=r"servers.txt: cannot be read"):
+        world.call("--servers", file)
+    file.write_text("# none yet\n")
+    with pytest.raises(UserError, match=r"servers.txt: names no server; write one address a line"):
+        world.call("--servers", file)
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+
+def test_several_processes_give_the_rows_of_one(world, servers, plain):
+    done = world.run(*FLAGS, "--processes", 2, *urls(servers))
+    assert done.returncode == 0, done.stderr
+    assert contents(world) == plain
+    assert sum(found["requests"] for found in world.summary["servers"].values()) == 60
+    assert world.summary["concurrency"] == {"mode": "fixed", "limit": 12}
+    # Both processes wrote what their servers said of themselves, once.
+    assert done.stderr.count("joined") == 0
+
+
+def children(process_id: int) -> list[int]:
+    path = Path(f"/proc/{process_id}/task/{process_id}/children")
+    return [int(number) for number in path.read_text().split()]
+
+
+def wait_until_gone(process_ids: list[int]) -> None:
+    until = time.monotonic() + 20
+    while any(Path(f"/proc/{number}").exists() for number in process_ids):
+        assert time.monotonic() < until, "processes were left behind"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["child", "main", "interrupt"])
+def test_a_killed_process_loses_nothing_that_was_answered(world, servers, plain, victim):
+    import os
+
+    for server in servers:
+        server.configure(latency=0.3)
+    running = world.start(*FLAGS, "--processes", 2, *urls(servers))
+    servers[0].wait_for(6)
+    senders = [number for number in children(running.pid) if b"spawn_main" in cmdline(number)]
+    assert len(senders) == 2
+    if victim == "child":
+        os.kill(senders[0], signal.SIGKILL)
+    else:
+        running.send_signal(signal.SIGKILL if victim == "main" else signal.SIGINT)
+    output, _ = running.communicate(timeout=60)
+    wait_until_gone(senders)
+    if victim == "child":
+        assert "a process of --processes ended by itself" in output
+        assert running.returncode == 2
+    if victim == "interrupt":
+        assert "stopped early; the same command continues" in output
+        assert running.returncode == 130
+    kept = len(read_lines(world.out / "journal.jsonl"))
+    assert 0 < kept < 120
+    before = sum(len(asked(server)) for server in servers)
+    assert world.call(*FLAGS, *urls(servers)) == 0
+    assert contents(world) == plain
+    # What was in flight when a process died is asked again, and nothing else.
+    again = sum(len(asked(server)) for server in servers) - before
+    assert again == (120 - kept) // 2
+
+
+def cmdline(process_id: int) -> bytes:
+    return Path(f"/proc/{process_id}/cmdline").read_bytes()
