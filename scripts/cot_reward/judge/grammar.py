@@ -9,8 +9,8 @@ from itertools import pairwise
 
 from cot_reward.records import Form, Task
 
-# What `str.strip` takes off.
-_SPACE = r"[ \t\n\r\f\v\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*"
+# What `str.strip` takes off. lm-format-enforcer reads no escape of four digits.
+_SPACE = r"[ \t\n\r\f\v\x1c-\x1f\x85\xa0" "\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*"
 _JSON_SPACE = r"[ \t\n\r]*"
 # The same in Python, in Rust and in JavaScript: no class of theirs is used.
 _STRING = r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*"'
