@@ -5,8 +5,6 @@ alternatives and repetitions, without anchors or look-around, since each engine 
 `structured_outputs` (xgrammar, guidance, outlines, lm-format-enforcer) has an own reader of it.
 """
 
-from itertools import pairwise
-
 from cot_reward.records import Form, Task
 
 # What `str.strip` takes off. lm-format-enforcer reads no escape of four digits.
@@ -44,28 +42,21 @@ def _answers(task: Task) -> str:
 def _reasoning() -> str:
     """Any text in which no tag stands.
 
-    All tags begin with their only "<". So a "<" either begins nothing that goes on to the end of a
-    tag, since another letter comes before (`broken`), or it is cut off by the next "<" (`begun`).
+    All tags begin with their only "<". So a "<" and the first letters of a tag may stand there when
+    a letter follows that does not go on with the tag, or the next "<". Runs of other letters are
+    repetitions of one class: with each letter an alternative of an outer repetition, xgrammar tries
+    every token of the vocabulary anew at every token of a text (tests/bench/masks.py).
     """
-    begun = rf"<(?:/?(?:{_begun('think')}|{_begun('answer')})?)"
-    broken = rf"<(?:[^</at]|/[^<at]|/?(?:{_broken('think')}|{_broken('answer')}))"
-    return rf"(?:[^<]|(?:{begun})*{broken})*(?:{begun})*"
-
-
-def _begun(name: str) -> str:
-    """The letters of the tag's name up to any of them."""
-    found = name[-1]
-    for letter in reversed(name[:-1]):
-        found = f"{letter}(?:{found})?"
-    return found
-
-
-def _broken(name: str) -> str:
-    """The same, and then a letter that does not go on with the tag."""
-    found = f"{name[-1]}[^<>]"
-    for letter, following in reversed(list(pairwise(name))):
-        found = f"{letter}(?:[^<{following}]|{found})"
-    return found
+    tags = [slash + name for slash in ("", "/") for name in ("think", "answer")]
+    # A beginning of a tag -> the letters that would go on with it.
+    begun: dict[str, set[str]] = {}
+    for tag in tags:
+        for length, letter in enumerate([*tag, ">"]):
+            begun.setdefault(tag[:length], set()).add(letter)
+    cut_off = "|".join(
+        f"{start}(?:[^<{''.join(sorted(letters))}][^<]*)?" for start, letters in begun.items()
+    )
+    return f"[^<]*(?:<(?:{cut_off}))*"
 
 
 def _json(task: Task) -> str:
