@@ -239,6 +239,23 @@ def parse(
     return settings
 
 
+def from_mapping(cls: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
+    """Settings from their fields, as a JSON file has them; other keys do not count.
+
+    Raises UserError, also for a ValueError of the dataclass. `where` is for its message.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {
+        field.name: _coerce(values[field.name], field, hints, f"{where}: {field.name}")
+        for field in fields(cls)  # type: ignore[arg-type]
+        if field.name in values
+    }
+    try:
+        return cls(**known)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}") from None
+
+
 def parse_several(
     classes: Sequence[type[Any]],
     description: str,

@@ -132,7 +132,7 @@ class MockServer:
         found: list[dict[str, Any]] = self._call("/log")
         return found
 
-    def wait_for(self, requests: int, seconds: float = 30) -> None:
+    def wait_for(self, requests: int, seconds: float = 90) -> None:
         until = time.monotonic() + seconds
         while len(self.log()) < requests:
             assert time.monotonic() < until, f"{requests} requests did not come"

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from cot_reward.client.roster import LOOK_SECONDS
 from cot_reward.errors import UserError
 from helpers.client_world import World
 from helpers.rows import read_lines
@@ -82,7 +83,7 @@ def test_a_server_that_dies_changes_nothing_but_the_speed(world, servers, plain)
     running = world.start(*FLAGS, *urls(servers))
     servers[1].wait_for(4)
     servers[1].stop()
-    output, _ = running.communicate(timeout=60)
+    output, _ = running.communicate(timeout=120)
     assert running.returncode == 0, output
     assert contents(world) == plain
     assert world.summary["account"] == {
@@ -134,22 +135,20 @@ def test_a_request_that_takes_servers_down_leaves_some_and_is_told_of(tmp_path):
 def test_servers_join_and_leave_by_the_file(world, servers, plain, tmp_path):
     file = tmp_path / "servers.txt"
     file.write_text(f"{servers[0].url}\n")
-    for server in servers:
-        server.configure(latency=0.4)
+    servers[0].configure(latency=1)
     running = world.start(*FLAGS, "--servers", file)
     servers[0].wait_for(4)
     file.write_text(f"{servers[1].url}  # instead\nhttp://me:secret@host\n")
-    servers[0].wait_for(12)
+    time.sleep(2 * LOOK_SECONDS)
     file.write_text(f"{servers[1].url}\n")
-    servers[1].wait_for(4)
-    output, _ = running.communicate(timeout=60)
+    output, _ = running.communicate(timeout=120)
     assert running.returncode == 0, output
     assert contents(world) == plain
+    assert asked(servers[1])
     assert f"{servers[1].url}: joined" in output
     assert f"{servers[0].url}: left" in output
     assert "servers.txt:2: the address of a server must not hold a name" in output
     assert "secret" not in output
-    assert world.summary["paused_seconds"] <= 5
 
 
 def test_a_server_that_is_not_up_yet_joins_when_it_is(world, servers, plain):
@@ -160,7 +159,7 @@ def test_a_server_that_is_not_up_yet_joins_when_it_is(world, servers, plain):
     servers[0].wait_for(4)
     with MockServer(port=port) as coming:
         coming.wait_for(4)
-        output, _ = running.communicate(timeout=60)
+        output, _ = running.communicate(timeout=120)
     assert running.returncode == 0, output
     assert f"{url}: no answer from the server" in output
     assert "it joins when it answers" in output
@@ -188,7 +187,7 @@ def test_a_server_that_comes_back_with_other_weights_is_not_asked(world, servers
     servers[1].stop()
     with MockServer(port=port) as other:
         other.configure(probe={"logprob": -2.5})
-        output, _ = running.communicate(timeout=60)
+        output, _ = running.communicate(timeout=120)
         assert running.returncode == 0, output
         assert asked(other) == []
     assert "other weights under the name mock" in output
@@ -200,7 +199,7 @@ def test_when_all_servers_stay_out_the_run_ends_and_goes_on_later(world, servers
     servers[1].wait_for(4)
     for server in servers[:2]:
         server.stop()
-    output, _ = running.communicate(timeout=60)
+    output, _ = running.communicate(timeout=120)
     assert running.returncode == 1, output
     assert "the server was out for more than 1 s" in output
     assert world.read("failed") == []
@@ -236,7 +235,7 @@ def children(process_id: int) -> list[int]:
 
 
 def wait_until_gone(process_ids: list[int]) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while any(Path(f"/proc/{number}").exists() for number in process_ids):
         assert time.monotonic() < until, "processes were left behind"
         time.sleep(0.05)
@@ -257,7 +256,7 @@ def test_a_killed_process_loses_nothing_that_was_answered(world, servers, plain,
         os.kill(senders[0], signal.SIGKILL)
     else:
         running.send_signal(signal.SIGKILL if victim == "main" else signal.SIGINT)
-    output, _ = running.communicate(timeout=60)
+    output, _ = running.communicate(timeout=120)
     wait_until_gone(senders)
     if victim == "child":
         assert "a process of --processes ended by itself" in output

@@ -43,12 +43,18 @@ def continued_settings(
     """The settings of this start, with the template hashes of all tasks that the folder has.
 
     `path` is the settings.json that `previous` (empty: a new folder) comes from. "templates" of
-    both maps a task to a template hash. Raises UserError when one of `FIXED_SETTINGS`, or the
-    template of a task, differs.
+    both maps a task to a template hash. Raises UserError when one of `FIXED_SETTINGS`, the
+    template of a task, or the share differs.
     """
     if not previous:
         return current
     templates = previous["templates"]
+    if previous.get("shard") != current.get("shard"):
+        # The responses would be the same, but the folder would be no share any more.
+        raise UserError(
+            f"{path.parent} holds share {previous.get('shard') or '1/1 (all comparisons)'}, and "
+            f"--shard is {current.get('shard') or 'not given'}; use another --out for each share"
+        )
     there = _YOUNGER_SETTINGS | dict(previous)
     differences = [
         f"{name}: {there.get(name)!r} there, {current[name]!r} now"

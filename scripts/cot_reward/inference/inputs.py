@@ -14,6 +14,7 @@ from cot_reward.rows.held_out import HeldOut
 from cot_reward.rows.labels import FileLabels, Meaning, TieError
 from cot_reward.rows.reading import STDIN, read_rows
 from cot_reward.rows.responses import pictures_digest
+from cot_reward.rows.shards import Shard
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import shown_media
 
@@ -30,6 +31,7 @@ def read_comparisons(
     templates: Mapping[str, str] | None = None,
     label_meanings: Mapping[str, Meaning] | None = None,
     held_out: HeldOut | None = None,
+    shard: Shard | None = None,
 ) -> None:
     """List all comparisons of the files. A bad record is listed as bad and costs only itself.
 
@@ -41,7 +43,9 @@ def read_comparisons(
     `task` is the task of records that do not name one. A record of another task is bad, and so is
     a record for which `check` raises ValueError. A record whose label means a tie is only counted.
     Raises UserError for a missing file, an unknown adapter, task or label, and when no record can
-    be used. `label_meanings` says what the labels of raw data mean (default: the adapter's own).
+    be used, or `shard` has none. `label_meanings` says what the labels of raw data mean (default:
+    the adapter's own). `shard` lists its own comparisons, and its part of the records that name
+    none.
     """
     prefixes = [media_prefix(root, media_root) for root in image_roots or [media_root]]
     if len(prefixes) == 1:
@@ -62,7 +66,8 @@ def read_comparisons(
             if limit is not None and len(ledger) >= limit:
                 break
             where = f"{path}:{number}"
-            ledger.record_count += 1
+            # A bad record has no key to tell its share by.
+            is_of_share = shard is None or number % shard.count == shard.number % shard.count
             try:
                 if isinstance(row, ValueError):
                     raise row
@@ -72,21 +77,29 @@ def read_comparisons(
                     comparison = replace(comparison, source=data_set)
                 check(comparison)
             except TieError:
+                ledger.record_count += is_of_share
+                ledger.tie_count += is_of_share
                 continue
             except (ValueError, UserError) as error:
+                if not is_of_share:
+                    continue
+                ledger.record_count += 1
                 ledger.add_bad(where, getattr(error, "reason", "bad_record"), str(error))
                 first_bad = first_bad or f"; the first: {where}: {error}"
                 continue
+            if shard and not shard.holds(comparison.key):
+                continue
+            ledger.record_count += 1
             if held_out and held_out.look_up([comparison.key], _pictures(comparison)):
                 excluded += 1
                 continue
             ledger.add(comparison, where, again=judged)
         labels.check(path)
-        ledger.tie_count += labels.ties
     ledger.drop_conflicts()
     if not len(ledger):
         raise UserError(
-            f"{files[0]}: no usable comparison, {ledger.bad_count} bad"
+            f"{files[0]}: no usable comparison{f' of share {shard}' if shard else ''}, "
+            f"{ledger.bad_count} bad"
             f"{f', {ledger.tie_count} ties' if ledger.tie_count else ''}"
             f"{f', {excluded} held out (--exclude)' if excluded else ''}"
             f" of {ledger.record_count} records{first_bad}"

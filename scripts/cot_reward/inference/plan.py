@@ -74,7 +74,7 @@ class Run:
             ledger, [file.path for file in files], settings.media_root,
             [file.image_root or settings.media_root for file in files],
             settings.adapter, settings.task, settings.limit, check_placeholders, templates,
-            parse_meanings(settings.labels), self.held_out,
+            parse_meanings(settings.labels), self.held_out, settings.share,
         )  # fmt: skip
         self.templates = {name: templates[name] for name in ledger.tasks()}
         for name, template in self.templates.items():

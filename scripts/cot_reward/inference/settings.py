@@ -12,6 +12,8 @@ from cot_reward.judge import FINDINGS, TRUSTED
 from cot_reward.records import ORDERS, Form, Order
 from cot_reward.rows.file_flags import check_held_out_roots
 from cot_reward.rows.labels import parse_meanings
+from cot_reward.rows.reading import STDIN
+from cot_reward.rows.shards import Shard
 
 # The SDK holds at most 1,000 connections, and a probe must find a free one.
 MAX_FIXED_CONCURRENCY = 900
@@ -115,6 +117,9 @@ class InferenceSettings:
     deadline: float = _setting("seconds for a request with all its attempts", default=3600.0)
     max_attempts: int = _setting("attempts per request", default=5)
     max_pause: float = _setting("seconds to wait for a server that is out", default=1800.0)
+    shard: str | None = _setting(
+        "I/N: only share I of N of the comparisons; scripts/gather.py joins them", default=None
+    )
     limit: int | None = _setting("number of comparisons to read (default: all)", default=None)
     retry_failed: bool = _setting("ask again for what failed in earlier runs", default=False)
     max_bad_rows: float = _setting(
@@ -154,6 +159,13 @@ class InferenceSettings:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be between 0 and 1")
         self._check_until()
+        _ = self.share
+        if self.shard and self.limit is not None:
+            raise ValueError("--limit and --shard: a share is one of all comparisons; drop --limit")
+        if self.shard and STDIN in self.data:
+            raise ValueError(
+                "--shard needs files: gather.py reads the data again, '-' is gone then"
+            )
         try:
             _ = self.template_kwargs
         except ValueError as error:
@@ -186,6 +198,14 @@ class InferenceSettings:
                 raise ValueError(
                     f"--until-coherence {finding}: no finding.{nearest(finding, FINDINGS)}"
                 )
+
+    @property
+    def share(self) -> Shard | None:
+        """The comparisons that are asked; None: all. Raises ValueError."""
+        try:
+            return Shard.parse(self.shard) if self.shard else None
+        except ValueError as error:
+            raise ValueError(f"--shard: {error}") from None
 
     @property
     def addresses(self) -> list[str]:
