@@ -103,14 +103,16 @@ def ranking(folder: Path) -> None:
 
 
 def coverage(draws: int) -> None:
-    from cot_reward.reward.bradley_terry import fit
+    from cot_reward.reward import bradley_terry
     from cot_reward.reward.schedule import pairs_of
 
-    print("| candidates | comparisons | votes | spread | held by 95% intervals "
-          "| ms a fit |\n|---|---|---|---|---|---|")  # fmt: skip
+    print(
+        "| candidates | comparisons | votes | spread | held by 95% intervals | by standard errors "
+        "| ms a fit |\n|---|---|---|---|---|---|---|"
+    )
     for count, most, votes, spread in DRAWS:
         draw = random.Random(f"{count} {most} {votes} {spread}")
-        held = total = 0
+        held = {bradley_terry.MOST_PROFILED: 0, 0: 0}
         spent = 0.0
         for seed in range(draws):
             true = [draw.gauss(0, spread) for _ in range(count)]
@@ -119,14 +121,21 @@ def coverage(draws: int) -> None:
             for i, j in pairs_of(count, most, seed):
                 p = 1 / (1 + math.exp(true[j] - true[i]))
                 results.append((i, j, sum(draw.random() < p for _ in range(votes)) / votes, votes))
-            began = time.perf_counter()
-            found = fit(count, results)
-            spent += time.perf_counter() - began
-            held += sum(map(lambda a, b, c: a <= b <= c, found.low, true, found.high))
-            total += count
+            # Of more candidates than this the intervals are those of standard errors.
+            for bradley_terry.MOST_PROFILED in held:
+                began = time.perf_counter()
+                found = bradley_terry.fit(count, results)
+                spent += (time.perf_counter() - began) * bool(bradley_terry.MOST_PROFILED)
+                inside = map(lambda a, b, c: a <= b <= c, found.low, true, found.high)
+                held[bradley_terry.MOST_PROFILED] += sum(inside)
+            bradley_terry.MOST_PROFILED = max(held)
         number = count * (count - 1) // 2 if most is None else most
-        print(f"| {count} | {number} | {votes} | {spread} | {100 * held / total:.1f}% "
-              f"| {1000 * spent / draws:.0f} |", flush=True)  # fmt: skip
+        profile, standard = (f"{100 * one / (draws * count):.1f}%" for one in held.values())
+        print(
+            f"| {count} | {number} | {votes} | {spread} | {profile} | {standard} "
+            f"| {1000 * spent / draws:.0f} |",
+            flush=True,
+        )
 
 
 def main() -> None:
