@@ -4,7 +4,6 @@ A script runs as it is, with its own flags. In a checkout it lies beside the pac
 installed package has it inside (pyproject.toml).
 """
 
-import runpy
 import sys
 from pathlib import Path
 
@@ -38,7 +37,10 @@ def main() -> int:
     script, _, extra = COMMANDS[name]
     sys.argv = [f"cot-reward {name}", *sys.argv[2:]]
     try:
-        runpy.run_path(str(_file(script)), run_name="__main__")
+        file = _file(script)
+        code = compile(file.read_bytes(), file, "exec")
+        # As `runpy` does it, which would put the script's name in the place of the command's.
+        exec(code, {"__name__": "__main__", "__file__": str(file)})
     except ModuleNotFoundError as error:
         # A module of this package that is missing is a fault of ours.
         if not error.name or error.name.partition(".")[0] == "cot_reward":

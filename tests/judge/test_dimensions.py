@@ -14,7 +14,7 @@ def read(reasoning, task=IMAGES):
     return read_dimensions(text, task, "think")
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("task", list(TASKS.values()), ids=TASKS)
 @pytest.mark.parametrize("form", ["think", "json"])
 def test_the_examples_of_all_prompts(task, form):
     template = task.templates[form]

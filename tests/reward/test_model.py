@@ -4,6 +4,9 @@ import asyncio
 import base64
 import io
 import os
+import signal
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 import pytest
 from cot_reward import Failure, Judgement, RewardModel
 from cot_reward.errors import UserError
+from helpers.environments import REPO
 from helpers.pictures import bounded_pictures, encoded, noise, picture, saved
 from helpers.server import MockServer
 from hypothesis import given, settings
@@ -475,6 +479,25 @@ def test_one_and_no_candidate(model):
     nobody = model.rank(CAPTION, [])
     assert (nobody.best, nobody.order) == (None, ())
     assert model.rank(CAPTION, [b"x"]).best is None
+
+
+def test_a_model_that_is_left_open_ends_with_its_program(sees, server, tmp_path):
+    code = f"""
+from cot_reward import RewardModel
+from PIL import Image
+model = RewardModel({sees.url!r})
+print(model.compare("x", Image.new("RGB", (50, 50), "white"), Image.new("RGB", (50, 50))).answer)
+"""
+    command = [sys.executable, "-W", "always", "-c", code]
+    env = os.environ | {"PYTHONPATH": str(REPO / "scripts")}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+    # An interrupt ends it while it waits.
+    server.configure(faults=[{"kind": "hang"}])
+    waiting = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    server.wait_for(1)
+    waiting.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in waiting.communicate(timeout=60)[1]
 
 
 def test_a_key_is_in_no_message(sees, monkeypatch):

@@ -1,9 +1,11 @@
 """RewardModel: a served reward model, asked about a caller's own candidates."""
 
 import asyncio
+import atexit
 import json
 import os
 import threading
+import weakref
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
@@ -302,6 +304,7 @@ class RewardModel:
                 raise RuntimeError("this RewardModel is closed; make another one")
             if self._loop is None:
                 self._loop = LoopThread("cot_reward-client")
+                _OPEN.add(self)
             return self._loop
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
@@ -505,6 +508,16 @@ class RewardModel:
         against = [] if reference is None else [reference]
         check_question(self._task, prompt, (*candidates, *against), context)
         check_most(len(candidates), max_comparisons, reference is not None)
+
+
+_OPEN: "weakref.WeakSet[RewardModel]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Close what a program leaves open: its connections would complain at the end."""
+    for model in list(_OPEN):
+        model.close()
 
 
 def _identity(ready: Ready | Failure) -> Identity | Failure:

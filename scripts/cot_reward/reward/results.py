@@ -37,7 +37,7 @@ class Judgement:
 
     answer: 1 | 2, the better candidate; 0: the votes are even
     probability: the share of the readable votes for the first candidate, the mean of both orders
-    consistent: votes of both orders could be read, and both have the same answer
+    consistent: votes of all asked orders could be read, and their answers are the same
     scores: dimension -> mean scores of first and second, over the votes that state them
     totals: likewise the mean totals; None where no vote states them
     votes: all of them, those that cannot be read among them
