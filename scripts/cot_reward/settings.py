@@ -79,10 +79,12 @@ class Parser(argparse.ArgumentParser):
 def shipped(path: Path) -> Path:
     """A file of the project by its path there.
 
-    The working directory comes first: it may have a file of its own by this name.
+    The working directory comes first: it may have a file of its own by this name. Then comes the
+    checkout, then what an installed package has inside.
     """
-    own = Path(__file__).parents[2] / path
-    return own if own.exists() and not path.exists() else path
+    package = Path(__file__).parent
+    places = (path, package.parents[1] / path, package / path)
+    return next((place for place in places if place.exists()), path)
 
 
 def read_yaml(path: Path, valid: Iterable[str] | None = None) -> dict[str, Any]:

@@ -68,6 +68,33 @@ def word_logprobs(text: str) -> dict[str, Any]:
     ]}  # fmt: skip
 
 
+def seen_completion(images: list[str], prompt: str, noun: str, lean: int) -> str:
+    """The text of a judge that prefers light pictures and long answers, whatever comes first.
+
+    With `lean` it answers so always, against its own scores.
+    """
+    import base64
+    import io
+
+    from PIL import Image, ImageStat
+
+    def light(url: str) -> float:
+        picture = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+        return ImageStat.Stat(picture.convert("L")).mean[0] / 25.5
+
+    if noun == "Answer":
+        values = [len(re.findall(rf"^Answer {n}: \[(.*)\]$", prompt, re.M)[0]) for n in (1, 2)]
+    else:
+        half = len(images) // 2 if noun == "Video" else 1
+        shown = [light(url) for url in images[-2 * half :]]
+        values = [sum(shown[:half]) / half, sum(shown[half:]) / half]
+    a, b = (f"{value:.1f}" for value in values)
+    answer = lean or (1 if values[0] > values[1] else 2)
+    scores = f"1. Light: {noun} 1 ({a}/10) - so; {noun} 2 ({b}/10) - so\n"
+    totals = f"Total score:\n{noun} 1: {a}\n{noun} 2: {b}\n"
+    return f"<think>\n{scores}{totals}</think>\n<answer>{noun} {answer} is better</answer>"
+
+
 class MockServer:
     """The server's process, with its configuration and its log of requests."""
 
@@ -93,6 +120,8 @@ class MockServer:
         models_status: int = 200,
         probe: dict[str, Any] | None = None,
         root: str | None = None,
+        sees: bool = False,
+        lean: int = 0,
     ) -> None:
         """Empty the log, and answer so from now on.
 
@@ -105,11 +134,12 @@ class MockServer:
         text alone: "words" and "logprob", a "status", or "refuses", what it does not understand;
         with "structured": "ignores" it does not force forms, "reasoning": only behind reasoning,
         "opened": its chat template writes <think>, "silent": it does not tell its prompt.
+        `sees`: its answers depend on what it is shown (`seen_completion`), not on the seed.
         """
         configuration = {
             "latency": latency, "faults": faults or [], "slots": slots,
             "max_requests": max_requests, "models_status": models_status,
-            "probe": probe or {}, "root": root,
+            "probe": probe or {}, "root": root, "sees": sees, "lean": lean,
         }  # fmt: skip
         self._call("/configure", configuration | ({"models": models} if models else {}))
 
@@ -153,7 +183,7 @@ def _serve(port: int, models: list[str]) -> None:
     state: dict[str, Any] = {
         "latency": 0.0, "faults": [], "log": [], "reconfigured": asyncio.Event(),
         "slots": asyncio.Semaphore(UNBOUNDED), "max_requests": 0, "working": 0,
-        "probe": {}, "root": None,
+        "probe": {}, "root": None, "sees": False, "lean": 0,
     }  # fmt: skip
 
     async def configure(request: web.Request) -> web.Response:
@@ -257,6 +287,8 @@ def _serve(port: int, models: list[str]) -> None:
             regex = (body.get("structured_outputs") or {}).get("regex")
             sample = body["seed"] + index
             text, reason = of_form(regex, sample, noun) if regex else completion(sample, noun)
+            if state["sees"]:
+                text, reason = seen_completion(urls, prompt, noun, state["lean"]), "stop"
             logprobs = {"logprobs": word_logprobs(text)} if body.get("logprobs") else {}
             choices.append({
                 **logprobs,

@@ -4,6 +4,7 @@ A heading, then each candidate with its total. The scores before the totals are 
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
@@ -101,10 +102,18 @@ def _headings(text: str) -> list[re.Match[str]]:
 def scores_in(text: str, noun: str) -> dict[int, list[Decimal]]:
     """The scores with a maximum (8/10) that the text gives to each candidate, in their order."""
     scores: dict[int, list[Decimal]] = {1: [], 2: []}
-    for match in _patterns(noun).score.finditer(text):
-        for candidate in _candidates(match):
-            scores[candidate].append(Decimal(match["score"]))
+    for candidates, score, _ in score_places(text, noun):
+        for candidate in candidates:
+            scores[candidate].append(score)
     return scores
+
+
+def score_places(
+    text: str, noun: str
+) -> Iterator[tuple[tuple[int, ...], Decimal, tuple[int, int]]]:
+    """Each score with a maximum: its candidates, its value, where candidate and score stand."""
+    for match in _patterns(noun).score.finditer(text):
+        yield _candidates(match), Decimal(match["score"]), match.span()
 
 
 def _candidates(match: re.Match[str]) -> tuple[int, ...]:

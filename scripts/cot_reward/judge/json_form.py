@@ -50,6 +50,36 @@ def read_json(text: str, task: Task) -> tuple[int, str] | None:
     return answer, "coherent" if (1 if first > second else 2) == answer else "contradicts"
 
 
+def named_scores(text: str, task: Task) -> list[tuple[str, Decimal, Decimal]]:
+    """The scores of a text of the form: what they are of, and those of candidates 1 and 2.
+
+    A score is of the outermost "name" around it (a category), else of the outermost key. Empty
+    where `read_json` finds a score that is no number.
+    """
+    found = _object(_without_fence(text.strip()))
+    names = (f"{task.noun} 1", f"{task.noun} 2")
+    try:
+        return list(_named(found, names, "")) if found else []
+    except ValueError:
+        return []
+
+
+def _named(value: Any, names: tuple[str, str], name: str) -> Iterator[tuple[str, Decimal, Decimal]]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _named(item, names, name)
+    elif isinstance(value, Mapping):
+        own = value.get("name")
+        name = name or (own.strip() if isinstance(own, str) else "")
+        if any(candidate in value for candidate in names):
+            for first, second in _scores(value, names):
+                yield name, first, second
+            return
+        for key, item in value.items():
+            # A list of named categories stands under a key that says nothing of them.
+            yield from _named(item, names, name or ("" if isinstance(item, list) else key))
+
+
 def winner_block(text: str) -> str | None:
     """The part of the text that names the winner; None where there is not exactly one."""
     found = re.findall(r'"winner"\s*:\s*"[^"\\]*"', text)

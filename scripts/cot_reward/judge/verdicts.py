@@ -107,6 +107,12 @@ def answer_block(text: str) -> str | None:
     return text[text.index(_TAGS[2]) : text.index(_TAGS[3]) + len(_TAGS[3])]
 
 
+def reasoning_of(text: str) -> str | None:
+    """What stands in the think block of a well-formed chain of thought; None for another text."""
+    blocks = _blocks(text)
+    return blocks and blocks[0]
+
+
 def _blocks(text: str) -> tuple[str, str] | None:
     """The reasoning and the answer; None unless the text is one think and one answer block."""
     parts = []

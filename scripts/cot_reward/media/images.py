@@ -134,6 +134,27 @@ def load_image(path: Path) -> Image.Image:
     return read_file(path, lambda stream: _decode(stream, path))
 
 
+def loaded_copy(image: Image.Image, path: Path) -> Image.Image:
+    """A decoded copy of a picture in memory, held to what `load_image` holds a file to.
+
+    `path` is named in errors. Raises MediaError.
+    """
+    # A picture that Pillow opened knows its format; its pixels may not have been read yet.
+    if image.format not in (None, "MPO", *FORMATS):
+        raise MediaError(f"{path}: {image.format} (read are {', '.join(FORMATS)})", "not_an_image")
+    if image.width * image.height > MAX_SOURCE_PIXELS:
+        raise MediaError(f"{path}: more than {MAX_SOURCE_PIXELS:,} pixels; shrink it", "too_large")
+    if not image.width * image.height:
+        raise MediaError(f"{path}: empty ({image.width} x {image.height} pixels)", "empty")
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        return image.copy()
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise MediaError(f"{path}: broken or cut short ({error})", "corrupt") from None
+
+
 def _scaled(width: int, height: int, pixels: int) -> tuple[int, int]:
     """Width and height for an area of `pixels`, rounded down. Raises MediaError when one is 0."""
     factor = math.sqrt(pixels / (width * height))

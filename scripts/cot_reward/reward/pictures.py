@@ -1,0 +1,148 @@
+"""Pictures of a caller: paths, bytes or pictures in memory; checked, bounded, encoded.
+
+Nothing is written: a picture in memory never touches the disk.
+"""
+
+import asyncio
+import hashlib
+import os
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from PIL import Image
+
+from cot_reward.media.images import MAX_BYTES, bound, loaded_copy, read_file
+from cot_reward.media.paths import MediaError
+from cot_reward.media.sent import as_png, data_url, to_send
+
+# A path, the bytes of a file, or a picture in memory.
+Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
+# A name of bytes and of pictures in memory, for errors.
+_UNNAMED = Path("a picture in memory")
+# Encoded pictures that are kept: 600 of 512 x 512 as PNG.
+CACHE_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture as a request holds it.
+
+    digest: of its content; the same for a file and for its bytes
+    url: the JSON string of its data URL
+    """
+
+    digest: str
+    url: bytes
+
+
+def is_picture(value: object) -> bool:
+    """Whether a value has the type of a picture."""
+    return isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
+
+
+class _Source:
+    """What a caller gave, read into memory. Raises MediaError."""
+
+    def __init__(self, picture: Picture) -> None:
+        self.path, self.data, self.image = _UNNAMED, b"", None
+        digest = hashlib.sha256()
+        if isinstance(picture, Image.Image):
+            # A copy: the caller may go on drawing.
+            image = self.image = loaded_copy(picture, _UNNAMED)
+            seen = (image.mode, image.size, image.getpalette(), image.info.get("transparency"))
+            digest.update(repr(seen).encode())
+            digest.update(image.tobytes())
+        else:
+            if isinstance(picture, bytes | bytearray | memoryview):
+                self.data = bytes(picture)
+            else:
+                self.path = Path(picture)
+                self.data = read_regular_file(self.path)
+            if not self.data:
+                raise MediaError(f"{self.path}: empty (0 bytes)", "empty")
+            if len(self.data) > MAX_BYTES:
+                raise MediaError(
+                    f"{self.path}: {len(self.data):,} bytes, more than {MAX_BYTES:,}", "too_large"
+                )
+            digest.update(self.data)
+        self.digest = digest.hexdigest()
+
+    def url(self, max_pixels: int) -> bytes:
+        """Raises MediaError."""
+        if self.image is not None:
+            try:
+                sent = as_png(bound(self.image, max_pixels)), "image/png"
+            except MediaError as error:
+                raise MediaError(f"{self.path}: {error}", error.reason) from None
+        else:
+            sent = to_send(self.data, self.path, max_pixels)
+        return b"".join(data_url(*sent))
+
+
+def read_regular_file(path: Path) -> bytes:
+    """The bytes of a file; links are followed. Raises MediaError, for a device or a pipe, too."""
+    try:
+        # A pipe or a device would be waited for without end.
+        found = path.is_file()
+    except (OSError, ValueError):  # a name that is too long, a NUL byte
+        found = False
+    if not found:
+        raise MediaError(f"{path}: there is no such file; check the path", "missing")
+    return read_file(path, lambda stream: stream.read())
+
+
+class Pictures:
+    """Prepares pictures in threads; each content is encoded once while it is kept.
+
+    `encoded` counts them. All methods belong to one event loop.
+    """
+
+    def __init__(self, max_pixels: int, threads: int, cache_bytes: int = CACHE_BYTES) -> None:
+        self.max_pixels = max_pixels
+        self.encoded = 0
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="cot_reward-pictures")
+        self._most_bytes, self._bytes = cache_bytes, 0
+        # Digest -> what is sent, the one that was used last at the end.
+        self._kept: OrderedDict[str, Shown] = OrderedDict()
+        self._coming: dict[str, asyncio.Task[Shown]] = {}
+
+    async def digest_of(self, picture: Picture) -> str:
+        """The sha256 of a picture's content (hexadecimal), not decoded. Raises MediaError."""
+        source = await asyncio.get_running_loop().run_in_executor(self._pool, _Source, picture)
+        return source.digest
+
+    async def shown(self, picture: Picture) -> Shown:
+        """A picture as it is sent. Raises MediaError."""
+        loop = asyncio.get_running_loop()
+        source = await loop.run_in_executor(self._pool, _Source, picture)
+        digest = source.digest
+        if (kept := self._kept.get(digest)) is not None:
+            self._kept.move_to_end(digest)
+            return kept
+        if digest not in self._coming:
+            self._coming[digest] = coming = loop.create_task(self._encode(source))
+            # Looked at here, for all who wait may have given up.
+            coming.add_done_callback(lambda done: done.cancelled() or done.exception())
+        # Shielded: a caller that gives up must not take the picture from the others.
+        return await asyncio.shield(self._coming[digest])
+
+    async def _encode(self, source: _Source) -> Shown:
+        try:
+            url = await asyncio.get_running_loop().run_in_executor(
+                self._pool, source.url, self.max_pixels
+            )
+            self.encoded += 1
+            shown = self._kept[source.digest] = Shown(source.digest, url)
+            self._bytes += len(url)
+            while self._bytes > self._most_bytes and len(self._kept) > 1:
+                _, dropped = self._kept.popitem(last=False)
+                self._bytes -= len(dropped.url)
+            return shown
+        finally:
+            del self._coming[source.digest]
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)

@@ -1,0 +1,506 @@
+"""RewardModel against a server in another process that looks at what it is shown."""
+
+import asyncio
+import base64
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cot_reward import Failure, Judgement, RewardModel
+from cot_reward.errors import UserError
+from helpers.environments import REPO
+from helpers.pictures import bounded_pictures, encoded, noise, picture, saved
+from helpers.server import MockServer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+CAPTION = "a cat"
+
+
+def grey(light, size=48):
+    return Image.new("RGB", (size, size), (light,) * 3)
+
+
+def as_bytes(image, form="PNG"):
+    stream = io.BytesIO()
+    image.save(stream, form)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def sees(server):
+    """A server that prefers light pictures and long answers."""
+    server.configure(sees=True)
+    return server
+
+
+@pytest.fixture
+def model(sees):
+    with RewardModel(sees.url) as model:
+        yield model
+
+
+@contextmanager
+def of_task(server, task, **more):
+    with RewardModel(server.url, task=task, **more) as model:
+        yield model
+
+
+# Task -> worse candidate, better candidate, context.
+CASES = {
+    "image_generation": (grey(50), grey(200), ()),
+    "image_editing": (grey(50), grey(200), grey(255)),
+    "video_generation": ([grey(10), grey(90)], [grey(80), grey(120)], ()),
+    "image_understanding": ("no", "a longer answer", grey(90)),
+    "video_understanding": ("no", "a longer answer", [grey(90), grey(20)]),
+}
+
+
+@pytest.mark.parametrize("task", CASES)
+@pytest.mark.parametrize("orders", ["given", "swapped", "both"])
+def test_every_order_names_the_right_candidate(sees, task, orders):
+    worse, better, context = CASES[task]
+    with of_task(sees, task, orders=orders) as model:
+        first = model.compare(CAPTION, better, worse, context)
+        second = model.compare(CAPTION, worse, better, context)
+        ranking = model.rank(CAPTION, [worse, better], context)
+    assert (first.answer, first.probability, first.confidence, first.consistent) == (1, 1, 1, True)
+    assert (second.answer, second.probability, second.confidence) == (2, 0, 1)
+    assert ranking.order == (1, 0)
+    assert ranking.best == 1
+    for found, best in ((first, 0), (second, 1)):
+        assert {vote.order for vote in found.votes} == (
+            {"given", "swapped"} if orders == "both" else {orders}
+        )
+        assert all(vote.answer == best + 1 for vote in found.votes)
+        for both in (*found.scores.values(), found.totals):
+            assert both[best] > both[1 - best]
+        assert found.scores["Light"] == found.totals
+    if orders == "both":
+        assert first == second.swapped()
+
+
+@settings(max_examples=15)
+@given(st.lists(st.integers(0, 255), min_size=2, max_size=5, unique_by=lambda light: light // 4))
+def test_a_ranking_is_by_what_the_server_prefers(lights):
+    ranking = SHARED["model"].rank(CAPTION, [grey(light) for light in lights])
+    assert list(ranking.order) == sorted(range(len(lights)), key=lambda i: -lights[i])
+    assert ranking.win_rates[ranking.best] == 1
+    for i, j, found in ranking.comparisons:
+        assert found.answer == (1 if lights[i] > lights[j] else 2)
+        assert (found.totals[0] > found.totals[1]) == (lights[i] > lights[j])
+
+
+SHARED = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_model():
+    """A server and a model for the test that hypothesis calls often."""
+    with MockServer() as server:
+        server.configure(sees=True)
+        with RewardModel(server.url) as SHARED["model"]:
+            yield
+
+
+def test_a_server_that_leans_to_a_position(server):
+    server.configure(sees=True, lean=1)
+    with RewardModel(server.url) as model:
+        found = model.compare(CAPTION, grey(50), grey(200))
+        ranking = model.rank(CAPTION, [grey(50), grey(200), grey(100)])
+    assert (found.answer, found.probability, found.confidence, found.consistent) == (
+        0, 0.5, 0.5, False,
+    )  # fmt: skip
+    assert [vote.answer for vote in found.votes] == [1, 2]
+    assert ranking.strengths == pytest.approx((0, 0, 0))
+    with RewardModel(server.url, orders="given") as model:
+        assert model.compare(CAPTION, grey(50), grey(200)).answer == 1
+
+
+def test_paths_bytes_and_pictures_are_the_same_question(sees, model, tmp_path):
+    light, dark = picture(tmp_path / "a.png", (200,) * 3), picture(tmp_path / "b.png", (9,) * 3)
+    link = tmp_path / "link.png"
+    link.symlink_to(light)
+    forms = [light, str(light), light.read_bytes(), bytearray(light.read_bytes()), link]
+    found = [model.compare(CAPTION, form, dark) for form in forms]
+    assert all(one == found[0] for one in found)
+    assert found[0].answer == 1
+    assert model.compare(CAPTION, Image.open(light), dark).answer == 1
+    # One file and its bytes are one content; a picture in memory is another.
+    assert model.encoded_pictures == 3
+    sent = {url for entry in sees.log() for url in entry["images"]}
+    assert len(sent) == 3
+
+
+@pytest.mark.parametrize("name", bounded_pictures())
+def test_the_model_sees_the_pixels_of_the_chain(sees, model, tmp_path, name):
+    image, options = bounded_pictures()[name]
+    file = saved(tmp_path / name, image, **options)
+    data, mime = encoded(file, 262144, None)
+    for form in (file, file.read_bytes(), Image.open(file)):
+        sees.configure(sees=True)
+        model.compare(CAPTION, form, grey(1))
+        urls = {url for entry in sees.log() for url in entry["images"]}
+        kind, _, sent = next(u for u in urls if u != _url(grey(1))).partition(",")
+        assert kind == f"data:{mime};base64"
+        seen = Image.open(io.BytesIO(base64.b64decode(sent)))
+        wanted = Image.open(io.BytesIO(data))
+        assert (seen.mode, seen.size, seen.tobytes()) == ("RGB", wanted.size, wanted.tobytes())
+
+
+def _url(image):
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=2)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def test_each_picture_is_encoded_once(model):
+    pictures = [noise("RGB", 60, 60, seed) for seed in range(6)]
+    ranking = model.rank(CAPTION, [as_bytes(one) for one in pictures])
+    assert len(ranking.comparisons) == 15
+    assert model.encoded_pictures == 6
+    model.compare_many([(CAPTION, as_bytes(pictures[0]), as_bytes(one)) for one in pictures[1:]])
+    assert model.encoded_pictures == 6
+
+
+def test_nothing_is_written(sees, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with RewardModel(sees.url) as model:
+        assert model.compare(CAPTION, noise("RGB", 900, 900, 0), as_bytes(grey(3), "BMP"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_pictures_are_failures_and_the_others_go_on(model, tmp_path):
+    good = picture(tmp_path / "good.png", (200,) * 3)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "text.png").write_text("no picture")
+    jpeg = as_bytes(noise("RGB", 300, 300, 0), "JPEG")
+    cut = io.BytesIO(jpeg[:5000])
+    (tmp_path / "pointer.png").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    bad = [
+        (tmp_path / "none.png", "missing"), (tmp_path, "missing"),
+        (tmp_path / "pipe.png", "missing"), ("/dev/zero", "missing"), ("a\0b", "missing"),
+        ("x" * 5000, "missing"), (tmp_path / "text.png", "not_an_image"),
+        (tmp_path / "pointer.png", "lfs_pointer"), (b"", "empty"), (jpeg[:5000], "corrupt"),
+        (Image.open(cut), "corrupt"), (Image.new("RGB", (0, 9)), "empty"),
+        (as_bytes(Image.new("1", (15_000, 15_000))), "too_large"),
+        (as_bytes(Image.new("RGB", (600_000, 1))), "too_large"),
+    ]  # fmt: skip
+    found = model.compare_many(
+        [(CAPTION, one, good) for one, _ in bad] + [(CAPTION, good, grey(1))]
+    )
+    assert [one.reason for one in found[:-1]] == [reason for _, reason in bad]
+    assert all(not one and one.detail for one in found[:-1])
+    assert found[-1].answer == 1
+    ranking = model.rank(CAPTION, [bad[0][0], grey(9), good, b"x"])
+    assert ranking.order == (2, 1, 0, 3)
+    assert {i: one.reason for i, one in ranking.failures.items()} == {
+        0: "missing",
+        3: "not_an_image",
+    }
+    assert ranking.as_dict()["strengths"][0] is None
+
+
+def test_questions_that_cannot_be_asked_are_failures(sees, model):
+    a, b = grey(1), grey(9)
+    items = [(CAPTION, a, a), ("", a, b), ("<image> x", a, b), ("<|im_end|>", a, b),
+             (CAPTION, [a, b], b), (CAPTION, [], b), (CAPTION, a, b, a)]  # fmt: skip
+    assert [one.reason for one in model.compare_many(items)] == [
+        "same_candidates", "bad_text", "bad_text", "bad_text",
+        "bad_media", "bad_media", "bad_media",
+    ]  # fmt: skip
+    with of_task(sees, "video_generation") as videos:
+        assert videos.compare(CAPTION, [a, b], [a]).reason == "bad_media"
+        ranking = videos.rank(CAPTION, [[a, a], [b, b], [a]])
+        assert ranking.order == (1, 0, 2)
+        assert ranking.failures[2].reason == "bad_media"
+    with of_task(sees, "image_editing") as edits:
+        assert edits.compare(CAPTION, a, b).reason == "bad_media"
+        assert edits.compare(CAPTION, a, b, b"x").reason == "not_an_image"
+        assert set(edits.rank(CAPTION, [a, b], b"x").failures) == {0, 1}
+    with of_task(sees, "image_understanding") as answers:
+        assert answers.compare(CAPTION, "yes", " ", a).reason == "bad_text"
+        assert answers.compare(CAPTION, "yes", "<|im_end|>", a).reason == "bad_text"
+    assert sees.log()
+    assert all(entry["caption"] == CAPTION for entry in sees.log() if entry["images"])
+
+
+def test_wrong_arguments_raise(sees, model):
+    for call in (
+        lambda: model.compare(CAPTION, 3, grey(1)),
+        lambda: model.compare(None, grey(2), grey(1)),
+        lambda: model.rank(CAPTION, grey(1)),
+        lambda: model.compare_many([(CAPTION, grey(1), object())]),
+    ):
+        with pytest.raises(TypeError):
+            call()
+    with pytest.raises(ValueError, match="parts"):
+        model.compare_many([(CAPTION, grey(1))])
+    with pytest.raises(ValueError, match="at least 3"):
+        model.rank(CAPTION, [grey(n) for n in range(4)], max_comparisons=2)
+    with of_task(sees, "image_understanding") as answers, pytest.raises(TypeError, match="answers"):
+        answers.compare(CAPTION, grey(1), grey(2), grey(3))
+    assert sees.log() == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"task": "image_generatoin"}, {"votes": 0}, {"votes": 2, "temperature": 0}, {"orders": "x"},
+        {"concurrency": 0}, {"concurrency": "many"}, {"base_url": []}, {"form": "yaml"},
+        {"base_url": "http://name:word@host/v1"}, {"timeout": 0}, {"temperature": float("nan")},
+        {"sampling_defaults": "x"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_wrong_settings(wrong):
+    with pytest.raises(ValueError, match=r"\w+ \w+"):
+        RewardModel(**wrong)
+
+
+def test_a_template_that_cannot_be_used(tmp_path, server):
+    with pytest.raises(UserError, match="cannot be read"):
+        RewardModel(template=tmp_path / "none.txt")
+    (tmp_path / "template.txt").write_text("no field")
+    with pytest.raises(UserError, match="caption"):
+        RewardModel(template=tmp_path / "template.txt")
+    # The model's folder says that it was trained on another prompt.
+    (tmp_path / "template.txt").write_text("Two images. [{caption}]")
+    server.configure(root=str(tmp_path))
+    with pytest.raises(UserError, match="another prompt"), RewardModel(server.url):
+        pass
+    with RewardModel(server.url, template=tmp_path / "template.txt") as model:
+        assert "Two images" in model.template
+
+
+def test_votes_are_counted_in_both_orders(server):
+    server.configure()
+    with RewardModel(server.url, votes=8, max_tokens=77) as model:
+        found = model.compare(CAPTION, grey(1), grey(2))
+    log = server.log()
+    assert [(entry["n"], entry["temperature"], entry["max_tokens"]) for entry in log] == [
+        (8, 1.0, 77)
+    ] * 2
+    assert len(found.votes) == len(found.texts) == 16
+    # Of eight texts in a row of the mock's kinds six can be read, three of them for each position.
+    assert found.readable == 12
+    by_verdict = [vote.verdict for vote in found.votes]
+    assert (by_verdict.count("unparsed"), by_verdict.count("truncated")) == (2, 2)
+    shares = [
+        [vote.answer for vote in found.votes if vote.order == order and vote.answer]
+        for order in ("given", "swapped")
+    ]
+    wanted = sum(one.count(1) / len(one) for one in shares) / 2
+    assert found.probability == pytest.approx(wanted)
+    assert found.weight == 6
+    assert (found.prompt_tokens, found.completion_tokens) == (200, 800)
+    assert Judgement.from_dict(found.as_dict()) == found
+
+
+def test_texts_that_cannot_be_read(server):
+    for fault, reason in (
+        ({"kind": "text", "text": "I like both."}, "unparsed"),
+        ({"kind": "text", "reason": "length"}, "truncated"),
+    ):
+        server.configure(faults=[fault])
+        with RewardModel(server.url) as model:
+            found = model.compare(CAPTION, grey(1), grey(2))
+            ranking = model.rank(CAPTION, [grey(1), grey(2)])
+        assert found.reason == reason
+        assert len(found.votes) == 2
+        assert Failure.from_dict(found.as_dict()) == found
+        assert ranking.best is None
+        assert {one.reason for one in ranking.failures.values()} == {reason}
+
+
+def test_a_request_that_fails_is_a_failure_of_its_comparison(server):
+    fault = {"kind": "status", "status": 400, "caption": "bad"}
+    server.configure(sees=True, faults=[fault, {"kind": "first_only", "caption": "single"}])
+    with RewardModel(server.url, votes=3) as model:
+        found = model.compare_many([(text, grey(9), grey(2)) for text in ("bad", "fine", "single")])
+    assert found[0].reason == "refused"
+    assert found[1].answer == 1
+    # The server ignores n: each vote is a request of its own.
+    assert len(found[2].votes) == 6
+    assert found[2].answer == 1
+
+
+def test_one_order_that_fails_is_no_judgement_by_the_other(server):
+    server.configure(sees=True, lean=1, faults=[{"kind": "status", "status": 400, "times": 1}])
+    with RewardModel(server.url, concurrency=1) as model:
+        assert model.compare(CAPTION, grey(9), grey(2)).reason == "refused"
+
+
+def test_no_server(server):
+    with pytest.raises(UserError, match="no answer"), RewardModel("http://127.0.0.1:9/v1"):
+        pass
+    model = RewardModel("http://127.0.0.1:9/v1")
+    with pytest.raises(UserError, match="no answer"):
+        model.compare(CAPTION, grey(1), grey(2))
+    model.close()
+    model.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        model.compare(CAPTION, grey(1), grey(2))
+
+
+def test_a_server_that_goes_away_and_comes_back():
+    with MockServer() as first:
+        first.configure(sees=True, faults=[{"kind": "exit", "caption": "last"}])
+        port = first.port
+        model = RewardModel(first.url, max_pause=0.3, max_attempts=1, concurrency=1)
+        items = [("fine", grey(9), grey(2)), ("last", grey(9), grey(2)), ("more", grey(9), grey(2))]
+        found = model.compare_many(items)
+    assert found[0].answer == 1
+    assert [one.reason for one in found[1:]] == ["server_gone"] * 2
+    with pytest.raises(UserError):
+        model.compare(*items[0])
+    with MockServer(port) as second:
+        second.configure(sees=True)
+        assert model.compare(*items[0]).answer == 1
+        model.close()
+
+
+def test_several_servers(sees):
+    with MockServer() as other:
+        other.configure(sees=True)
+        with RewardModel([sees.url, other.url], concurrency=2) as model:
+            found = model.compare_many([(f"cat {n}", grey(9), grey(2)) for n in range(12)])
+        assert all(one.answer == 1 for one in found)
+        assert len(sees.log()) + len(other.log()) == 24
+        assert min(len(sees.log()), len(other.log())) > 0
+
+
+def test_async_twins_and_a_running_loop(sees):
+    async def use():
+        async with RewardModel(sees.url) as model:
+            one, many, ranking, rankings = await asyncio.gather(
+                model.acompare(CAPTION, grey(9), grey(2)),
+                model.acompare_many([(CAPTION, grey(2), grey(9))] * 3),
+                model.arank(CAPTION, [grey(1), grey(9), grey(5)]),
+                model.arank_many([(CAPTION, [grey(1), grey(9)]), (CAPTION, [grey(9), grey(1)])]),
+            )
+            # A notebook's cell runs in a loop, too.
+            assert model.compare(CAPTION, grey(9), grey(2)) == one
+        return (
+            one.answer,
+            [found.answer for found in many],
+            ranking.best,
+            [r.best for r in rankings],
+        )
+
+    # Twice: every asyncio.run has another loop.
+    assert asyncio.run(use()) == asyncio.run(use()) == (1, [2, 2, 2], 1, [1, 0])
+
+
+def test_threads_share_a_model(model):
+    found = {}
+
+    def use(n):
+        found[n] = model.compare(f"cat {n}", grey(n), grey(200)).answer
+
+    threads = [threading.Thread(target=use, args=(n,)) for n in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == dict.fromkeys(range(16), 2)
+
+
+def test_a_call_that_is_given_up_frees_its_place(server):
+    server.configure(sees=True, faults=[{"kind": "hang", "caption": "slow"}])
+
+    async def use():
+        async with RewardModel(server.url, concurrency=1, orders="given") as model:
+            slow = asyncio.create_task(model.acompare("slow", grey(9), grey(2)))
+            await asyncio.to_thread(server.wait_for, 1)
+            slow.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await slow
+            return await model.acompare(CAPTION, grey(9), grey(2))
+
+    assert asyncio.run(use()).answer == 1
+
+
+def test_closing_ends_what_is_in_flight(server):
+    server.configure(faults=[{"kind": "hang"}])
+    model = RewardModel(server.url).open()
+    ended = []
+
+    def use():
+        try:
+            ended.append(model.compare(CAPTION, grey(9), grey(2)))
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    server.wait_for(2)
+    model.close()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert len(ended) == 1
+    assert not isinstance(ended[0], Judgement)
+
+
+def test_twins_and_a_bounded_schedule(sees, model):
+    pictures = [grey(20 * n) for n in range(8)]
+    ranking = model.rank(CAPTION, [*pictures, grey(140), grey(0)], max_comparisons=12)
+    assert len(ranking.comparisons) == 12
+    assert ranking.strengths[8] == ranking.strengths[7]
+    assert ranking.strengths[9] == ranking.strengths[0]
+    assert {ranking.order[0], ranking.order[1]} == {7, 8}
+    assert all(i < 8 and j < 8 for i, j, _ in ranking.comparisons)
+
+
+def test_a_reference(sees, model):
+    ranking = model.rank(
+        CAPTION, [grey(10), grey(100), grey(200), Path("none.png")], reference=grey(100)
+    )
+    assert [(i, j) for i, j, _ in ranking.comparisons] == [(0, -1), (2, -1)]
+    assert ranking.order == (2, 1, 0, 3)
+    assert ranking.win_rates[:3] == (0, 0.5, 1)
+    assert ranking.strengths[1] == 0
+    assert ranking.low[2] < 0 < ranking.strengths[2] < ranking.high[2]
+    assert set(model.rank(CAPTION, [grey(1)], reference=b"x").failures) == {0}
+
+
+def test_one_and_no_candidate(model):
+    alone = model.rank(CAPTION, [grey(1)])
+    assert (alone.best, alone.strengths, alone.comparisons) == (0, (0,), ())
+    nobody = model.rank(CAPTION, [])
+    assert (nobody.best, nobody.order) == (None, ())
+    assert model.rank(CAPTION, [b"x"]).best is None
+
+
+def test_a_model_that_is_left_open_ends_with_its_program(sees, server, tmp_path):
+    code = f"""
+from cot_reward import RewardModel
+from PIL import Image
+model = RewardModel({sees.url!r})
+print(model.compare("x", Image.new("RGB", (50, 50), "white"), Image.new("RGB", (50, 50))).answer)
+"""
+    command = [sys.executable, "-W", "always", "-c", code]
+    env = os.environ | {"PYTHONPATH": str(REPO / "scripts")}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+    # An interrupt ends it while it waits.
+    server.configure(faults=[{"kind": "hang"}])
+    waiting = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    server.wait_for(1)
+    waiting.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in waiting.communicate(timeout=60)[1]
+
+
+def test_a_key_is_in_no_message(sees, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    with RewardModel(sees.url) as model:
+        assert "secret" not in repr(model) + repr(model.settings) + repr(model.served)
