@@ -207,7 +207,7 @@ async def _start(
 
 
 async def _wait_for_lock(path: Path) -> None:
-    """Wait while a client that was left behind has the journal; if it stays, the next one says so."""
+    """Wait while a client that was left behind has the journal. If it stays, the next says so."""
     until = time.monotonic() + LOCK_SECONDS
     while path.exists() and time.monotonic() < until:
         with path.open("a") as file, contextlib.suppress(UserError):

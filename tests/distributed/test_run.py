@@ -1,0 +1,149 @@
+"""Inference on a Ray cluster: the rows of the plain client, whatever is killed."""
+
+import json
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from helpers.client_world import World
+from helpers.environments import REPO
+from helpers.ray_cluster import RAY_PYTHON, RayCluster
+from helpers.rows import read_lines
+from helpers.server import MockServer
+
+pytestmark = pytest.mark.slow
+
+FILES = ("correct", "incorrect", "unusable", "failed", "duplicates")
+FLAGS = ["--num-samples", 2, "--concurrency", 4]
+SHARES, KILLS = 6, 20
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / f"{name}.jsonl").read_bytes() for name in FILES}
+
+
+def started(world: World, *flags: object) -> subprocess.Popen[str]:
+    # A file, which does not stop the driver when nobody reads it.
+    with (world.out.parent / "driver.log").open("a") as log:
+        return subprocess.Popen(
+            [RAY_PYTHON, "scripts/infer_ray.py", *world.command(*FLAGS, *flags)[2:]],
+            cwd=REPO, text=True, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+
+def said(world: World) -> str:
+    return (world.out.parent / "driver.log").read_text()
+
+
+def eventually(found: Callable[[], object], driver: subprocess.Popen[str], world: World) -> None:
+    until = time.monotonic() + 240
+    while not found():
+        assert driver.poll() is None, said(world)
+        assert time.monotonic() < until, said(world)
+        time.sleep(0.05)
+
+
+class Journals:
+    """What the journals of the shares hold, and when each response was first seen there."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self.seen: dict[int, float] = {}
+
+    def look(self) -> int:
+        """The number of responses so far."""
+        found = []
+        for path in self._out.glob("shares/share-*/journal.jsonl"):
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            found += [json.loads(line) for line in lines if line.endswith("\n")]
+        # Behind the reading: what is asked from now on had been answered before.
+        now = time.time()
+        for entry in found:
+            if "seed" in entry:
+                self.seen.setdefault(entry["seed"], now)
+        return len(found)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    with RayCluster(nodes=3) as running:
+        yield running
+
+
+@pytest.fixture
+def world(tmp_path: Path, server: MockServer) -> World:
+    """Comparisons with all that may be wrong, which a plain client was asked about."""
+    world = World(tmp_path, server, count=120)
+    # A duplicate, records that cannot be used, a missing picture, a caption that is refused.
+    world.rows.append(world.rows[3])
+    for place in (2, 40, 41):
+        world.rows.insert(place, {"prompt": "no pictures", "images": [], "conversations": []})
+    (world.media / "images/5a.png").unlink()
+    server.configure(faults=[{"caption": "caption 7", "kind": "status", "status": 400}])
+    assert world.call(*FLAGS, "--out", tmp_path / "plain") == 0
+    return world
+
+
+def test_whatever_is_killed_no_response_is_lost_or_asked_again(cluster, world, server, tmp_path):
+    refused = {"caption": "caption 7", "kind": "status", "status": 400}
+    with MockServer() as other:
+        for mock in (server, other):
+            mock.configure(latency=0.3, faults=[refused])
+        flags = ["--cluster", cluster.address, "--shares", SHARES, "--workers", 3, "--attempts", 50,
+                 "--base-url", server.url, other.url]  # fmt: skip
+        driver, choice, journals = started(world, *flags), random.Random(0), Journals(world.out)
+        for kill in range(KILLS):
+            before = journals.look()
+            eventually(lambda before=before: journals.look() > before, driver, world)
+            eventually(lambda: cluster.kill_worker(choice), driver, world)
+            if kill == KILLS // 3:
+                cluster.remove_node()
+            if kill == 2 * KILLS // 3:
+                driver.send_signal(signal.SIGKILL)
+                driver.wait()
+                driver = started(world, *flags)
+        assert driver.wait(240) == 0, said(world)
+        asked = [entry for mock in (server, other) for entry in mock.log()]
+    assert contents(world.out) == contents(tmp_path / "plain")
+    plain = json.loads((tmp_path / "plain/summary.json").read_text())
+    for name in ("account", "files", "failed_reasons", "accuracy", "duplicates"):
+        assert world.summary[name] == plain[name], name
+    journals.look()
+    again = [e for e in asked if e["when"] > journals.seen.get(e["seed"], float("inf"))]
+    assert not again
+    # The kills have hit: what was in flight was asked again.
+    assert len(asked) > len({entry["seed"] for entry in asked})
+    assert "its worker died" in said(world)
+    assert not cluster.clients()
+
+
+def test_a_stopped_run_goes_on_and_a_finished_one_asks_nothing(cluster, world, server, tmp_path):
+    server.configure(
+        latency=0.3, faults=[{"caption": "caption 7", "kind": "status", "status": 400}]
+    )
+    flags = ["--cluster", cluster.address]
+    driver = started(world, *flags, "--shares", 3)
+    server.wait_for(20)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(120) == 130, said(world)
+    assert "stopped early; the same command continues" in said(world)
+    # What was in flight was waited for.
+    journaled = [
+        row["seed"] if "seed" in row else None
+        for path in world.out.glob("shares/share-*/journal.jsonl") for row in read_lines(path)
+    ]  # fmt: skip
+    asked = {entry["seed"] for entry in server.log() if entry["caption"] != "caption 7"}
+    assert asked == set(journaled) - {None}
+    # The number of shares is remembered.
+    assert started(world, *flags).wait(240) == 0, said(world)
+    assert contents(world.out) == contents(tmp_path / "plain")
+    requests = len(server.log())
+    # More samples extend the finished shares.
+    assert started(world, *flags, "--num-samples", 3).wait(240) == 0, said(world)
+    later = server.log()[requests:]
+    assert {entry["n"] for entry in later if entry["caption"] != "caption 7"} == {1}
+    assert world.summary["account"]["judged"] == 3 * 2 * 118
