@@ -1,8 +1,10 @@
 """Inference on a Ray cluster: the rows of the plain client, whatever is killed."""
 
 import json
+import os
 import random
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers.client_world import World
 from helpers.environments import REPO
-from helpers.ray_cluster import RAY_PYTHON, RayCluster
+from helpers.ray_cluster import RAY_PYTHON, RayCluster, processes_with
 from helpers.rows import read_lines
 from helpers.server import MockServer
 
@@ -44,6 +46,14 @@ def eventually(found: Callable[[], object], driver: subprocess.Popen[str], world
     while not found():
         assert driver.poll() is None, said(world)
         assert time.monotonic() < until, said(world)
+        time.sleep(0.05)
+
+
+def nothing_is_left(world: World) -> None:
+    """No client or server of the run, of whatever parent."""
+    until = time.monotonic() + 60
+    while processes_with(f"{world.out}/"):
+        assert time.monotonic() < until, "processes were left behind"
         time.sleep(0.05)
 
 
@@ -117,8 +127,8 @@ def test_whatever_is_killed_no_response_is_lost_or_asked_again(cluster, world, s
     assert not again
     # The kills have hit: what was in flight was asked again.
     assert len(asked) > len({entry["seed"] for entry in asked})
-    assert "its worker died" in said(world)
-    assert not cluster.clients()
+    assert f"its worker on {socket.gethostname()} died" in said(world)
+    nothing_is_left(world)
 
 
 def test_a_stopped_run_goes_on_and_a_finished_one_asks_nothing(cluster, world, server, tmp_path):
@@ -133,7 +143,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_asks_nothing(cluster, world, s
     assert "stopped early; the same command continues" in said(world)
     # What was in flight was waited for.
     journaled = [
-        row["seed"] if "seed" in row else None
+        row.get("seed")
         for path in world.out.glob("shares/share-*/journal.jsonl") for row in read_lines(path)
     ]  # fmt: skip
     asked = {entry["seed"] for entry in server.log() if entry["caption"] != "caption 7"}
@@ -147,3 +157,29 @@ def test_a_stopped_run_goes_on_and_a_finished_one_asks_nothing(cluster, world, s
     later = server.log()[requests:]
     assert {entry["n"] for entry in later if entry["caption"] != "caption 7"} == {1}
     assert world.summary["account"]["judged"] == 3 * 2 * 118
+
+
+def test_every_worker_serves_the_model_on_a_gpu_of_its_own(cluster, world, tmp_path):
+    """What Ray takes for a GPU. A server that ends by itself is started again."""
+    world.out = tmp_path / "served"
+    # The mock's answers depend on seeds alone; the refused caption is no part of it.
+    world.rows = [row for row in world.rows if row["prompt"] != "caption 7"]
+    assert world.call(*FLAGS, "--out", tmp_path / "plain") == 0
+    # The folder is in the command line, so that the test finds its own.
+    serve = tmp_path / "serve_mock.py"
+    serve.symlink_to(REPO / "tests/helpers/serve_mock.py")
+    driver = started(
+        world, "--out", world.out, "--cluster", cluster.address, "--gpus-per-server", 1,
+        "--serve-command", f"{RAY_PYTHON} {serve} --latency 0.3", "--shares", 4,
+    )  # fmt: skip
+    journals = Journals(world.out)
+    eventually(journals.look, driver, world)
+    servers = processes_with(f"{serve} --latency 0.3 --port")
+    # One for each, and by default one on every GPU.
+    assert 1 <= len(servers) <= len(cluster.workers()) <= 3
+    os.kill(servers[0], signal.SIGTERM)
+    assert driver.wait(240) == 0, said(world)
+    assert "its server ended by itself" in said(world)
+    assert contents(world.out) == contents(tmp_path / "plain")
+    nothing_is_left(world)
+    assert not processes_with(f"{serve} --latency 0.3 --port")

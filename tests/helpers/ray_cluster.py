@@ -23,7 +23,7 @@ RAY_PYTHON = REPO / ".envs/ray/bin/python"
 
 
 class RayCluster:
-    """Every node has room for one worker: `workers` of `infer_ray.py` are on several nodes."""
+    """Every node has room for one worker, which may ask for a GPU: Ray believes what it is told."""
 
     def __init__(self, nodes: int) -> None:
         # The paths of Ray's sockets must be short.
@@ -51,13 +51,6 @@ class RayCluster:
         return [
             number for number in descendants(self._process.pid)
             if command_line(number).startswith("ray::Worker")
-        ]  # fmt: skip
-
-    def clients(self) -> list[int]:
-        """The clients that the actors have started."""
-        return [
-            number for number in descendants(self._process.pid)
-            if "image_stream_gpt.py" in command_line(number)
         ]  # fmt: skip
 
     def kill_worker(self, choice: random.Random) -> bool:
@@ -100,6 +93,12 @@ def descendants(process: int) -> Iterator[int]:
         yield from descendants(child)
 
 
+def processes_with(text: str) -> list[int]:
+    """All processes of this machine that have this in their command line."""
+    numbers = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
+    return [number for number in numbers if text in command_line(number)]
+
+
 def command_line(process: int) -> str:
     try:
         return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode()
@@ -111,9 +110,10 @@ def _serve(nodes: int, folder: str) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
+    # Another address of the loopback: Ray replaces 127.0.0.1 by the machine's own.
     node = {
-        "num_cpus": 1, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.2",
-        "include_dashboard": False, "include_log_monitor": False,
+        "num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 * 2**20,
+        "node_ip_address": "127.0.0.2", "include_dashboard": False, "include_log_monitor": False,
     }  # fmt: skip
     head = node | {"temp_dir": folder, "gcs_server_port": 0}
     cluster = Cluster(initialize_head=True, head_node_args=head)

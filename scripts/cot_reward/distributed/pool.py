@@ -2,7 +2,7 @@
 
 import logging
 import os
-import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from cot_reward.errors import UserError
 # How often the bar is brought up to date.
 LOOK_SECONDS = 2.0
 END_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 # Rows and responses do not pass through Ray.
 OBJECT_STORE_BYTES = 80 * 2**20
 
@@ -60,6 +61,7 @@ class _Seat:
 
     number: int
     actor: Any
+    host: str = ""
     share: int | None = None
     lines_before: int = 0
 
@@ -83,6 +85,8 @@ class Pool:
         self._idle: list[_Seat] = []
         self._started = 0
         self._over = False
+        # When the user is told that no worker has started; None: one has.
+        self._patience: float | None = time.monotonic() + PATIENCE_SECONDS
         for number in queue.workers:
             self._seat(number)
 
@@ -119,10 +123,14 @@ class Pool:
         for seat in self._calls.values():
             if seat.share is not None:
                 self._growth.lines(seat.share)
+        if self._patience and time.monotonic() > self._patience:
+            self._patience = None
+            self._say("no worker has started yet: servers load their model, or the cluster is full")
         self._look()
 
     def _started_or_not(self, seat: _Seat, ended: Any) -> None:
         if isinstance(ended, str):
+            seat.host, self._patience = ended, None
             self._idle.append(seat)
             return
         self._say(f"worker {seat.number}: did not start: {_why(ended)}")
@@ -137,7 +145,11 @@ class Pool:
         if isinstance(ended, Attempt) and ended.code == 3:
             raise UserError(f"share {share}: {ended.said}")
         stopped = isinstance(ended, Attempt) and ended.code == 130
-        why = ended.said if isinstance(ended, Attempt) else f"its worker died: {_why(ended)}"
+        why = (
+            ended.said
+            if isinstance(ended, Attempt)
+            else f"its worker on {seat.host} died: {_why(ended)}"
+        )
         grew = self._growth.lines(share) > seat.lines_before
         if not (stopped and self._over):
             self._say(f"share {share}: stopped after {self._growth.lines(share)} lines: {why}")
@@ -186,4 +198,4 @@ def _why(error: Any) -> str:
     cause = getattr(error, "cause", None)
     if isinstance(cause, UserError):
         return str(cause)
-    return str(error).strip().splitlines()[0] if "-v" not in sys.argv else str(error)
+    return str(error).strip().splitlines()[0]
