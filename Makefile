@@ -83,7 +83,7 @@ demo-clean: ## forget every result of the demo
 
 # More workers than cores: many tests wait for servers. So one thread for each.
 QUICK_TESTS := OMP_NUM_THREADS=1 $(ENVS)/dev/bin/pytest -m "not slow" -n 3 --dist loadfile
-.PHONY: quick test check bench bench-client bench-capacity bench-merge bench-dpo
+.PHONY: quick test check bench bench-client bench-capacity bench-structured bench-merge bench-dpo
 check: $(ENVS)/dev/pins ## lint, format and types
 	$(ENVS)/dev/bin/ruff check .
 	$(ENVS)/dev/bin/ruff format --check .
@@ -99,6 +99,8 @@ bench-client: envs ## the client and other clients against a fast mock server (1
 	$(ENVS)/main/bin/python tests/bench/client.py
 bench-capacity: envs ## --concurrency auto and fixed numbers on a real server (needs `make demo`)
 	$(ENVS)/main/bin/python tests/bench/capacity.py
+bench-structured: envs ## --structured-output on a real server: cost and accuracy (needs `make demo SEEDS="0 1"`)
+	$(ENVS)/main/bin/python tests/bench/structured.py
 bench-merge: envs ## the merger and a dictionary join (half an hour and 30 GB of disk; its flags: tests/bench/merge.py)
 	$(ENVS)/main/bin/python tests/bench/merge.py
 bench-dpo: envs ## stage 3 and stock TRL (an hour on 2 cores; its flags: tests/bench/dpo.py)

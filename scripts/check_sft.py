@@ -10,7 +10,6 @@ itself. Exit status: 0 start, 2 do not.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from cot_reward.errors import run_script
 from cot_reward.settings import parse
@@ -26,21 +25,9 @@ class SftCheckSettings:
 
 def main() -> int:
     settings = parse(SftCheckSettings, __doc__ or "")
-    from cot_reward.errors import UserError
-    from cot_reward.model_folder import fault_of_model
-    from cot_reward.sft.chat_template import check_template
-    from cot_reward.sft.config import data_files, describe, read_config
-    from cot_reward.sft.guard import admit
+    from cot_reward.sft.start import check_start
 
-    path = Path(settings.training[0])
-    config = read_config(path, settings.training[1:])
-    model = Path(config["model_name_or_path"])
-    if model.is_dir() and (fault := fault_of_model(model)):
-        raise UserError(f"{model}: {fault}")
-    check_template(model, config.get("template"))
-    files = data_files(config)
-    described = describe(config, path, files, settings.processes)
-    print(f"{config['output_dir']}: {admit(config, files)}; {described}")
+    print(check_start(settings.training, settings.processes))
     return 0
 
 

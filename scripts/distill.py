@@ -22,6 +22,8 @@ def main() -> int:
     asked, rows = settings.parse_several(
         (InferenceSettings, ColdStartSettings), __doc__ or "", config=Path("configs/distill.yaml")
     )
+    if asked.shard:
+        raise errors.UserError("--shard: ask the shares by image_stream_gpt.py, and gather them")
     check_orders(len(asked.asked_orders), rows)
     code = infer(asked, api_key=os.environ.get(asked.api_key_env) or "none")
     if code or asked.dry_run:

@@ -204,6 +204,8 @@ LOADERS: dict[str, LlamaFactory | Callable[[str], None]] = {
     "configs/qwen_cold_start.yaml": LlamaFactory("train"),
     "configs/rejection.yaml": LlamaFactory("train"),
     "configs/*_gpu/qwen_cold_start.yaml": LlamaFactory("train"),
+    "configs/two_nodes/qwen_cold_start.yaml": LlamaFactory("train"),
+    "configs/two_nodes/rejection.yaml": LlamaFactory("train"),
     "configs/*_gpu/rejection.yaml": LlamaFactory("train"),
     "configs/*_gpu/*_export.yaml": LlamaFactory("export"),
     "configs/demo/**/qwen_cold_start.yaml": LlamaFactory("train"),
@@ -224,6 +226,7 @@ LOADERS: dict[str, LlamaFactory | Callable[[str], None]] = {
     "configs/dpo.yaml": read_dpo,
     "configs/dpo_lora.yaml": read_dpo,
     "configs/*_gpu/dpo.yaml": read_dpo,
+    "configs/two_nodes/dpo.yaml": read_dpo,
     "configs/**/chain.yaml": read_profile,
     "configs/demo/**/dpo*.yaml": read_dpo,
     "configs/demo/**/control_sft.yaml": read_dpo,
@@ -233,7 +236,7 @@ LOADERS: dict[str, LlamaFactory | Callable[[str], None]] = {
     "configs/demo/**/template.txt": read_template,
 }
 # Changed by hand with each new file: a pattern that finds too few files is then noticed.
-EXPECTED = 57
+EXPECTED = 63
 MATCHES = {
     file: [pattern for pattern in LOADERS if REPO / file in set(REPO.glob(pattern))]
     for file in FILES
@@ -357,6 +360,39 @@ def test_stages_are_chained() -> None:
             assert values(f"{folder}/dpo.yaml")["model_name_or_path"] == base
     # The chain of one_gpu gives it the merged model of its own stage 2.
     assert values("configs/dpo_lora.yaml")["model_name_or_path"] == stage_2["output_dir"]
+
+
+@pytest.mark.parametrize("name", ["qwen_cold_start", "rejection", "dpo"])
+def test_two_nodes_train_as_one(name: str) -> None:
+    """Twice the processes and half the accumulation: as many rows a step, nothing else changed."""
+    one, two = values(f"configs/{name}.yaml"), values(f"configs/two_nodes/{name}.yaml")
+    assert one.pop("gradient_accumulation_steps") == 2 * two.pop("gradient_accumulation_steps")
+    assert one == two
+
+
+@pytest.mark.parametrize("name", ["zero2", "zero3", "fsdp2"])
+def test_launch_files_of_two_nodes(name: str) -> None:
+    one = values(f"configs/accelerate/{name}.yaml")
+    two = values(f"configs/accelerate/{name}_two_nodes.yaml")
+    own = {"num_machines": 2, "num_processes": 2 * one["num_processes"]}
+    own |= {"main_process_port": 29500}
+    assert two == one | own
+
+
+def test_flags_of_a_node_reach_torchrun() -> None:
+    """With the flags that scripts/nodes.sh gives, whatever engine the file names."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    flags = "--num_machines 2 --num_processes 6 --machine_rank 1 --main_process_ip node-0"
+    flags += " --main_process_port 29611"
+    for name in ("zero2_two_nodes", "zero3_two_nodes", "fsdp2_two_nodes", "zero2", "ddp"):
+        file = str(REPO / f"configs/accelerate/{name}.yaml")
+        given = ["--config_file", file, *flags.split(), "x.py"]
+        arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(given))
+        prepare_multi_gpu_env(arguments)
+        assert (arguments.nnodes, arguments.nproc_per_node, arguments.node_rank) == ("2", "3", 1)
+        assert arguments.rdzv_endpoint == "node-0:29611"
 
 
 def test_the_control_of_rejection_sampling_goes_on_as_stage_2_began() -> None:

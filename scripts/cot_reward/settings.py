@@ -121,9 +121,10 @@ def _kind(field: Field[Any], hints: dict[str, Any]) -> tuple[Any, bool]:
 def _scalar(value: Any, kind: Any, where: str) -> Any:
     choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
     if choices:
-        # YAML 1.1 reads a bare off as a boolean.
-        if value is False and "off" in choices:
-            return "off"
+        # YAML 1.1 reads a bare off or on as a boolean.
+        word = {False: "off", True: "on"}.get(value) if isinstance(value, bool) else None
+        if word in choices:
+            return word
         if value in choices:
             return value
         raise UserError(f"{where}: {value!r} is not one of {', '.join(map(str, choices))}")

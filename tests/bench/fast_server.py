@@ -15,7 +15,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -39,10 +40,13 @@ class Seen:
 
 
 class FastServer:
-    """The server's process. A streamed answer goes out in `writes` parts, at most one per token."""
+    """The server's process. A streamed answer goes out in `writes` parts, at most one per token.
 
-    def __init__(self, writes: int = 8) -> None:
-        command = [sys.executable, __file__, str(writes)]
+    With `slots` it works on so many requests at a time, each for `seconds`; others wait.
+    """
+
+    def __init__(self, writes: int = 8, slots: int = 0, seconds: float = 0.0) -> None:
+        command = [sys.executable, __file__, str(writes), str(slots), str(seconds)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self._port = int(self._process.stdout.readline())
@@ -141,6 +145,8 @@ _NO_LENGTH = _json({"error": {"message": "a Content-Length is needed"}}, "411 Le
 
 class _Record:
     items, first, last, cpu = 0, 0.0, 0.0, 0.0
+    # Requests that are worked on, and what delivers the answers to those that wait.
+    working, waiting = 0, deque[Callable[[], None]]()
 
 
 class _Connection(asyncio.BufferedProtocol):
@@ -148,6 +154,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     completion: bytes
     stream: list[bytes]
+    slots, seconds = 0, 0.0
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
@@ -196,6 +203,27 @@ class _Connection(asyncio.BufferedProtocol):
             _Record.first = time.monotonic()
 
     def _answer(self) -> None:
+        if self.slots and self._size >= MIN_ITEM_BYTES:
+            _Record.waiting.append(self._deliver)
+            self._begin_work()
+        else:
+            self._deliver()
+
+    def _begin_work(self) -> None:
+        while _Record.waiting and _Record.working < self.slots:
+            _Record.working += 1
+            asyncio.get_running_loop().call_later(
+                self.seconds, self._end_work, _Record.waiting.popleft()
+            )
+
+    def _end_work(self, deliver: Callable[[], None]) -> None:
+        _Record.working -= 1
+        deliver()
+        self._begin_work()
+
+    def _deliver(self) -> None:
+        if self._transport.is_closing():
+            return
         if _STREAM.search(self._ends):
             self._write(iter(self.stream))
         else:
@@ -228,8 +256,9 @@ def _page(head: bytes) -> bytes:
     return _json(seen)
 
 
-async def _main(writes: int) -> None:
+async def _main(writes: int, slots: int, seconds: float) -> None:
     _Connection.completion, _Connection.stream = _completion(), _stream(writes)
+    _Connection.slots, _Connection.seconds = slots, seconds
     loop = asyncio.get_running_loop()
     server = await loop.create_server(_Connection, "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
@@ -237,4 +266,4 @@ async def _main(writes: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(int(sys.argv[1])))
+    asyncio.run(_main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))

@@ -36,6 +36,7 @@ REQUIRED = "--data_path x.jsonl --model_name_or_path x --use_cpu --bf16 false --
         ("--discopop_tau 0.1", "--discopop_tau 0.1 is ignored without --loss_type discopop"),
         ("--f_alpha_divergence_coef 1", "ignored without --f_divergence_type alpha_divergence"),
         ("--ref_model_sync_steps 5", "--ref_model_sync_steps 5 is ignored without --sync_ref"),
+        ("--save_on_each_node", "--save_on_each_node: machines that share --output_dir"),
         # flags that nothing reads
         ("--pad_to_multiple_of 64", "--pad_to_multiple_of 64 has no effect here"),
         ("--pad_token <|endoftext|>", "--pad_token <|endoftext|> has no effect here"),

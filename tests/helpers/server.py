@@ -42,6 +42,20 @@ def _completion(number: int) -> tuple[str, str]:
     return f"<think>{reasoning}</think><answer>Image {answer} is better</answer>", "stop"
 
 
+def of_form(regex: str, number: int, noun: str) -> tuple[str, str]:
+    """As `completion`, of the first sample from this seed on that the form allows, or that is cut.
+
+    Where the chat template has opened <think>, the text begins behind it.
+    """
+    while True:
+        text, reason = completion(number, noun)
+        for whole in (text, text.removeprefix("<think>")):
+            if reason == "length" or re.fullmatch(regex, whole):
+                return whole, reason
+        # The next one may be a text that is cut.
+        number += 2
+
+
 def word_logprobs(text: str) -> dict[str, Any]:
     """Log-probs of words and signs: at a 1 or 2 the other one has a quarter of its chance."""
     return {"content": [
@@ -88,7 +102,9 @@ class MockServer:
         The server works on `slots` requests at a time (0: all), and other requests wait. It
         rejects requests beyond `max_requests` (0: none) with status 503. It lists `models`, with
         the status `models_status`, and with `root` as their folder. `probe` changes the answer to a
-        text alone: "words" and "logprob", a "status", or "refuses", what it does not understand.
+        text alone: "words" and "logprob", a "status", or "refuses", what it does not understand;
+        with "structured": "ignores" it does not force forms, "reasoning": only behind reasoning,
+        "opened": its chat template writes <think>, "silent": it does not tell its prompt.
         """
         configuration = {
             "latency": latency, "faults": faults or [], "slots": slots,
@@ -175,9 +191,16 @@ def _serve(port: int, models: list[str]) -> None:
         if "status" in asked:
             return web.json_response({"error": {"message": "no"}}, status=asked["status"])
         words = asked.get("words", ["Image", " 1"])
+        mode = asked.get("structured", "")
+        reasoning = {"reasoning": "Image 1"} if mode == "reasoning" else {}
+        if "structured_outputs" in body and mode not in ("ignores", "reasoning"):
+            # Of a form of one text alone; the others are asked for one token.
+            words = [body["structured_outputs"]["regex"][:7]]
         choice: dict[str, Any] = {
             "index": 0, "finish_reason": "length",
-            "message": {"role": "assistant", "content": "".join(words)},
+            "message": {
+                "role": "assistant", "content": None if reasoning else "".join(words), **reasoning,
+            },
         }  # fmt: skip
         if body.get("logprobs"):
             logprob = asked.get("logprob", -0.5)
@@ -185,7 +208,10 @@ def _serve(port: int, models: list[str]) -> None:
             choice["logprobs"] = {"content": [
                 {"token": word, "logprob": logprob, "top_logprobs": others} for word in words
             ]}  # fmt: skip
-        return web.json_response({"choices": [choice], "model": body["model"]})
+        answer = {"choices": [choice], "model": body["model"]}
+        if body.get("return_prompt_text") and mode != "silent":
+            answer["prompt_text"] = "<|im_start|>assistant\n" + "<think>\n" * (mode == "opened")
+        return web.json_response(answer)
 
     async def chat(request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -228,7 +254,9 @@ def _serve(port: int, models: list[str]) -> None:
         count = 1 if kind == "first_only" else body["n"] - (kind == "wrong_n")
         choices = []
         for index in range(count):
-            text, reason = completion(body["seed"] + index, noun)
+            regex = (body.get("structured_outputs") or {}).get("regex")
+            sample = body["seed"] + index
+            text, reason = of_form(regex, sample, noun) if regex else completion(sample, noun)
             logprobs = {"logprobs": word_logprobs(text)} if body.get("logprobs") else {}
             choices.append({
                 **logprobs,

@@ -101,6 +101,21 @@ def test_the_served_generation_config_does_not_sample(real, capfd):
     assert told.count("further samples of a comparison are the text of an earlier one") == 1
 
 
+@pytest.mark.parametrize("form", ["answer", "json", "think"])
+def test_a_forced_form_is_on_every_text_even_of_an_untrained_model(real, form):
+    world = real.world
+    world.out = real.folder / f"forced-{form}"
+    flags = ["--form", form, "--num-samples", 4, "--limit", 4, "--max-tokens", 64]
+    assert world.call("--out", world.out, *flags, "--structured-output", "on") == 0
+    assert len(world.judged) == 32
+    # Random weights may go on with white space or reasons until they are cut.
+    assert all(row["answer"] or row["finish_reason"] == "length" for row in world.judged)
+    begins = {"answer": "Image", "json": "{", "think": "<think>"}[form]
+    whole = [text.strip() for text in texts(world).values() if text.strip()]
+    assert all(text.startswith((begins, "```")) or begins.startswith(text) for text in whole)
+    assert any(row["answer"] for row in world.judged) or form != "answer"
+
+
 def test_other_weights_under_the_same_name_are_seen(real):
     """Last: the server has other weights afterwards."""
     world = real.world

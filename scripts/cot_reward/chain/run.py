@@ -192,8 +192,8 @@ def _run_step(step: Step, records: Records, processes: Processes, chain: Chain) 
     records.start(step)
     command = step.command
     if step.model:
-        url = chain.profile.base_url or processes.serve(step.model)
-        command = step.command_at(url)
+        urls = chain.profile.base_url or [processes.serve(step.model)]
+        command = step.command_at(urls)
     elif step.trains:
         processes.stop_server()
     if step.sft:
@@ -245,7 +245,7 @@ def _show(
 ) -> None:
     """Print every step with its condition and its command; start nothing."""
     port = profile.port or SHOWN_PORT
-    url = profile.base_url or f"http://127.0.0.1:{port}/v1"
+    urls = profile.base_url or [f"http://127.0.0.1:{port}/v1"]
     made: set[Path] = set()
     served: Path | None = None
     for step in steps:
@@ -263,7 +263,7 @@ def _show(
             print("      + " + shown(serve_command(served, port, flags), {}) + " &")
         if step.trains:
             served = None
-        print("      + " + shown(step.command_at(url), step.environment))
+        print("      + " + shown(step.command_at(urls), step.environment))
 
 
 def _foreseen(step: Step, records: Records, made: set[Path]) -> tuple[str, str]:

@@ -130,9 +130,9 @@ class Profile:
         "port of the servers (default: a free one for each server)", default=None
     )
     serve_flags: list[str] = _setting("further flags of vLLM", default_factory=list)
-    base_url: str | None = _setting(
-        "a server that runs elsewhere; it must list the model of the step by its folder's name",
-        default=None,
+    base_url: list[str] = _setting(
+        "servers that run elsewhere; they must list the model of the step by its folder's name",
+        default_factory=list,
     )
 
     def __post_init__(self) -> None:

@@ -1,10 +1,10 @@
 """What a step of the chain is: one command, what it is made from, and where its result stands."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Stands in a command for the address of the server, which is known once it runs.
+# Stands in a command for the address of the server, or several, known once it runs.
 URL = "{base_url}"
 
 
@@ -63,6 +63,6 @@ class Step:
     exit_codes: tuple[int, ...] = (0,)
     only_after: tuple["Step", ...] = ()
 
-    def command_at(self, url: str) -> tuple[str, ...]:
-        """The command with the server's address."""
-        return tuple(url if part == URL else part for part in self.command)
+    def command_at(self, urls: Sequence[str]) -> tuple[str, ...]:
+        """The command with the addresses of the servers."""
+        return tuple(word for part in self.command for word in (urls if part == URL else [part]))

@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from cot_reward.client.capacity import Capacity
 from cot_reward.client.outage import Outage
@@ -68,8 +68,11 @@ class Member:
         }
 
 
-# A request that waits for a slot; its result is the member, None when the run is over.
-_Turn = asyncio.Future[Member | None]
+class _Turn(NamedTuple):
+    """A request that waits for a slot; `slot` is the member, None when the run is over."""
+
+    comparison: str
+    slot: asyncio.Future[Member | None]
 
 
 class Fleet:
@@ -151,7 +154,7 @@ class Fleet:
         None when the run is over. `before`: the member that had the request and did not answer it;
         such a request goes first, and elsewhere if it can.
         """
-        turn: _Turn = asyncio.get_running_loop().create_future()
+        turn = _Turn(comparison, asyncio.get_running_loop().create_future())
         others = [member for member in self._members if member.open and member is not before]
         if before and self._asked.get(comparison) is before:
             del self._asked[comparison]
@@ -168,9 +171,9 @@ class Fleet:
                 self._queue.move_to_end(comparison, last=False)
         self._dispatch()
         try:
-            return await turn
+            return await turn.slot
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and (member := turn.result()):
+            if turn.slot.done() and not turn.slot.cancelled() and (member := turn.slot.result()):
                 self.release(member)
             raise
 
@@ -194,9 +197,10 @@ class Fleet:
             member.capacity.resume()
         elif member.turns:
             # Their comparisons are asked elsewhere. They have waited longest, so they go first.
-            waiting, member.turns = member.turns, deque()
-            self._queue[f"left {id(waiting)}"] = waiting
-            self._queue.move_to_end(f"left {id(waiting)}", last=False)
+            while member.turns:
+                turn = member.turns.pop()
+                self._queue.setdefault(turn.comparison, deque()).appendleft(turn)
+                self._queue.move_to_end(turn.comparison, last=False)
         self._dispatch()
 
     def _dispatch(self) -> None:
@@ -204,8 +208,8 @@ class Fleet:
         if self.over:
             for turns in (*self._queue.values(), *(member.turns for member in self._members)):
                 for turn in turns:
-                    if not turn.done():
-                        turn.set_result(None)
+                    if not turn.slot.done():
+                        turn.slot.set_result(None)
                 turns.clear()
             self._queue.clear()
             return
@@ -226,9 +230,9 @@ class Fleet:
     def _give_own_turns(self, member: Member) -> None:
         while member.turns and member.open and member.capacity.free:
             turn = member.turns.popleft()
-            if not turn.done():
+            if not turn.slot.done():
                 member.capacity.take()
-                turn.set_result(member)
+                turn.slot.set_result(member)
 
     def _best_free(self) -> Member | None:
         """The open server with a free slot that will answer first; None to wait for another one."""

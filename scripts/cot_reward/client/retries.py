@@ -131,7 +131,8 @@ class _Sending:
     async def _attempt(self, member: Member, began: float) -> Outcome:
         """The answer of this server. Raises AttemptError, SingleChoiceError and ServerError."""
         sampling, request = member.sampling, self._request
-        body = wire.body(self._content, sampling, request.count, request.seed)
+        task = request.comparison.task
+        body = wire.body(self._content, sampling, request.count, request.seed, task=task)
         seconds = min(sampling.timeout, sampling.deadline - self._spent)
         answer = await member.server.complete(body, seconds)
         outcome = _parse(answer, request, sampling, self._retries)

@@ -73,7 +73,7 @@ class Sampling:
 
     `timeout` bounds one attempt, `deadline` all attempts of a request with the waits between them,
     both in seconds. Time in which the server was out does not count. `extra` are further fields of
-    every request. A seed is sent modulo `seeds`.
+    every request, `by_task` of those about a task. A seed is sent modulo `seeds`.
     """
 
     model: str
@@ -85,6 +85,7 @@ class Sampling:
     max_attempts: int
     extra: Mapping[str, Any] = field(default_factory=dict)
     seeds: int = 2**53
+    by_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def content(prompt: str, urls: Iterable[Iterable[bytes]]) -> bytes:
@@ -103,10 +104,12 @@ def content(prompt: str, urls: Iterable[Iterable[bytes]]) -> bytes:
     return b"".join((b"[", parts[0][1:], *parts[1:], b"]"))
 
 
-def body(content: bytes, sampling: Sampling, count: int, seed: int, max_tokens: int = 0) -> bytes:
+def body(
+    content: bytes, sampling: Sampling, count: int, seed: int, max_tokens: int = 0, task: str = ""
+) -> bytes:
     """A chat completion request for `count` samples.
 
-    `max_tokens` 0: the number of `sampling`.
+    `max_tokens` 0: the number of `sampling`. `task` "": a request about none.
     """
     settings = {
         "model": sampling.model,
@@ -116,6 +119,7 @@ def body(content: bytes, sampling: Sampling, count: int, seed: int, max_tokens: 
         "max_tokens": max_tokens or sampling.max_tokens,
         "seed": seed % sampling.seeds,
         **sampling.extra,
+        **sampling.by_task.get(task, {}),
     }
     head = json.dumps(settings)[:-1].encode()
     return b"".join((head, b', "messages": [{"role": "user", "content": ', content, b"}]}"))

@@ -15,6 +15,7 @@ from cot_reward.dpo.settings import DpoSettings
 from cot_reward.dpo.steps import announce
 from cot_reward.dpo.trl_settings import PairConfig
 from cot_reward.errors import UserError
+from cot_reward.training.cluster import check_files, check_start
 from cot_reward.training.distributed import broadcast_from_main
 from cot_reward.training.model import check_folders, load_processor
 
@@ -59,7 +60,12 @@ def load_train_and_eval(
             print(warning, file=sys.stderr)
         return train, held_out
 
-    return broadcast_from_main(read_both)
+    check_start(settings, training, model_config)
+    train, held_out = broadcast_from_main(read_both)
+    rows = train.rows + (held_out.rows if held_out else [])
+    images = (path for row in rows for path in row["image_paths"])
+    check_files(training, images, Path(settings.image_folder))
+    return train, held_out
 
 
 def _long_pairs_warning(pairs: Pairs, max_row_tokens: int | None) -> str:

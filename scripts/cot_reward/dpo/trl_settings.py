@@ -15,6 +15,7 @@ from cot_reward.dpo import flag_checks
 from cot_reward.dpo.settings import DpoSettings
 from cot_reward.training import command_line
 from cot_reward.training.checkpoint import checkpoint_to_resume
+from cot_reward.training.distributed import on_every_machine, same_on_every_machine
 
 
 @dataclass
@@ -53,13 +54,14 @@ def parse(
         DpoSettings, PairConfig, argv, description
     )
     _default_eval_strategy(settings, training)
-    flag_checks.check(settings, training, model_config)
+    on_every_machine(lambda: flag_checks.check(settings, training, model_config))
     # With uneven batches some processes have no last batch, and the others wait for them for ever.
     # Even ones repeat pairs, and the trainer drops the repeated pairs: each counts once.
     accelerator_config: Any = training.accelerator_config
     accelerator_config.even_batches = True
-    training.resume_from_checkpoint = checkpoint_to_resume(
-        training.resume_from_checkpoint, Path(str(training.output_dir))
+    resumed, output = training.resume_from_checkpoint, Path(str(training.output_dir))
+    training.resume_from_checkpoint = same_on_every_machine(
+        "--resume_from_checkpoint", lambda: checkpoint_to_resume(resumed, output)
     )
     return settings, training, model_config
 

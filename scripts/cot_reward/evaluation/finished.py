@@ -15,12 +15,18 @@ _BYTES_AT_ONCE = 2**26
 def finished_summary(folder: Path) -> Mapping[str, Any]:
     """The client's summary.
 
-    Raises UserError when the inference has not finished, and when outcomes decided what was asked.
+    Raises UserError when the inference has not finished, is one share of several (--shard), or when
+    outcomes decided what was asked.
     """
     path = folder / "summary.json"
     if not path.exists():
         raise UserError(f"{folder}: no summary.json; this inference has not finished")
     summary = read_json(path)
+    if share := summary.get("settings", {}).get("shard"):
+        raise UserError(
+            f"{folder}: holds share {share} of its comparisons alone; scripts/gather.py joins all "
+            "shares into one folder"
+        )
     until = summary.get("settings", {}).get("until", "off")
     if until != "off":
         raise UserError(

@@ -44,6 +44,8 @@ def evaluate(asked: InferenceSettings, chosen: BenchmarkSettings, api_key: str) 
 
     Raises UserError, also for what `prepare` refuses. A stopped run goes on.
     """
+    if asked.shard:
+        raise UserError("--shard: scores of a share are no benchmark's; ask all, by more servers")
     questions = _questions(asked, chosen)
     own = replace(
         asked, data=[questions], image_root=[], labels=[], task=None, adapter=None, limit=None

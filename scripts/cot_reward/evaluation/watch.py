@@ -30,7 +30,8 @@ TOLERANCE = 0.01
 WORSE = 4
 # Settings of an inference that both must share; the comparisons and orders are compared as such.
 _SAME_SETTINGS = (
-    "temperature", "top_p", "max_tokens", "sampling_defaults", "image_max_pixels", "templates"
+    "temperature", "top_p", "max_tokens", "sampling_defaults", "image_max_pixels", "templates",
+    "structured_output",
 )  # fmt: skip
 
 
@@ -98,7 +99,8 @@ def watch(before: Path, after: Path, out: Path) -> int:
 
 
 def _check_settings(before: Path, after: Path) -> None:
-    there, here = (_settings(folder) for folder in (before, after))
+    # Runs from before the flag existed had none.
+    there, here = ({"structured_output": "off"} | _settings(each) for each in (before, after))
     for name in _SAME_SETTINGS:
         if there.get(name) != here.get(name):
             raise UserError(

@@ -11,6 +11,7 @@ from cot_reward.grpo.settings import GrpoSettings
 from cot_reward.rows.file_flags import held_out_files
 from cot_reward.rows.held_out import HeldOut, exclude_warnings
 from cot_reward.tasks.prompts import TEMPLATE_FILE, check_template_of_model, read_templates
+from cot_reward.training.cluster import check_files, check_start
 from cot_reward.training.distributed import broadcast_from_main
 from cot_reward.training.model import check_folders
 
@@ -35,7 +36,12 @@ def load_train_and_eval(
         check_template_of_model(str(model), train.templates)
         return train, held_out
 
-    return broadcast_from_main(read)
+    check_start(settings, training, model_config)
+    train, held_out = broadcast_from_main(read)
+    rows = train.rows + (held_out.rows if held_out else [])
+    images = (path for row in rows for path in row.images)
+    check_files(training, images, Path(settings.image_folder))
+    return train, held_out
 
 
 def _template_files(settings: GrpoSettings, model: Path) -> list[str]:

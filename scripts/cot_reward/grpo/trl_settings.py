@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from transformers import IntervalStrategy
 from trl import GRPOConfig, ModelConfig
@@ -12,6 +11,7 @@ from cot_reward.grpo import flag_checks
 from cot_reward.grpo.settings import GrpoSettings
 from cot_reward.training import command_line
 from cot_reward.training.checkpoint import checkpoint_to_resume
+from cot_reward.training.distributed import on_every_machine, same_on_every_machine
 
 
 @dataclass
@@ -50,9 +50,9 @@ def parse(
     )
     if settings.eval_data_path and training.eval_strategy == "no":
         training.eval_strategy = IntervalStrategy.EPOCH
-    flag_checks.check(settings, training, model_config)
-    output: Any = training.output_dir
-    training.resume_from_checkpoint = checkpoint_to_resume(
-        training.resume_from_checkpoint, Path(str(output))
+    on_every_machine(lambda: flag_checks.check(settings, training, model_config))
+    resumed, output = training.resume_from_checkpoint, Path(str(training.output_dir))
+    training.resume_from_checkpoint = same_on_every_machine(
+        "--resume_from_checkpoint", lambda: checkpoint_to_resume(resumed, output)
     )
     return settings, training, model_config

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -14,6 +15,7 @@ from cot_reward.inference.media_check import records_with_bad_media
 from cot_reward.inference.plan import Run
 from cot_reward.inference.settings import InferenceSettings
 from cot_reward.inference.start import check_bad_records, resume, sampling_of, warn_of_held_out
+from cot_reward.inference.structured import forced_forms
 from cot_reward.media.paths import MediaError
 from cot_reward.media.sent import MediaReader
 
@@ -78,5 +80,9 @@ def _readable_body(run: Run, request: Request) -> Any:
             url = f"({error})"
         urls.append([json.dumps(url).encode()])
     sampling = sampling_of(settings, settings.model or "(the one that the server lists)")
+    if settings.structured_output != "off":
+        # Whether the chat template opens <think> is found out when the server is asked.
+        sampling = replace(sampling, by_task=forced_forms(settings.form, run.templates))
     content = wire.content(request.prompt, urls)
-    return json.loads(wire.body(content, sampling, request.count, request.seed))
+    task = request.comparison.task
+    return json.loads(wire.body(content, sampling, request.count, request.seed, task=task))

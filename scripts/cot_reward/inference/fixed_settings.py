@@ -14,6 +14,8 @@ FIXED_SETTINGS = ("model", "temperature", "top_p", "max_tokens", "seed", "image_
 _YOUNGER_SETTINGS: dict[str, Any] = {
     "sampling_defaults": "server", "chat_template_kwargs": None, "form": "think",
 }  # fmt: skip
+# Younger still: part of the hash only where they have another value, so that it stays what it was.
+_YOUNGEST_SETTINGS: dict[str, Any] = {"structured_output": "off"}
 
 
 def run_hash(settings: Mapping[str, Any]) -> str:
@@ -23,6 +25,9 @@ def run_hash(settings: Mapping[str, Any]) -> str:
     younger = {name: settings.get(name, old) for name, old in _YOUNGER_SETTINGS.items()}
     if younger != _YOUNGER_SETTINGS:
         fixed.append(younger)
+    youngest = {name: settings.get(name, old) for name, old in _YOUNGEST_SETTINGS.items()}
+    if youngest != _YOUNGEST_SETTINGS:
+        fixed.append(youngest)
     return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()[:16]
 
 
@@ -55,11 +60,12 @@ def continued_settings(
             f"{path.parent} holds share {previous.get('shard') or '1/1 (all comparisons)'}, and "
             f"--shard is {current.get('shard') or 'not given'}; use another --out for each share"
         )
-    there = _YOUNGER_SETTINGS | dict(previous)
+    there = _YOUNGER_SETTINGS | _YOUNGEST_SETTINGS | dict(previous)
+    here = _YOUNGEST_SETTINGS | current
     differences = [
-        f"{name}: {there.get(name)!r} there, {current[name]!r} now"
-        for name in (*FIXED_SETTINGS, *_YOUNGER_SETTINGS)
-        if there.get(name) != current[name]
+        f"{name}: {there.get(name)!r} there, {here.get(name)!r} now"
+        for name in (*FIXED_SETTINGS, *_YOUNGER_SETTINGS, *_YOUNGEST_SETTINGS)
+        if there.get(name) != here.get(name)
     ]
     differences += [
         f"template of {task}: {templates[task]} there, {current_hash} now"

@@ -94,6 +94,13 @@ def problems(summary: dict[str, Any], settings: InferenceSettings) -> list[str]:
             f"{account['failed']} of {wanted} responses failed, more than "
             f"--max-failed {settings.max_failed:g}; see {settings.out / 'failed.jsonl'}"
         )
+    unparsed = summary["verdicts"].get("unparsed", 0)
+    if settings.structured_output != "off" and unparsed:
+        found.append(
+            f"{unparsed} responses do not have the form that the server was to force "
+            "(--structured-output): it did not force it on all texts, or it broke texts off; "
+            "unusable.jsonl has them"
+        )
     if parsed["of"] and parsed["share"] < settings.min_parsed:
         ends = "".join(
             f"\n  {count} x '...{one_line(end)}'" for end, count in summary["unparsed_ends"].items()

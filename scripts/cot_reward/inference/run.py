@@ -32,6 +32,7 @@ from cot_reward.inference.start import (
     take_held_out_rows_away,
     warn_of_held_out,
 )
+from cot_reward.inference.structured import forced_forms
 from cot_reward.records import Verdict
 from cot_reward.store import Journal, write_json
 
@@ -188,9 +189,13 @@ async def _run(settings: InferenceSettings, api_key: str) -> int:
             run = Run(settings, ledger)
             check_bad_records(run)
             warn_of_held_out(run)
+            if settings.structured_output != "off":
+                # A prompt of other JSON is told before any server is asked.
+                forced_forms(settings.form, run.templates)
             known = Acquaintance(
                 sampling_of(settings, model), run.templates, settings.any_weights,
                 settings.media_root if settings.media == "file" else None,
+                settings.form if settings.structured_output != "off" else None,
             )  # fmt: skip
             await roster.join(known.meet)
             resolved = resume(run, model, known.served)

@@ -11,7 +11,9 @@ from cot_reward.client.server import AttemptError, Server, ServerError
 from cot_reward.client.wire import NEUTRAL_SAMPLING, Sampling
 from cot_reward.errors import UserError
 from cot_reward.fingerprints import Fingerprints, is_model
+from cot_reward.inference.structured import with_forced_forms
 from cot_reward.media.sent import file_url
+from cot_reward.records import Form
 from cot_reward.tasks.prompts import check_template_of_model
 
 
@@ -21,13 +23,15 @@ class Acquaintance:
 
     `templates`: task -> template of the run. `served` is the value of `served_model` for the first
     server that was met; `any_weights` compares nothing. `file_root`: the folder whose files a
-    server must be able to read, with --media file.
+    server must be able to read, with --media file. `forced`: the form that it must force on all
+    texts, with --structured-output.
     """
 
     sampling: Sampling
     templates: Mapping[str, str]
     any_weights: bool = False
     file_root: Path | None = None
+    forced: Form | None = None
     served: dict[str, Any] = field(default_factory=dict)
     # Several servers may have loaded one folder.
     _fingerprints: Fingerprints = field(default_factory=Fingerprints)
@@ -59,7 +63,11 @@ class Acquaintance:
             await _probe_files(self.file_root, server, sampling)
         # The first server may have told nothing of its weights.
         self.served = served | {name: value for name, value in self.served.items() if value}
-        return replace(sampling, seeds=SMALL_SEEDS) if "large seeds" in found.refused else sampling
+        if "large seeds" in found.refused:
+            sampling = replace(sampling, seeds=SMALL_SEEDS)
+        if self.forced:
+            sampling = await with_forced_forms(server, sampling, self.forced, self.templates)
+        return sampling
 
 
 async def _probe_files(media_root: Path, server: Server, sampling: Sampling) -> None:

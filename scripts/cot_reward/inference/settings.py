@@ -96,10 +96,11 @@ class InferenceSettings:
     answer_probability: bool = _setting(
         "write the probability of each answer, by log-probs", default=False
     )
-    orders: Literal["given", "swapped", "both"] = _setting("presentation orders", default="both")
-    until: Until = _setting(
-        "ask about a comparison and order until such usable texts are there", default="off"
+    structured_output: Literal["off", "on"] = _setting(
+        "on: vLLM lets no text leave the form of --form", default="off"
     )
+    orders: Literal["given", "swapped", "both"] = _setting("presentation orders", default="both")
+    until: Until = _setting("ask in each order until such usable texts are there", default="off")
     first: int = _setting("with --until: samples of each round", default=2)
     until_coherence: list[str] = _setting(
         "with --until: findings of a usable text, as the merger takes them",
@@ -109,7 +110,7 @@ class InferenceSettings:
         "requests in flight at each server; auto: raised while tokens/s rise", default="auto"
     )
     media: Literal["inline", "file"] = _setting(
-        "inline: requests hold the images; file: the server reads file:// addresses",
+        "inline: in the request; file: file:// addresses",
         default="inline",
     )
     image_max_pixels: int = _setting("larger images are resized as in training", default=262144)

@@ -35,20 +35,32 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def data_files(config: Mapping[str, Any]) -> list[Path]:
     """The files of the training's data sets, by dataset_info.json. Raises UserError."""
+    return [file for file, _ in _data_sets(config)]
+
+
+def media_columns(config: Mapping[str, Any]) -> list[tuple[Path, list[str]]]:
+    """Each of these files, with the columns that hold paths of images and videos."""
+    return [
+        (file, [columns[kind] for kind in ("images", "videos") if columns.get(kind)])
+        for file, columns in _data_sets(config)
+    ]
+
+
+def _data_sets(config: Mapping[str, Any]) -> list[tuple[Path, dict[str, str]]]:
     folder = Path(config.get("dataset_dir", "data"))
     info = folder / "dataset_info.json"
     try:
         known = json.loads(info.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{info}: cannot be read: {error}") from None
-    files = []
+    found = []
     for name in _names(config["dataset"]):
         if name not in known:
             raise UserError(f"{info} has no data set '{name}'.{nearest(name, known)}")
         # A data set of the hub has no file here.
         if file_name := known[name].get("file_name"):
-            files.append(folder / file_name)
-    return files
+            found.append((folder / file_name, known[name].get("columns", {})))
+    return found
 
 
 def _names(dataset: Any) -> list[str]:

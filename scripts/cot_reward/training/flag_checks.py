@@ -114,6 +114,11 @@ def of_machine(training: Any) -> Iterator[str]:
             yield f"--report_to {name}: nothing of this name can be reported to.{close}"
         if name not in available:
             yield f"--report_to {name} needs the package {name}, which is not installed"
+    if training.save_on_each_node:
+        yield (
+            "--save_on_each_node: machines that share --output_dir would write over each other's "
+            "files, and others are not needed: the first one saves the model; leave it out"
+        )
     if training.n_gpu > 1:
         yield (
             f"{training.n_gpu} GPUs and one process: start it by accelerate launch (or torchrun), "

@@ -11,7 +11,7 @@ from trl import ModelConfig, get_peft_config
 
 from cot_reward.errors import UserError
 from cot_reward.model_folder import fault_of_model
-from cot_reward.training.distributed import broadcast_from_main
+from cot_reward.training.distributed import same_on_every_machine
 from cot_reward.training.model_files import model_files
 
 # Parameter names in Qwen2-VL, Qwen2.5-VL and Qwen3-VL, then in LLaVA; the same parts as
@@ -70,7 +70,8 @@ def pin_model(training: Any, model_config: ModelConfig) -> str:
     if isinstance(given, dict):
         revision = given.pop("revision", revision)
     name = str(model_config.model_name_or_path)
-    files = broadcast_from_main(lambda: model_files(name, revision))
+    what = f"--model_name_or_path {name}"
+    files = same_on_every_machine(what, lambda: model_files(name, revision))
     model_config.model_revision = files.revision
     return files.digest
 

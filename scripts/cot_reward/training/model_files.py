@@ -24,6 +24,7 @@ _CONFIGURATION_FILES = (
 )
 # In the order in which transformers looks for them; it loads one kind only.
 _WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
+_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class ModelFiles:
 
     revision: str | None
     digest: str
+
+    def __str__(self) -> str:
+        return self.digest[:_SHOWN]
 
 
 def model_files(name: str, revision: str | None) -> ModelFiles:
