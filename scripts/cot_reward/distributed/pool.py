@@ -83,6 +83,7 @@ class Pool:
         # What a seat does now, and seats that have nothing to do.
         self._calls: dict[Any, _Seat] = {}
         self._idle: list[_Seat] = []
+        self.unreadable = ""
         self._started = 0
         self._over = False
         # When the user is told that no worker has started; None: one has.
@@ -96,8 +97,8 @@ class Pool:
         self._calls[seat.actor.start.remote(self._work, str(self._started))] = seat
 
     def ask(self) -> None:
-        """Ask all shares. Raises UserError when a client finds that the texts are of no use."""
-        while self._queue.open and self._queue.workers:
+        """Ask all shares, until `unreadable` says why the texts are of no use."""
+        while self._queue.open and self._queue.workers and not self.unreadable:
             for seat in list(self._idle):
                 share = self._queue.take(seat.number)
                 if share is not None:
@@ -143,7 +144,8 @@ class Pool:
             self._idle.append(seat)
             return
         if isinstance(ended, Attempt) and ended.code == 3:
-            raise UserError(f"share {share}: {ended.said}")
+            # So would all others.
+            self.unreadable = self.unreadable or f"share {share}: {ended.said}"
         stopped = isinstance(ended, Attempt) and ended.code == 130
         why = (
             ended.said
@@ -154,10 +156,9 @@ class Pool:
         if not (stopped and self._over):
             self._say(f"share {share}: stopped after {self._growth.lines(share)} lines: {why}")
         self._queue.failed(share, seat.number, grew, why)
-        if isinstance(ended, Attempt) and ended.code is not None:
-            seat.share = None
-            if seat.number in self._queue.workers:
-                self._idle.append(seat)
+        alive = isinstance(ended, Attempt) and ended.code is not None
+        if alive and seat.number in self._queue.workers:
+            self._idle.append(seat)
         else:
             self._replace(seat)
 
@@ -184,13 +185,15 @@ class Pool:
             self._wait()
 
     def end(self) -> None:
-        """End the servers of the workers."""
+        """End the workers and their servers: the machines are free while the rest is done."""
         import ray
 
         seats = [*self._idle, *self._calls.values()]
         ends = [seat.actor.end.remote() for seat in seats if self._work.serve]
         if ends:
             ray.wait(ends, num_returns=len(ends), timeout=END_SECONDS)
+        for seat in seats:
+            ray.kill(seat.actor)
 
 
 def _why(error: Any) -> str:

@@ -104,6 +104,10 @@ def _run(on_ray: RaySettings, settings: InferenceSettings, api_key: str) -> int:
         pool = Pool(queue, growth, work, settings.processes, api_key, say, look)
         try:
             pool.ask()
+            if pool.unreadable:
+                pool.stop()
+                say(f"error: {pool.unreadable}")
+                return 3
         except KeyboardInterrupt:
             say("stopping: waiting for the requests in flight")
             pool.stop()
