@@ -54,6 +54,9 @@ envs: $(ENVS)/main/pins $(ENVS)/sft/pins $(ENVS)/$(SERVE)/pins ## the three envi
 qlora: $(ENVS)/main/pins ## bitsandbytes in the main environment, for --load_in_4bit of stage 3
 	$(UV) pip sync -q --python $(ENVS)/main/bin/python requirements/qlora.txt
 
+.PHONY: ray
+ray: $(ENVS)/ray/pins ## the environment of scripts/infer_ray.py, for inference on several machines
+
 COMPILE := $(UV) pip compile -q --no-header --no-annotate --python-version 3.11 --upgrade
 .PHONY: lock
 lock: | $(UV_FILE) ## write all pins anew from the short inputs
@@ -64,6 +67,7 @@ lock: | $(UV_FILE) ## write all pins anew from the short inputs
 	$(COMPILE) --override requirements/serve-cpu.overrides requirements/serve-cpu.in -o requirements/serve-cpu.txt
 	$(COMPILE) -c requirements.txt requirements/dev.in -o requirements/dev.txt
 	$(COMPILE) -c requirements.txt requirements/qlora.in -o requirements/qlora.txt
+	$(COMPILE) -c requirements.txt requirements/ray.in -o requirements/ray.txt
 
 # --- work -----------------------------------------------------------------------------------------
 SEEDS ?= 0
@@ -106,6 +110,6 @@ bench-dpo: envs ## stage 3 and stock TRL (an hour on 2 cores; its flags: tests/b
 	$(ENVS)/main/bin/python tests/bench/dpo.py
 quick: envs check ## while working: lint, types and the tests that are not slow (under 3 minutes on 2 cores)
 	$(QUICK_TESTS) -q
-test: envs check ## every check and test, the whole chain among them
+test: envs ray check ## every check and test, the whole chain among them
 	$(QUICK_TESTS)
 	$(ENVS)/dev/bin/pytest -m slow -n 2 --dist loadfile --durations=25

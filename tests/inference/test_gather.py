@@ -152,3 +152,12 @@ def test_mistakes_are_named(ready, flags, message):
     with pytest.raises(UserError) as error:
         ready.call(*flags)
     assert message in str(error.value)
+
+
+def test_bad_records_are_counted_over_all_shares(ready, tmp_path):
+    """One bad record of 22 is a large part of a share, and a small one of the run."""
+    for number in range(1, COUNT + 1):
+        share = ["--shard", f"{number}/{COUNT}", "--out", tmp_path / f"share-{number}"]
+        with pytest.raises(UserError, match="1 of 22 records are bad, more than --max-bad-rows"):
+            ready.call(*FLAGS, *share, "--max-bad-rows", 0.04)
+        assert ready.call(*FLAGS, *share, "--max-bad-rows", 0.05) == 0

@@ -183,13 +183,16 @@ def test_a_server_that_comes_back_with_other_weights_is_not_asked(world, servers
     running = world.start(*FLAGS, *urls(servers[:2]))
     servers[1].wait_for(4)
     servers[0].configure(latency=0.5)
-    port = servers[1].port
-    servers[1].stop()
-    with MockServer(port=port) as other:
-        other.configure(probe={"logprob": -2.5})
-        output, _ = running.communicate(timeout=120)
-        assert running.returncode == 0, output
-        assert asked(other) == []
+    other = {"logprob": -2.5}
+    servers[1].configure(
+        models_status=503, faults=[{"kind": "status", "status": 500}], probe=other
+    )  # fmt: skip
+    time.sleep(2)
+    servers[1].configure(probe=other)
+    output, _ = running.communicate(timeout=120)
+    assert running.returncode == 0, output
+    assert asked(servers[1]) == []
+    assert f"{servers[1].url}: the server is out" in output
     assert "other weights under the name mock" in output
     assert contents(world) == plain
 

@@ -24,12 +24,12 @@ from cot_reward.settings import from_mapping, setting
 from cot_reward.store import Journal, atomic_file, journal_entries, read_json, write_json
 
 # Settings that decide how a share was asked, and not what it holds.
-_OF_ONE_RUN = (
+OF_ONE_RUN = (
     "out", "shard", "base_url", "servers", "processes", "api_key_env", "concurrency", "media",
     "timeout", "deadline", "max_attempts", "max_pause", "retry_failed", "any_weights", "dry_run",
     "served_model", "templates",
 )  # fmt: skip
-# Rates of the shares, which were asked at the same time.
+# What the shares did a second.
 _RATES = ("requests_per_second", "responses_per_second", "completion_tokens_per_second")
 
 
@@ -67,15 +67,18 @@ class _Share:
         return cls(folder, Shard.parse(settings["shard"]), settings, summary)
 
     def compared(self) -> dict[str, Any]:
-        return {name: value for name, value in self.settings.items() if name not in _OF_ONE_RUN}
+        return {name: value for name, value in self.settings.items() if name not in OF_ONE_RUN}
 
 
-def gather(chosen: GatherSettings) -> int:
-    """Write the whole run into `out`; returns the exit code. Raises UserError."""
+def gather(chosen: GatherSettings, at_once: int | None = None) -> int:
+    """Write the whole run into `out`; returns the exit code. Raises UserError.
+
+    `at_once`: how many shares were asked at the same time (default: all).
+    """
     started = time.monotonic()
     shares = sorted(map(_Share.read, chosen.shares), key=lambda share: share.shard.number)
     _check(shares)
-    _check_out(chosen.out)
+    check_out(chosen.out)
     templates: dict[str, str] = {}
     for share in shares:
         templates |= share.settings["templates"]
@@ -99,7 +102,7 @@ def gather(chosen: GatherSettings) -> int:
     ):
         run = Run(settings, ledger)
         run.resume(journal.path, run_hash, templates.values(), judging=True)
-        asking = Asking(False, "", False, _how_asked(shares))
+        asking = Asking(False, "", False, _how_asked(shares, at_once or len(shares)))
         return finish(run, journal.path, resolved, asking, started)
 
 
@@ -131,7 +134,7 @@ def _check(shares: Sequence[_Share]) -> None:
         )  # fmt: skip
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
     """Raises UserError for a folder with the responses of a run that was not gathered."""
     if (out / "journal.jsonl").exists():
         there: Mapping[str, Any] = fixed_settings.previous_settings(out / "settings.json")
@@ -155,11 +158,23 @@ def _join_journals(shares: Sequence[_Share], path: Path) -> None:
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
 
-def _how_asked(shares: Sequence[_Share]) -> dict[str, Any]:
-    """The metrics of the shares as those of one run: they were asked side by side."""
+def _how_asked(shares: Sequence[_Share], at_once: int) -> dict[str, Any]:
+    """The metrics of the shares as those of one run, in which so many were asked side by side."""
     summaries = [share.summary for share in shares]
+    times = [summary["asking_seconds"] for summary in summaries]
+    seconds = max(*times, sum(times) / at_once, 1e-9)
+    merged = merged_summary(summaries)
+    limit = round(merged["concurrency"]["limit"] * min(1.0, at_once / len(shares)))
     return {
-        **merged_summary(summaries),
-        "asking_seconds": max(summary["asking_seconds"] for summary in summaries),
-        **{name: round(sum(summary[name] for summary in summaries), 2) for name in _RATES},
+        **merged,
+        "concurrency": merged["concurrency"] | {"limit": limit},
+        "asking_seconds": round(seconds, 2),
+        **{
+            name: round(
+                sum(summary[name] * time for summary, time in zip(summaries, times, strict=True))
+                / seconds,
+                2,
+            )
+            for name in _RATES
+        },
     }

@@ -45,7 +45,7 @@ def read_comparisons(
     Raises UserError for a missing file, an unknown adapter, task or label, and when no record can
     be used, or `shard` has none. `label_meanings` says what the labels of raw data mean (default:
     the adapter's own). `shard` lists its own comparisons, and its part of the records that name
-    none.
+    none; records of other shares are only counted.
     """
     prefixes = [media_prefix(root, media_root) for root in image_roots or [media_root]]
     if len(prefixes) == 1:
@@ -79,15 +79,19 @@ def read_comparisons(
             except TieError:
                 ledger.record_count += is_of_share
                 ledger.tie_count += is_of_share
+                ledger.other_records += not is_of_share
                 continue
             except (ValueError, UserError) as error:
                 if not is_of_share:
+                    ledger.other_records += 1
+                    ledger.other_bad += 1
                     continue
                 ledger.record_count += 1
                 ledger.add_bad(where, getattr(error, "reason", "bad_record"), str(error))
                 first_bad = first_bad or f"; the first: {where}: {error}"
                 continue
             if shard and not shard.holds(comparison.key):
+                ledger.other_records += 1
                 continue
             ledger.record_count += 1
             if held_out and held_out.look_up([comparison.key], _pictures(comparison)):

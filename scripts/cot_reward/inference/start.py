@@ -63,10 +63,15 @@ def check_bad_records(run: Run, bad_media: Sequence[Mapping[str, str]] = ()) -> 
     `bad_media`: records with an image of no use; each stands for a comparison, which judged rows
     name many times.
     """
-    bad, records = run.ledger.bad_count, run.ledger.record_count
+    # Of all shares: a small one may have many of the few bad records by chance.
+    bad = run.ledger.bad_count + run.ledger.other_bad
+    records = run.ledger.record_count + run.ledger.other_records
     most = run.settings.max_bad_rows
     if bad / records + len(bad_media) / len(run.ledger) > most:
-        first = next(chain(run.ledger.bad(), bad_media))
+        first = next(chain(run.ledger.bad(), bad_media), None)
+        shown = (
+            f"The first: {first['where']}: {first['detail']}" if first else "None is of this share"
+        )
         media = (
             f", and {len(bad_media)} of {len(run.ledger)} comparisons have an image of no use"
             if bad_media
@@ -74,7 +79,7 @@ def check_bad_records(run: Run, bad_media: Sequence[Mapping[str, str]] = ()) -> 
         )
         raise UserError(
             f"{bad} of {records} records are bad{media}, more than --max-bad-rows {most:g}; "
-            f"nothing was asked. The first: {first['where']}: {first['detail']}"
+            f"nothing was asked. {shown}"
         )
 
 
