@@ -9,7 +9,8 @@ Every request has to end within its time limit. Ends with status 1 where one did
 memory grew by more than --max-growth after the warm-up.
 
 rate: the same comparisons through the service and by scripts/image_stream_gpt.py, in turns. It
-serves --model of the demo itself without --base-url; the mock's is `--base-url mock`.
+serves --model of the demo itself without --base-url; a mock at full speed is `--base-url mock`, one
+of 40 requests a second `paced`.
 """
 
 import argparse
@@ -255,9 +256,12 @@ def soak(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _behind(options: argparse.Namespace, folder: Path) -> Iterator[str]:
-    if options.base_url == "mock":
+    if options.base_url in ("mock", "paced"):
         with MockServer() as server:
-            server.configure()
+            # Paced: 40 requests a second, whatever else the machine does.
+            server.configure(
+                **({"latency": 0.4, "slots": 16} if "paced" in options.base_url else {})
+            )
             yield server.url
     elif options.base_url:
         yield options.base_url
@@ -379,7 +383,7 @@ def main() -> int:
         "--slack", type=float, default=2.0, help="seconds to write and read an answer"
     )
     mode = modes.add_parser("rate")
-    mode.add_argument("--base-url", help="a running server, or mock; its own without it")
+    mode.add_argument("--base-url", help="a running server, mock or paced; its own without it")
     mode.add_argument("--model", default="runs/demo/seed0/stage3", help="what is served")
     mode.add_argument("--data", default="dataset/demo/dpo.json")
     mode.add_argument("--image-root", default="dataset/demo/images")
