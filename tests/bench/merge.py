@@ -248,7 +248,7 @@ def row(form: Form, side: int, number: int, sample: int = 0, contradicts: bool =
         f'"order": "{"swapped" if swapped else "given"}", "sample": {sample}, "label": {label}, '
         f'"answer": {answer}, "verdict": "{SIDES[side]}", '
         f'"coherence": "{"contradicts" if contradicts else "coherent"}", "finish_reason": "stop", '
-        f'"model": "{model}", "template_hash": "{form.template_hash}"}}\n'
+        f'"model": "{model}", "template_hash": "{form.template_hash}", "form": "think"}}\n'
     )
 
 
