@@ -9,7 +9,12 @@ from cot_reward.pairing import shortcut
 from cot_reward.pairing.engine.database import workspace
 from cot_reward.pairing.joining.rows import Sample, write_rows
 from cot_reward.pairing.joining.shares import Share, read_shares
-from cot_reward.pairing.joining.summary import bad_rows, contradictory_labels, join_counts
+from cot_reward.pairing.joining.summary import (
+    bad_rows,
+    check_lists,
+    contradictory_labels,
+    join_counts,
+)
 from cot_reward.pairing.laps import Laps
 from cot_reward.pairing.listings import LISTS, write_list
 from cot_reward.pairing.messages import print_summary, prompt_warning
@@ -31,6 +36,7 @@ def join(settings: JoinSettings) -> int:
         if folder.resolve() == settings.out.resolve():
             raise UserError(f"--out {settings.out}: is one of the shares; choose another folder")
     shares = read_shares(settings.join)
+    check_lists(shares)
     try:
         with workspace(settings.out) as folder:
             summary = _join(settings, shares, folder)

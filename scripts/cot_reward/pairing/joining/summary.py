@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
+from cot_reward.errors import UserError
 from cot_reward.pairing.joining.shares import File, Share, input_files
 from cot_reward.pairing.listings import LISTS
 from cot_reward.rows.reading import read_rows
@@ -68,12 +69,26 @@ def _file(file: File, shares: Sequence[Share]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def check_lists(shares: Sequence[Share]) -> None:
+    """Raise UserError for a list that has not as many rows as its summary says."""
+    for share in shares:
+        bad = sum(share.summary[side].get("bad", 0) for side in _SIDES)
+        of_labels = share.summary["contradictory_comparisons"]
+        for name, wanted in zip(LISTS, (bad, of_labels), strict=True):
+            if (rows := sum(1 for _ in _list(share, name))) != wanted:
+                raise UserError(
+                    f"{share.folder / name}: has {rows:,} rows, but {wanted:,} in its "
+                    "summary.json; copy the file again"
+                )
+
+
 def _list(share: Share, name: str) -> Iterator[dict[str, Any]]:
     path = share.folder / name
     if not path.exists():
         return
-    for _, row in read_rows(path):
-        assert isinstance(row, dict), path
+    for line, row in read_rows(path):
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{line}: is not a row of its merge; copy the file again")
         yield row
 
 
