@@ -40,7 +40,8 @@ def write_pairs(
 ) -> None:
     """Replace out/SPLIT.jsonl of each split; the summary of an earlier merge is removed.
 
-    The files are complete and safe on the disk before an earlier file is touched. Raises UserError
+    The rows of `PairLines` are gone then. The files are complete and safe on the disk before an
+    earlier file is touched. Raises UserError
     when a name is a folder, and for a pair that the form cannot hold.
     """
     with ExitStack() as stack:
@@ -48,11 +49,14 @@ def write_pairs(
         files = {split: stack.enter_context((folder / split).open("wb")) for split in splits}
         # Pairs of one presentation are neighbours, so that a trainer can share their prompt.
         cursor = engine.database.cursor().execute(
-            f"SELECT split, batch, start, length FROM pairs WHERE state = 'used' "
-            f"ORDER BY id IN ({_LEADING}) DESC, id, presentation, rank_in_presentation"
+            f"SELECT id IN ({_LEADING}) AS leads, split, batch, start, length FROM pairs "
+            "WHERE state = 'used' ORDER BY leads DESC, id, presentation, rank_in_presentation"
         )
         while rows := cursor.fetchmany(_ROWS_PER_FETCH):
-            for split, batch, start, length in rows:
+            for leads, split, batch, start, length in rows:
+                # Batches are ranges of keys, so no later row is of an earlier batch.
+                if not leads:
+                    lines.remove_before(batch)
                 line = lines.read(batch, start, length)
                 files[split].write(line_in(form, line))
         for file in files.values():

@@ -6,6 +6,8 @@ for a pair that may not be taken in place of another one. A spare pair (`pairs.P
 is `admissible` where a new choice among all pairs may take it.
 """
 
+from collections.abc import Iterator
+
 import pyarrow as pa
 
 from cot_reward.pairing.engine.database import Engine
@@ -16,6 +18,7 @@ _STATES = "'used', 'dropped_by_balance', 'dropped_by_share', 'dropped_by_weights
 BEST_FIRST = "cost, presentation, rank_in_presentation"
 # The number `pair`: the batch, shifted by this many bits, plus the first byte of the DPO row in it.
 _START_BITS = 40
+_ROWS_PER_FETCH = 10_000
 
 
 def select_pairs(
@@ -79,6 +82,8 @@ def _hold_out(engine: Engine, eval_fraction: float, seed: int) -> None:
             if size <= room:
                 held_out.append(name)
                 room -= size
+            if not room:
+                break
         if held_out:
             break
     engine.run(
@@ -88,13 +93,14 @@ def _hold_out(engine: Engine, eval_fraction: float, seed: int) -> None:
     )
 
 
-def _in_turns(engine: Engine, unit: str, seed: int) -> list[tuple[int, int]]:
+def _in_turns(engine: Engine, unit: str, seed: int) -> Iterator[tuple[int, int]]:
     """The families or comparisons (`unit`: a column of `families`) by chance, with their sizes.
 
     Each source, task and answer gives its share to every part of the list, so that balancing has
     little to drop.
     """
-    return engine.run(
+    # A cursor of its own: not all of them are needed, and they need not fit into memory.
+    cursor = engine.database.cursor().execute(
         f"""
         WITH units AS (
             SELECT {unit} AS unit, count(*) AS size, md5($seed || ' eval ' || min(id)) AS chance,
@@ -105,6 +111,8 @@ def _in_turns(engine: Engine, unit: str, seed: int) -> list[tuple[int, int]]:
                 / sum(size) OVER (PARTITION BY kind), chance, unit""",
         {"seed": str(seed)},
     )
+    while rows := cursor.fetchmany(_ROWS_PER_FETCH):
+        yield from rows
 
 
 def _find_families(engine: Engine) -> None:
@@ -117,12 +125,15 @@ def _find_families(engine: Engine) -> None:
         "SELECT id, row_number() OVER (ORDER BY id) - 1 AS number FROM pairs GROUP BY id"
     )
     links = engine.database.execute(
-        "SELECT number, dense_rank() OVER (ORDER BY node) - 1 AS node FROM ("
-        "SELECT DISTINCT id, unnest(shown) AS node FROM pairs) JOIN numbered USING (id)"
+        # What one comparison alone shows connects nothing, and would only take memory.
+        "WITH nodes AS (SELECT DISTINCT id, unnest(shown) AS node FROM pairs), "
+        "linking AS (SELECT node FROM nodes GROUP BY node HAVING count(*) > 1) "
+        "SELECT number, dense_rank() OVER (ORDER BY node) - 1 AS node "
+        "FROM nodes SEMI JOIN linking USING (node) JOIN numbered USING (id)"
     ).fetchnumpy()
     ((count,),) = engine.run("SELECT count(*) FROM numbered")
     nodes = int(links["node"].max()) + 1 if len(links["node"]) else 0
-    ends = links["number"].astype(np.int64), links["node"].astype(np.int64) + count
+    ends = links["number"].astype(np.int64, copy=False), links["node"].astype(np.int64) + count
     graph = coo_matrix((np.ones(len(ends[0]), dtype=bool), ends), shape=(count + nodes,) * 2)
     _, family = csgraph.connected_components(graph, directed=False)
     numbers = pa.table({"number": np.arange(count), "family": family[:count].astype(np.int64)})
