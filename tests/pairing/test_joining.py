@@ -1,7 +1,6 @@
 """Merges of shares of the comparisons, and the shares put together."""
 
 import json
-import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,51 +12,12 @@ from cot_reward.errors import UserError
 from cot_reward.pairing.joining.run import join
 from cot_reward.pairing.run import merge
 from cot_reward.pairing.settings import JoinSettings, MergeSettings
-from cot_reward.records import comparison_key
 from cot_reward.rows.shards import Shard
-from helpers.merging import RIGHT, WRONG, published
+from helpers.merging import RIGHT, WRONG, random_rows
 from helpers.rows import judged_row, read_lines, write_lines
-from helpers.texts import cot
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-
-# Two pictures of a third one's comparisons, and a video.
-PICTURES = [("a.png", "b.png"), ("a.png", "c.png"), ("d.png", "e.png")]
-
-
-def made_rows(seed: int, count: int) -> tuple[list[Any], list[Any]]:
-    """Rows of both sides about some comparisons: all that a merge may meet, at random."""
-    rng = random.Random(seed)
-    sides: tuple[list[Any], list[Any]] = ([], [])
-    for number in range(count):
-        side, order = rng.randrange(2), rng.choice(["given", "swapped"])
-        caption, images = f"caption {rng.randrange(6)}", rng.choice(PICTURES)
-        shown = images if order == "given" else images[::-1]
-        # The label is the comparison's, but for a few.
-        preferred = 1 + sum(map(ord, caption + images[1])) % 2
-        if rng.random() < 0.01:
-            preferred = 3 - preferred
-        label = preferred if order == "given" else 3 - preferred
-        high, low = (rng.randint(6, 10), 7), (rng.randint(1, 5), 6)
-        text = cot(high, low, 1) if label - 1 == side else cot(low, high, 2)
-        more = {"sample": number, "model": rng.choice("mn"), "source": rng.choice("st")}
-        row = judged_row(text, label, caption, shown, order, **more)
-        kind = rng.random()
-        if kind < 0.04:
-            row = "no row"
-        elif kind < 0.08:
-            row |= {"label": 7}
-        elif kind < 0.12:
-            row = published(text, "conversations", caption, shown)
-        elif kind < 0.4:
-            videos = [name.replace("png", "mp4") for name in shown]
-            row = judged_row(text.replace("Image", "Video"), label, caption, videos, order, **more)
-            row["conversations"][0]["value"] = "<video><video>Judge: [a film]"
-            key = comparison_key("video_generation", caption, (), tuple(videos))
-            row |= {"images": [], "videos": videos, "task": "video_generation", "id": key}
-        sides[side].append(row)
-    return sides
 
 
 def flags(folder: Path, *more: object) -> list[object]:
@@ -110,7 +70,7 @@ OWN = ("settings", "command", "seconds", "seconds_of", "versions", "shares")
 )
 def test_joined_shares_are_one_merge(tmp_path_factory, count, seed, more):
     folder = tmp_path_factory.mktemp("shares")
-    correct, incorrect = made_rows(seed, 250)
+    correct, incorrect = random_rows(seed, 250)
     write_lines(folder / "correct.jsonl", correct)
     write_lines(folder / "incorrect.jsonl", incorrect)
     write_lines(folder / "held_out.jsonl", [r for r in correct[:9] if isinstance(r, dict)])
@@ -147,7 +107,7 @@ def test_joined_shares_are_one_merge(tmp_path_factory, count, seed, more):
 
 def write_rows(folder: Path) -> list[object]:
     """The flags of a merge, without --out, of rows that give each of three shares some pairs."""
-    correct, incorrect = made_rows(0, 600)
+    correct, incorrect = random_rows(0, 600)
     write_lines(folder / "correct.jsonl", correct)
     write_lines(folder / "incorrect.jsonl", incorrect)
     return flags(folder)
@@ -193,7 +153,7 @@ def test_each_share_is_balanced_by_itself(tmp_path, argv):
 
 def test_a_machine_that_sampled_a_share_needs_no_other_rows(tmp_path, monkeypatch):
     """The files of all machines have the same names, and each has a bad row at the same place."""
-    sides = dict(zip(("correct", "incorrect"), made_rows(0, 600), strict=True))
+    sides = dict(zip(("correct", "incorrect"), random_rows(0, 600), strict=True))
     rows = {side: [row for row in of if "id" in row] for side, of in sides.items()}
     for number in (0, 1, 2):
         machine = tmp_path / f"machine{number}"
