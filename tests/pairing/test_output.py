@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from cot_reward.errors import UserError
-from cot_reward.pairing.engine import match
+from cot_reward.pairing.engine import match, scan
 from cot_reward.pairing.engine.lines import PairLines
 from cot_reward.rows.preferences import PairReader
 from helpers.merging import RIGHT, WRONG, random_rows, run
@@ -71,6 +71,7 @@ def test_files_of_rows_go_when_they_were_read_and_all_rows_are_written(tmp_path,
 
     monkeypatch.setattr(PairLines, "remove_before", remove_before)
     monkeypatch.setattr(match, "ROWS_PER_BATCH", 1)
+    monkeypatch.setattr(scan, "MAX_BUCKET_BYTES", 2**14)
     again, _ = run(tmp_path, correct, incorrect, *flags)
     assert again == pairs
-    assert len(left[0]) > 10 > len(left[-1])
+    assert len(left[0]) > 9 > 3 > len(left[-1])
