@@ -80,7 +80,7 @@ def merge(settings: MergeSettings) -> int:
     except duckdb.Error as error:
         raise UserError(
             f"{settings.out}: the merge could not be finished: {str(error).splitlines()[0]}; see "
-            "that its disk has room for twice the input, or change --memory"
+            "that its disk has room for once the input, or change --memory"
         ) from None
     except OSError as error:
         raise UserError(
