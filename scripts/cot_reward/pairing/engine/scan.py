@@ -54,8 +54,6 @@ MAX_PARTS = MAX_BUCKETS = 256
 _HELD_BYTES, _BYTES_BESIDES_TEXTS = 2**25, 1000
 # The smallest and the largest input whose rows are sorted together.
 _MIN_BUCKET_BYTES, MAX_BUCKET_BYTES = 2**24, 2**31
-# So many times the input that `_bucket_bytes` gives may be sorted together.
-_LARGEST_BUCKET = 4
 # Rows in memory take this many times the bytes that they take in a compressed file.
 _PARQUET_EXPANSION = 8
 # A row's number is its part's number, shifted by this, plus its line in the part.
@@ -108,6 +106,15 @@ def _bucket_bytes(memory: int, threads: int) -> int:
     return min(max(memory // (2 * threads), _MIN_BUCKET_BYTES), MAX_BUCKET_BYTES)
 
 
+def _largest_bucket_bytes(memory: int, threads: int) -> int:
+    """How much input can be sorted together at most, with so many bytes of memory.
+
+    With rows of 1 KB and two threads, three quarters of the memory were sorted, and input as large
+    as the memory was too much; with four threads half of it was sorted.
+    """
+    return max(memory // max(threads, 2), _bucket_bytes(memory, threads))
+
+
 def parts_of(
     files: Sequence[tuple[Path, bool]],
     folder: Path,
@@ -129,9 +136,9 @@ def parts_of(
     ]
     total = sum(sizes)
     buckets = min(1 + total // _bucket_bytes(memory, threads), MAX_BUCKETS)
-    most = buckets * _LARGEST_BUCKET * _bucket_bytes(memory, threads)
+    most = buckets * _largest_bucket_bytes(memory, threads)
     if total > most:
-        needed = 2 * threads * total / (MAX_BUCKETS * _LARGEST_BUCKET)
+        needed = max(threads, 2) * total / MAX_BUCKETS
         raise UserError(
             f"{total / 1e9:,.1f} GB of responses are too much for the database's memory, which "
             f"sorts {most / 1e9:,.1f} GB; give it {math.ceil(needed / 2**20):,} MiB or more "
