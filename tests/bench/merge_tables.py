@@ -58,7 +58,7 @@ ROW_COLUMNS = {
     "coherence": "'coherent'", "answer": "1 + (i + side) % 2", "asked": "7",
 }  # fmt: skip
 PAIR_COLUMNS = {
-    "batch": "i // 4096", "start": "i % 4096 * 1800", "length": "1800", "id": KEY,
+    "batch": "i // 6144", "start": "i % 6144 * 1800", "length": "1800", "id": KEY,
     "presentation": number("'place', i"), "comparison": number(COMPARISON),
     "rank_in_presentation": "0", "cost": "hash('cost', i) / 2.0 ** 64", "task":
     "'image_generation'", "source": ROW_COLUMNS["source"],

@@ -19,6 +19,7 @@ BEST_FIRST = "cost, presentation, rank_in_presentation"
 # The number `pair`: the batch, shifted by this many bits, plus the first byte of the DPO row in it.
 _START_BITS = 40
 _ROWS_PER_FETCH = 10_000
+_PAIRS_PER_SLICE = 50_000
 
 
 def select_pairs(
@@ -36,31 +37,48 @@ def select_pairs(
     kind of pairs is balanced by itself (column `own_kind`; "" otherwise). The column `first_choice`
     keeps which pairs are used before balancing.
     """
+    limit = f"rank_in_comparison <= {pairs_per_comparison}" if pairs_per_comparison else "true"
     # A comparison gets one source, even if several data sets hold it.
-    engine.run(f"""
-        CREATE TYPE pair_state AS ENUM ({_STATES});
-        CREATE TABLE pairs AS
-        SELECT *, row_number() OVER (PARTITION BY id, fit ORDER BY {BEST_FIRST})
-                AS rank_in_comparison,
-            'unselected'::pair_state AS state
+    of_batches = f"""
+        SELECT *, fit AND {limit} AS first_choice,
+            if(first_choice, 'used', 'unselected')::pair_state AS state
         FROM (
-            SELECT * EXCLUDE (source, task), (batch << {_START_BITS}) | start AS pair,
-                'train' AS split,
-                coalesce(min(nullif(source, '')) OVER (PARTITION BY id), '') AS source,
-                min(task) OVER (PARTITION BY id) AS task,
-                if({separate_kinds}, kind, '') AS own_kind,
-                NOT {prefer_one_model} OR kind = 'same_model'
-                    OR NOT bool_or(kind = 'same_model') OVER (PARTITION BY id) AS admissible,
-                admissible AND NOT spare AS fit
-            FROM possible_pairs)""")
+            SELECT *, row_number() OVER (PARTITION BY id, fit ORDER BY {BEST_FIRST})
+                AS rank_in_comparison
+            FROM (
+                SELECT * EXCLUDE (source, task), (batch << {_START_BITS}) | start AS pair,
+                    'train' AS split,
+                    coalesce(min(nullif(source, '')) OVER (PARTITION BY id), '') AS source,
+                    min(task) OVER (PARTITION BY id) AS task,
+                    if({separate_kinds}, kind, '') AS own_kind,
+                    NOT {prefer_one_model} OR kind = 'same_model'
+                        OR NOT bool_or(kind = 'same_model') OVER (PARTITION BY id) AS admissible,
+                    admissible AND NOT spare AS fit
+                FROM possible_pairs WHERE batch BETWEEN $first AND $last))"""
+    engine.run(f"CREATE TYPE pair_state AS ENUM ({_STATES})")
+    engine.run(f"CREATE TABLE pairs AS {of_batches} LIMIT 0", {"first": 0, "last": 0})
+    for first, last in _slices(engine):
+        engine.run(f"INSERT INTO pairs {of_batches}", {"first": first, "last": last})
     if eval_fraction:
         _hold_out(engine, eval_fraction, seed)
-    limit = f"rank_in_comparison <= {pairs_per_comparison}" if pairs_per_comparison else "true"
-    engine.run(
-        "ALTER TABLE pairs ADD COLUMN first_choice BOOLEAN;"
-        f"UPDATE pairs SET first_choice = fit AND {limit};"
-        "UPDATE pairs SET state = 'used' WHERE first_choice"
-    )
+
+
+def _slices(engine: Engine) -> Iterator[tuple[int, int]]:
+    """Ranges of batches (first, last) with some ten thousand pairs each.
+
+    A comparison is in one batch, and `select_pairs` looks at one comparison at a time. All pairs at
+    once would need memory in proportion to their number.
+    """
+    first, pairs = None, 0
+    for batch, count in engine.run(
+        "SELECT batch, count(*) FROM possible_pairs GROUP BY batch ORDER BY batch"
+    ):
+        first, pairs = batch if first is None else first, pairs + count
+        if pairs >= _PAIRS_PER_SLICE:
+            yield first, batch
+            first, pairs = None, 0
+    if first is not None:
+        yield first, batch
 
 
 def _hold_out(engine: Engine, eval_fraction: float, seed: int) -> None:
