@@ -5,6 +5,8 @@
         --incorrect runs/stage1_infer/incorrect.jsonl runs/stage2_infer/incorrect.jsonl \\
         --out dataset/dpo
 
+`--shard 1/8` to `8/8` merge on eight machines; `--join FOLDER ... --out FOLDER` puts the eight
+folders together.
 `--report FILE [--json] [--seed N]` audits a file of pairs instead, as scripts/audit_pairs.py does.
 """
 
@@ -12,7 +14,7 @@ import sys
 from pathlib import Path
 
 from cot_reward import errors, settings
-from cot_reward.pairing.settings import AuditSettings, MergeSettings
+from cot_reward.pairing.settings import AuditSettings, JoinSettings, MergeSettings
 
 
 def main() -> int:
@@ -24,6 +26,11 @@ def main() -> int:
         from cot_reward.pairing.audit import print_audit  # neither imports what the other needs
 
         return print_audit(audit_settings)
+    if any(word.split("=")[0] == "--join" for word in sys.argv[1:]):
+        join_settings = settings.parse(JoinSettings, about)
+        from cot_reward.pairing.joining.run import join
+
+        return join(join_settings)
     merge_settings = settings.parse(MergeSettings, about, config=Path("configs/merge.yaml"))
     from cot_reward.pairing.run import merge
 

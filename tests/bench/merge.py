@@ -1,17 +1,20 @@
 """The merger next to a plain dictionary join, in turns, over ever more rows.
 
     .envs/main/bin/python tests/bench/merge.py [--sizes 100000 1000000 4000000] [--rounds 3]
-        [--row-bytes 1000 2500 8000] [--no-dictionary] [--work DIR] [--keep] [--ours FLAG ...]
+        [--row-bytes 1000 2500 8000] [--no-dictionary] [--max-bytes 5e9] [--work DIR] [--keep]
+        [--ours FLAG ...]
 
 A size is the number of rows in each of the two files: correct and incorrect judged responses, all
 texts distinct, shuffled, 1% of them noise (see `NOISE`). Each size is measured with rows of each
 length. Rows of 2,200 bytes and more have the project's own prompt. A size with rows of more than
-`MAX_BYTES_PER_SIDE` in a file is left out. The default sizes need 40 GB of disk below --work. Every
+`--max-bytes` in a file is left out. The default sizes need 40 GB of disk below --work. Every
 run is a process of its own, the two ways take turns. Prints Markdown:
 
 - seconds: from start to end, start-up and writing included; CPU s: of the process tree.
 - peak memory: the largest sum over the process tree, looked at every 0.2 s (less often where a look
   takes long: the kernel walks all pages for it), of PSS, which counts shared pages once, or of RSS.
+
+- peak disk: the most that the folder of the pairs had on the disk, its temporary files included.
 
 "dictionary" is what one would write in an afternoon: json.loads into dicts by (id, order), the
 judge for every row, the last one wins. It is skipped where it would need more than 70% of the
@@ -60,8 +63,6 @@ MAX_MEMORY_SHARE = 0.7  # of the memory that the dictionaries may fill
 DICTIONARY_BYTES_PER_BYTE = 7.5
 # Disk for each byte of a file: both files, pairs of two runs, and room to sort.
 DISK_BYTES_PER_BYTE = 6
-# A million rows of 2.5 KB, or four million of 1 KB, are measured; of 8 KB a million are not.
-MAX_BYTES_PER_SIDE = 5e9
 
 # --- the data -------------------------------------------------------------------------------------
 
@@ -248,7 +249,7 @@ def row(form: Form, side: int, number: int, sample: int = 0, contradicts: bool =
         f'"order": "{"swapped" if swapped else "given"}", "sample": {sample}, "label": {label}, '
         f'"answer": {answer}, "verdict": "{SIDES[side]}", '
         f'"coherence": "{"contradicts" if contradicts else "coherent"}", "finish_reason": "stop", '
-        f'"model": "{model}", "template_hash": "{form.template_hash}"}}\n'
+        f'"model": "{model}", "template_hash": "{form.template_hash}", "form": "think"}}\n'
     )
 
 
@@ -391,19 +392,21 @@ def dictionary_join(correct: Path, incorrect: Path, out: Path) -> None:
 class Run:
     seconds: float
     cpu: float
-    pss: float  # MiB, as the next
+    pss: float  # MiB, as the next two
     rss: float
+    disk: float
     pairs: int = 0
 
 
 class Watch(threading.Thread):
-    """Looks at a process and all below it until told to stop."""
+    """Looks at a process and all below it, and at its folder, until told to stop."""
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, folder: Path) -> None:
         super().__init__(daemon=True)
+        self._folder = folder
         self._root, self._over = root, threading.Event()
         self._ticks: dict[int, int] = {}
-        self.pss = self.rss = 0.0
+        self.pss = self.rss = self.disk = 0.0
 
     @property
     def cpu(self) -> float:
@@ -416,6 +419,7 @@ class Watch(threading.Thread):
             seen = [self._memory(pid) for pid in self._tree()]
             self.pss = max(self.pss, sum(pss for pss, _ in seen))
             self.rss = max(self.rss, sum(rss for _, rss in seen))
+            self.disk = max(self.disk, disk_used(self._folder))
             # The kernel looks at every page, and what is watched waits for it now and then.
             wait = max(0.2, 10 * (time.perf_counter() - started))
 
@@ -452,15 +456,26 @@ class Watch(threading.Thread):
         return pss, rss
 
 
-def watched(command: list[str], log: Path) -> Run:
-    """Run a command to its end. Exits when it fails."""
+def disk_used(folder: Path) -> float:
+    """MiB that the files below a folder take on the disk."""
+    blocks = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            # It may have gone since.
+            with contextlib.suppress(OSError):
+                blocks += os.stat(os.path.join(root, name)).st_blocks
+    return blocks / 2048
+
+
+def watched(command: list[str], log: Path, folder: Path) -> Run:
+    """Run a command that works in a folder to its end. Exits when it fails."""
     with log.open("w+") as output:
         started = time.perf_counter()
         # A session of its own tells its processes from all others.
         process = subprocess.Popen(
             command, cwd=REPO, stdout=output, stderr=output, start_new_session=True
         )
-        watch = Watch(process.pid)
+        watch = Watch(process.pid, folder)
         watch.start()
         try:
             _, status, usage = os.wait4(process.pid, 0)
@@ -478,7 +493,7 @@ def watched(command: list[str], log: Path) -> Run:
             sys.exit(f"a run ended with {process.returncode}: {output_end}")
     # What nobody has waited for is missing from the usage, but was seen.
     cpu = max(usage.ru_utime + usage.ru_stime, watch.cpu)
-    return Run(seconds, cpu, watch.pss, watch.rss)
+    return Run(seconds, cpu, watch.pss, watch.rss, watch.disk)
 
 
 # --- what came out --------------------------------------------------------------------------------
@@ -544,8 +559,11 @@ class Ways:
         self.seen: dict[str, dict[int, list[Run]]] = {"ours": {}, "dictionary": {}}
         self._skipped: list[str] = []
         print(f"Rows of {row_bytes:,} bytes:\n")
-        print("| rows per side | way | seconds | CPU s | peak memory MiB (PSS) | rows/s | pairs |")
-        print("|" + "---|" * 7, flush=True)
+        print(
+            "| rows per side | way | seconds | CPU s | peak memory MiB (PSS) | peak disk MiB | "
+            "rows/s | pairs |"
+        )
+        print("|" + "---|" * 8, flush=True)
 
     def measure(self, folder: Path, size: int, rounds: int) -> None:
         files = write_data(folder, size, self.row_bytes)
@@ -573,7 +591,10 @@ class Ways:
             command += ["--media-root", out.parent, *self._more]
         else:
             command = [__file__, "--dictionary-join", correct, incorrect, out]
-        run = watched([sys.executable, *map(str, command)], out.with_suffix(".log"))
+        run = watched([sys.executable, *map(str, command)], out.with_suffix(".log"), out)
+        if way == "ours":
+            parts = json.loads((out / "summary.json").read_text())["seconds_of"]
+            progress(", ".join(f"{part} {seconds:.1f} s" for part, seconds in parts.items()))
         run.pairs = check_pairs(out, size)
         shutil.rmtree(out)
         return run
@@ -619,6 +640,7 @@ def cells(size: int, runs: list[Run]) -> list[str]:
         spread((run.seconds for run in runs), 2),
         f"{statistics.median(run.cpu for run in runs):.2f}",
         f"{max(run.pss for run in runs):.0f}",
+        f"{max(run.disk for run in runs):.0f}",
         f"{2 * size / statistics.median(run.seconds for run in runs):.0f}",
         ", ".join(sorted({str(run.pairs) for run in runs})),
     ]
@@ -644,6 +666,7 @@ def main() -> None:
     parser.add_argument("--row-bytes", type=int, nargs="+", default=[1000, 2500, 8000])
     parser.add_argument("--no-dictionary", action="store_true", help="measure ours alone")
     parser.add_argument("--rounds", type=int, help="3; above a million rows 1")
+    parser.add_argument("--max-bytes", type=float, default=5e9, help="of a file (5e9)")
     parser.add_argument("--work", type=Path, help="for a folder of its own (the system's)")
     parser.add_argument("--keep", action="store_true", help="the data, in that folder")
     parser.add_argument("--ours", nargs=argparse.REMAINDER, default=[], help="more flags of ours")
@@ -664,7 +687,7 @@ def main() -> None:
         for row_bytes in options.row_bytes:
             ways = Ways(row_bytes, options.ours, not options.no_dictionary)
             for size in sorted(set(options.sizes)):
-                if size * row_bytes > MAX_BYTES_PER_SIDE:
+                if size * row_bytes > options.max_bytes:
                     progress(f"{size} rows of {row_bytes} bytes are more than is measured")
                     continue
                 needed = DISK_BYTES_PER_BYTE * row_bytes * size

@@ -29,7 +29,8 @@ def contents(world: World) -> dict[str, bytes]:
 
 
 def asked(server: MockServer) -> list[str]:
-    return [entry["caption"] for entry in server.log() if entry["caption"].startswith("caption")]
+    """The captions of its requests; the probes of an outage ask for a single token."""
+    return [entry["caption"] for entry in server.log() if entry["max_tokens"] > 1]
 
 
 @pytest.fixture
@@ -279,3 +280,19 @@ def test_a_killed_process_loses_nothing_that_was_answered(world, servers, plain,
 
 def cmdline(process_id: int) -> bytes:
     return Path(f"/proc/{process_id}/cmdline").read_bytes()
+
+
+def test_a_single_server_that_comes_back_with_other_weights_ends_the_run(world, servers):
+    other = {"logprob": -2.5}
+    running = world.start(*FLAGS, *urls(servers[:1]))
+    servers[0].wait_for(8)
+    servers[0].configure(
+        models_status=503, faults=[{"kind": "status", "status": 500}], probe=other
+    )  # fmt: skip
+    time.sleep(2)
+    servers[0].configure(probe=other)
+    output, _ = running.communicate(timeout=120)
+    assert running.returncode == 1, output
+    assert "other weights under the name mock" in output
+    assert "everything before is kept" in output
+    assert asked(servers[0]) == []

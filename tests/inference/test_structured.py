@@ -111,7 +111,8 @@ def test_a_chat_template_that_opens_the_block_is_found_out(world, server):
 
 
 def test_texts_that_left_the_form_after_all_are_told(world, server, capsys):
-    server.configure(faults=[FREE_TEXT | {"times": 1}])
+    # Ended by itself, whichever request meets it.
+    server.configure(faults=[FREE_TEXT | {"times": 1, "reason": "stop"}])
     assert world.call("--num-samples", 1, *ON) == 3
     assert (
         "1 responses do not have the form that the server was to force" in capsys.readouterr().err

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 from cot_reward.errors import UserError
+from cot_reward.pairing.engine import match, scan
+from cot_reward.pairing.engine.lines import PairLines
 from cot_reward.rows.preferences import PairReader
-from helpers.merging import RIGHT, WRONG, run
+from helpers.merging import RIGHT, WRONG, random_rows, run
 from helpers.rows import judged_row, read_lines
 from helpers.texts import cot
 
@@ -51,3 +53,25 @@ def test_pairs_of_videos_are_refused_in_the_form_of_trl(tmp_path: Path) -> None:
     assert (tmp_path / "out/train.jsonl").read_bytes() == before
     (pair,), _ = run(tmp_path, *rows, "--form", "swift")
     assert pair["videos"] == ["a.mp4", "b.mp4"]
+
+
+def test_files_of_rows_go_when_they_were_read_and_all_rows_are_written(tmp_path, monkeypatch):
+    """The first film's comparison leads the file, out of the order of the batches."""
+    correct, incorrect = random_rows(3, 250)
+    flags = ("--max-bad-rows", 1)
+    pairs, _ = run(tmp_path, correct, incorrect, *flags)
+    ids = [pair["id"] for pair in pairs]
+    assert ids != sorted(ids)
+    left: list[set[str]] = []
+    real = PairLines.remove_before
+
+    def remove_before(lines: PairLines, batch: int) -> None:
+        real(lines, batch)
+        left.append({path.name for path in (tmp_path / "out/.merging").glob("lines-*")})
+
+    monkeypatch.setattr(PairLines, "remove_before", remove_before)
+    monkeypatch.setattr(match, "ROWS_PER_BATCH", 1)
+    monkeypatch.setattr(scan, "MAX_BUCKET_BYTES", 2**14)
+    again, _ = run(tmp_path, correct, incorrect, *flags)
+    assert again == pairs
+    assert len(left[0]) > 9 > 3 > len(left[-1])

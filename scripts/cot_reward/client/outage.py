@@ -25,7 +25,7 @@ PLAIN_CONTENT = wire.content("Say yes.", ())
 class Outage:
     """Watches over one server. While the server is out, nothing is sent but probes.
 
-    After `max_pause` seconds of an outage `gone` says why. `say` gets one line for each change.
+    After `max_pause` seconds of an outage `gone` says so. `say` gets one line for each change.
     `check_back` is asked when the server answers again, and says why it cannot be used any more
     ("": it can): whoever started it again may have started another model.
     """
@@ -134,7 +134,7 @@ class Outage:
                     )
                 left = began + self._max_pause - time.monotonic()
                 if left <= 0:
-                    self.gone = why
+                    self.gone = f"the server was out for more than {self._max_pause:.0f} s ({why})"
                     return
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), min(interval, left))

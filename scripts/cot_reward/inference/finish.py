@@ -53,8 +53,7 @@ def finish(
         return 130
     if asking.server_gone:
         print(
-            f"error: the server was out for more than {settings.max_pause:.0f} s "
-            f"({asking.server_gone}); everything before is kept, the same command continues",
+            f"error: {asking.server_gone}; everything before is kept, the same command continues",
             file=sys.stderr,
         )
         return 1

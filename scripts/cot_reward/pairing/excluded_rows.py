@@ -53,6 +53,13 @@ _CONTRADICTORY = f"""
     HAVING count(*) = 2 AND count(name) = 2 AND bool_and(name = other_name)
         AND min(name) <> max(name) AND min(preferred) = max(preferred)
 """
+# Their keys, and a row for each candidate; the shards, which have the keys, do not stay to the end.
+_CONTRADICTORY_ROWS = f"""
+    CREATE TABLE contradictory_rows AS
+    SELECT id, min(row) AS row FROM {{shards}}
+    SEMI JOIN contradictory USING (comparison) WHERE preferred <> 0
+    GROUP BY id, preferred, if({_OF_TEXTS}, presentation, 0)
+"""
 
 
 def find_pairable_rows(engine: Engine, buckets: int, low: float, high: float) -> None:
@@ -60,8 +67,8 @@ def find_pairable_rows(engine: Engine, buckets: int, low: float, high: float) ->
 
     Needs the table `excluded` (comparison). A comparison's pass rate must lie between `low` and
     `high`. Makes the tables `facts` (every row without its texts), `contradictory`
-    (comparison), `pass_rates` (comparison, rate), `row_fates` (why a row may not be paired, or
-    "") and `both_kinds` (presentations with right and wrong texts).
+    (comparison), `contradictory_rows` (id, row), `pass_rates` (comparison, rate), `row_fates` (why
+    a row may not be paired, or "") and `both_kinds` (presentations with right and wrong texts).
     """
     # A pattern that matches no file is an error.
     for bucket in range(buckets):
@@ -71,6 +78,7 @@ def find_pairable_rows(engine: Engine, buckets: int, low: float, high: float) ->
         f'preferred, response, verdict, task, template_hash, model, "order" FROM {engine.shards()}'
     )
     engine.run(_CONTRADICTORY)
+    engine.run(_CONTRADICTORY_ROWS.format(shards=engine.shards()))
     # A response that stands in two files counts as one sample.
     engine.run(
         "CREATE TABLE pass_rates AS SELECT comparison, avg(correct::INT) AS rate FROM ("
@@ -88,7 +96,8 @@ def find_pairable_rows(engine: Engine, buckets: int, low: float, high: float) ->
 def read_pairable_rows(engine: Engine, buckets: int) -> tuple[int, Iterator[pa.RecordBatch]]:
     """The pairable rows of presentations with both kinds: their number, and the rows.
 
-    The rows are sorted by comparison and presentation.
+    The rows are sorted by comparison and presentation. A bucket's shards are removed when its rows
+    were read: the disk need not hold all texts twice.
     """
     ((count,),) = engine.run(
         "SELECT count(*) FROM row_fates SEMI JOIN both_kinds USING (presentation) WHERE fate = ''"
@@ -96,7 +105,7 @@ def read_pairable_rows(engine: Engine, buckets: int) -> tuple[int, Iterator[pa.R
     return count, chain.from_iterable(map(partial(_sorted, engine), range(buckets)))
 
 
-def _sorted(engine: Engine, bucket: int) -> pa.RecordBatchReader:
+def _sorted(engine: Engine, bucket: int) -> Iterator[pa.RecordBatch]:
     columns = ", ".join(f'"{name}"' for name in BATCH_COLUMNS)
     shards = engine.shards(shard_path(Path(), bucket, "*").stem)
     query = (
@@ -104,7 +113,9 @@ def _sorted(engine: Engine, bucket: int) -> pa.RecordBatchReader:
         "WHERE fate = '' ORDER BY id, presentation"
     )
     # A cursor of its own: other queries run while its rows are read.
-    return engine.database.cursor().sql(query).to_arrow_reader(4096)
+    yield from engine.database.cursor().sql(query).to_arrow_reader(4096)
+    for path in engine.folder.glob(shard_path(Path(), bucket, "*").name):
+        path.unlink()
 
 
 def template_hashes(engine: Engine) -> dict[str, list[str]]:
@@ -120,11 +131,8 @@ def template_hashes(engine: Engine) -> dict[str, list[str]]:
 
 def contradictory_comparisons(engine: Engine) -> Iterator[tuple[str, list[int]]]:
     """Comparisons with two preferred candidates: the key, and one row for each candidate."""
-    cursor = engine.database.cursor().execute(f"""
-        SELECT id, list(row ORDER BY row) FROM (
-            SELECT id, min(row) AS row FROM {engine.shards()}
-            SEMI JOIN contradictory USING (comparison) WHERE preferred <> 0
-            GROUP BY id, preferred, if({_OF_TEXTS}, presentation, 0))
-        GROUP BY id ORDER BY id""")
+    cursor = engine.database.cursor().execute(
+        "SELECT id, list(row ORDER BY row) FROM contradictory_rows GROUP BY id ORDER BY id"
+    )
     while rows := cursor.fetchmany(1000):
         yield from rows

@@ -38,7 +38,12 @@ def _to_line(row: dict[str, Any]) -> str:
 def check_bad_rows(scanned: Sequence[ScannedPart], folder: Path, max_share: float) -> None:
     """Raise UserError when a larger share of the rows is bad."""
     rows, bad = sum(entry.rows for entry in scanned), sum(entry.bad_rows for entry in scanned)
-    if rows and bad / rows > max_share:
+    foreign, keyless = (
+        sum(getattr(entry, name) for entry in scanned) for name in ("foreign_rows", "keyless_rows")
+    )
+    # Of one share: the bad rows of all shares among all rows, and its own among its own.
+    share = keyless / max(rows, 1) + (bad - keyless) / max(rows - foreign, 1)
+    if share > max_share:
         places: dict[str, list[str]] = {}
         for row in islice(_bad_rows(scanned, folder), _MAX_COUNTED):
             places.setdefault(row["reason"], []).append(f"{row['file']}:{row['line']}")
@@ -48,14 +53,14 @@ def check_bad_rows(scanned: Sequence[ScannedPart], folder: Path, max_share: floa
             for reason, of_reason in islice(places.items(), _MAX_IN_ERROR)
         ]
         raise UserError(
-            f"{bad} of {rows} rows are bad, more than --max-bad-rows {max_share} "
+            f"{bad} of {rows - foreign} rows are bad, more than --max-bad-rows {max_share} "
             "allows; the first:\n  " + "\n  ".join(first)
         )
 
 
 def list_bad_rows(scanned: Sequence[ScannedPart], folder: Path, out: Path) -> list[str]:
     """Write out/bad_rows.jsonl; the first rows as FILE:LINE: REASON."""
-    rows = _write_list(out / _BAD_ROWS, _bad_rows(scanned, folder))
+    rows = write_list(out / _BAD_ROWS, _bad_rows(scanned, folder))
     return list(map(_to_line, rows))
 
 
@@ -64,7 +69,7 @@ def list_contradictory_labels(
 ) -> list[str]:
     """Write out/contradictory_labels.jsonl; the keys of the first comparisons."""
     places = Places(scanned)
-    rows = _write_list(
+    rows = write_list(
         out / _CONTRADICTORY_LABELS,
         (
             {"id": key, "where": [places.name(row) for row in rows]}
@@ -74,7 +79,7 @@ def list_contradictory_labels(
     return [row["id"] for row in rows]
 
 
-def _write_list(path: Path, rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+def write_list(path: Path, rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     """Write the rows to a file of their own, or remove the file if there are none; the first."""
     first: list[dict[str, Any]] = []
 

@@ -5,14 +5,22 @@ from typing import Any
 
 from cot_reward.errors import UserError, nearest
 from cot_reward.pairing.engine.database import Engine
-from cot_reward.pairing.engine.scan import PART_OF_ROW, ScannedPart, rows_by_file
+from cot_reward.pairing.engine.scan import (
+    PART_OF_ROW,
+    ScannedPart,
+    count_by_file,
+    rows_by_file,
+)
 from cot_reward.pairing.settings import PairFrom
 
 _NEEDS_TRAINED_MODEL = ("published", "both")
 
 
 def count_shared(engine: Engine, scanned: Sequence[ScannedPart]) -> list[dict[str, Any]]:
-    """For each input file: its side, its comparisons, and how many the other side has as well."""
+    """For each input file: its side, its comparisons, and how many the other side has as well.
+
+    With the file's size and rows, by which shares of the comparisons can be seen to be complete.
+    """
     engine.add("files", rows_by_file(scanned))
     rows = engine.run(f"""
         WITH members AS (
@@ -26,12 +34,14 @@ def count_shared(engine: Engine, scanned: Sequence[ScannedPart]) -> list[dict[st
         LEFT JOIN sides AS other ON other.comparison = members.comparison
             AND other.right_side <> members.right_side
         GROUP BY files.file ORDER BY files.file""")
+    counts = count_by_file(scanned)
     return [
         {
             "file": path,
             "side": "correct" if right_side else "incorrect",
             "comparisons": comparisons,
             "shared": shared,
+            **counts[path, right_side],
         }
         for _, path, right_side, comparisons, shared in rows
     ]

@@ -16,7 +16,7 @@ from cot_reward.pairing.shortcut import Texts
 from cot_reward.rows.preference_forms import WrittenForm, in_form
 
 # Pairs that the classifiers see: above some thousands, accuracies hardly change.
-_SHORTCUT_PAIRS = 4000
+SHORTCUT_PAIRS = 4000
 _ROWS_PER_FETCH = 10_000
 # Everything that a merge writes into its folder, or removes from it.
 OUTPUT_FILES = (
@@ -40,7 +40,8 @@ def write_pairs(
 ) -> None:
     """Replace out/SPLIT.jsonl of each split; the summary of an earlier merge is removed.
 
-    The files are complete and safe on the disk before an earlier file is touched. Raises UserError
+    The rows of `PairLines` are gone then. The files are complete and safe on the disk before an
+    earlier file is touched. Raises UserError
     when a name is a folder, and for a pair that the form cannot hold.
     """
     with ExitStack() as stack:
@@ -48,16 +49,27 @@ def write_pairs(
         files = {split: stack.enter_context((folder / split).open("wb")) for split in splits}
         # Pairs of one presentation are neighbours, so that a trainer can share their prompt.
         cursor = engine.database.cursor().execute(
-            f"SELECT split, batch, start, length FROM pairs WHERE state = 'used' "
-            f"ORDER BY id IN ({_LEADING}) DESC, id, presentation, rank_in_presentation"
+            f"SELECT id IN ({_LEADING}) AS leads, split, batch, start, length FROM pairs "
+            "WHERE state = 'used' ORDER BY leads DESC, id, presentation, rank_in_presentation"
         )
         while rows := cursor.fetchmany(_ROWS_PER_FETCH):
-            for split, batch, start, length in rows:
+            for leads, split, batch, start, length in rows:
+                # Batches are ranges of keys, so no later row is of an earlier batch.
+                if not leads:
+                    lines.remove_before(batch)
                 line = lines.read(batch, start, length)
-                files[split].write(line if form == "ours" else _line_in(form, line))
+                files[split].write(line_in(form, line))
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())
+    put_in_place(folder, out, splits)
+
+
+def put_in_place(folder: Path, out: Path, splits: Sequence[str]) -> None:
+    """Replace out/SPLIT.jsonl by the complete file folder/SPLIT, and remove an earlier summary.
+
+    Raises UserError when a name is a folder.
+    """
     for split in splits:
         if (out / f"{split}.jsonl").is_dir():
             raise UserError(f"{out / split}.jsonl: is a folder")
@@ -68,7 +80,10 @@ def write_pairs(
         os.replace(folder / split, out / f"{split}.jsonl")
 
 
-def _line_in(form: WrittenForm, line: bytes) -> bytes:
+def line_in(form: WrittenForm, line: bytes) -> bytes:
+    """A row of ours in this form. Raises UserError for a pair that the form cannot hold."""
+    if form == "ours":
+        return line
     pair = orjson.loads(line)
     try:
         return orjson.dumps(in_form(pair, form), option=orjson.OPT_APPEND_NEWLINE)
@@ -90,7 +105,7 @@ def sample_texts(engine: Engine, folder: Path, seed: int, kind: str = "") -> lis
         "FROM pairs WHERE state = 'used' AND split = 'train' AND $kind IN ('', kind) "
         "ORDER BY md5($seed || ' sample ' || id), id, presentation, rank_in_presentation "
         "LIMIT $count) ORDER BY ALL",
-        {"seed": str(seed), "count": _SHORTCUT_PAIRS, "kind": kind},
+        {"seed": str(seed), "count": SHORTCUT_PAIRS, "kind": kind},
     )
     texts = []
     with PairLines(folder) as lines:

@@ -45,6 +45,14 @@ class Text(NamedTuple):
     asked: int = 0
 
 
+def kind_of(chosen_model: str, rejected_model: str, trained_model: str | None) -> str:
+    """One of PAIR_KINDS, by the models of the texts ("": not named); see `Pair.kind`."""
+    if chosen_model and chosen_model == rejected_model:
+        return "same_model"
+    is_published = trained_model is not None and chosen_model == trained_model
+    return "published" if is_published and rejected_model else "other_cross_model"
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """`cost` says how far the pair is from what the selection asks for: low costs are taken.
@@ -59,14 +67,11 @@ class Pair:
 
     @property
     def same_model(self) -> bool:
-        return bool(self.chosen.model) and self.chosen.model == self.rejected.model
+        return self.kind(None) == "same_model"
 
     def kind(self, trained_model: str | None) -> str:
         """One of PAIR_KINDS. `trained_model`: the model that is trained next; None: not known."""
-        if self.same_model:
-            return "same_model"
-        is_published = trained_model is not None and self.chosen.model == trained_model
-        return "published" if is_published and self.rejected.model else "other_cross_model"
+        return kind_of(self.chosen.model, self.rejected.model, trained_model)
 
     @property
     def length_difference(self) -> int:

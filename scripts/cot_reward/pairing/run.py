@@ -1,7 +1,6 @@
 """The merger, top to bottom: files of judged responses in, DPO pairs and their summary out."""
 
 import sys
-import time
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from cot_reward.pairing.engine.scan import parts_of
 from cot_reward.pairing.engine.workers import Workers, cores, worker_count
 from cot_reward.pairing.excluded_rows import find_pairable_rows, read_pairable_rows, template_hashes
 from cot_reward.pairing.inputs import Inputs, find_inputs
+from cot_reward.pairing.laps import Laps
 from cot_reward.pairing.listings import check_bad_rows, list_bad_rows, list_contradictory_labels
 from cot_reward.pairing.meeting import count_shared, trained_model, unmet
 from cot_reward.pairing.messages import (
@@ -80,7 +80,7 @@ def merge(settings: MergeSettings) -> int:
     except duckdb.Error as error:
         raise UserError(
             f"{settings.out}: the merge could not be finished: {str(error).splitlines()[0]}; see "
-            "that its disk has room for twice the input, or change --memory"
+            "that its disk has room for once the input, or change --memory"
         ) from None
     except OSError as error:
         raise UserError(
@@ -93,7 +93,7 @@ def merge(settings: MergeSettings) -> int:
 
 
 def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, Any]:
-    started, out, seed = time.monotonic(), settings.out, settings.seed
+    laps, out, seed = Laps(), settings.out, settings.seed
     with ExitStack() as stack:
         threads = min(settings.workers or cores(), _MAX_DATABASE_THREADS)
         engine = stack.enter_context(Engine(folder, settings.memory, threads))
@@ -105,21 +105,24 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
         files = [(path, True) for path in inputs.correct]
         files += [(path, False) for path in inputs.incorrect]
         parts = parts_of(
-            files, folder, inputs.prefix, _admission(settings), engine.memory, engine.threads
-        )
+            files, folder, inputs.prefix, _admission(settings), engine.memory, engine.threads,
+            settings.share,
+        )  # fmt: skip
         count = worker_count([path for path, _ in files], settings.workers)
         workers = stack.enter_context(Workers(count))
         scanned = judge_parts(parts, workers)
         check_bad_rows(scanned, folder, settings.max_bad_rows)
+        laps.end("judging")
         low, high = settings.pass_rate or (0.0, 1.0)
         buckets = max((part.buckets for part in parts), default=1)
         find_pairable_rows(engine, buckets, low, high)
         met = held_out.count_met(engine, inputs.held_out)
         hashes = template_hashes(engine)
         shared = count_shared(engine, scanned)
-        messages = [*exclude_warnings(met, doubts, "the responses"), mixed_templates(hashes)]
+        messages = [*exclude_warnings(met, doubts, _responses(settings)), mixed_templates(hashes)]
         _warn([_ignored(settings), *messages, *unmet(shared)])
         trained = trained_model(engine, settings.trained_model, settings.pairs)
+        laps.end("finding_partners")
 
         # Second pass: pair the texts of each presentation.
         pairable = read_pairable_rows(engine, buckets)
@@ -129,8 +132,10 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
             _warn([too_many_pairs_note(all_pairs.MAX_PAIRS)])
         rules = _rules(settings, trained, limits is not None)
         pair_rows(engine, *pairable, folder, rules, workers)
+        laps.end("pairing")
 
         balancing = _choose_pairs(engine, settings, limits)
+        laps.end("choosing")
         account = account_for_rows(engine, scanned)
         _warn([prompt_warning(account)])
         train = summarise_file(engine, "train", trained)
@@ -145,10 +150,12 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
             for kind, count in train["pair_kinds"].items()
             if count
         }
+        laps.end("checking")
 
         # Write the files, the summary last.
         splits = ["train", "eval"] if settings.eval_fraction else ["train"]
         write_pairs(engine, folder, out, splits, settings.form)
+        laps.end("writing")
         summary = {
             "stage": "merge",
             **account,
@@ -176,11 +183,17 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
             "versions": versions(*_PACKAGES),
             "settings": jsonable(asdict(settings)),
             "command": sys.argv,
-            "seconds": round(time.monotonic() - started, 2),
+            "seconds": laps.total(),
+            "seconds_of": laps.seconds,
         }
         _draw_plots(engine, out / "plots", settings.plots)
         write_json(out / "summary.json", summary)
     return summary
+
+
+def _responses(settings: MergeSettings) -> str:
+    """What was merged, for messages."""
+    return f"the responses of share {settings.shard}" if settings.shard else "the responses"
 
 
 def _ignored(settings: MergeSettings) -> str:

@@ -6,6 +6,8 @@ for a pair that may not be taken in place of another one. A spare pair (`pairs.P
 is `admissible` where a new choice among all pairs may take it.
 """
 
+from collections.abc import Iterator
+
 import pyarrow as pa
 
 from cot_reward.pairing.engine.database import Engine
@@ -16,6 +18,8 @@ _STATES = "'used', 'dropped_by_balance', 'dropped_by_share', 'dropped_by_weights
 BEST_FIRST = "cost, presentation, rank_in_presentation"
 # The number `pair`: the batch, shifted by this many bits, plus the first byte of the DPO row in it.
 _START_BITS = 40
+_ROWS_PER_FETCH = 10_000
+_PAIRS_PER_SLICE = 50_000
 
 
 def select_pairs(
@@ -33,31 +37,48 @@ def select_pairs(
     kind of pairs is balanced by itself (column `own_kind`; "" otherwise). The column `first_choice`
     keeps which pairs are used before balancing.
     """
+    limit = f"rank_in_comparison <= {pairs_per_comparison}" if pairs_per_comparison else "true"
     # A comparison gets one source, even if several data sets hold it.
-    engine.run(f"""
-        CREATE TYPE pair_state AS ENUM ({_STATES});
-        CREATE TABLE pairs AS
-        SELECT *, row_number() OVER (PARTITION BY id, fit ORDER BY {BEST_FIRST})
-                AS rank_in_comparison,
-            'unselected'::pair_state AS state
+    of_batches = f"""
+        SELECT *, fit AND {limit} AS first_choice,
+            if(first_choice, 'used', 'unselected')::pair_state AS state
         FROM (
-            SELECT * EXCLUDE (source, task), (batch << {_START_BITS}) | start AS pair,
-                'train' AS split,
-                coalesce(min(nullif(source, '')) OVER (PARTITION BY id), '') AS source,
-                min(task) OVER (PARTITION BY id) AS task,
-                if({separate_kinds}, kind, '') AS own_kind,
-                NOT {prefer_one_model} OR kind = 'same_model'
-                    OR NOT bool_or(kind = 'same_model') OVER (PARTITION BY id) AS admissible,
-                admissible AND NOT spare AS fit
-            FROM possible_pairs)""")
+            SELECT *, row_number() OVER (PARTITION BY id, fit ORDER BY {BEST_FIRST})
+                AS rank_in_comparison
+            FROM (
+                SELECT * EXCLUDE (source, task), (batch << {_START_BITS}) | start AS pair,
+                    'train' AS split,
+                    coalesce(min(nullif(source, '')) OVER (PARTITION BY id), '') AS source,
+                    min(task) OVER (PARTITION BY id) AS task,
+                    if({separate_kinds}, kind, '') AS own_kind,
+                    NOT {prefer_one_model} OR kind = 'same_model'
+                        OR NOT bool_or(kind = 'same_model') OVER (PARTITION BY id) AS admissible,
+                    admissible AND NOT spare AS fit
+                FROM possible_pairs WHERE batch BETWEEN $first AND $last))"""
+    engine.run(f"CREATE TYPE pair_state AS ENUM ({_STATES})")
+    engine.run(f"CREATE TABLE pairs AS {of_batches} LIMIT 0", {"first": 0, "last": 0})
+    for first, last in _slices(engine):
+        engine.run(f"INSERT INTO pairs {of_batches}", {"first": first, "last": last})
     if eval_fraction:
         _hold_out(engine, eval_fraction, seed)
-    limit = f"rank_in_comparison <= {pairs_per_comparison}" if pairs_per_comparison else "true"
-    engine.run(
-        "ALTER TABLE pairs ADD COLUMN first_choice BOOLEAN;"
-        f"UPDATE pairs SET first_choice = fit AND {limit};"
-        "UPDATE pairs SET state = 'used' WHERE first_choice"
-    )
+
+
+def _slices(engine: Engine) -> Iterator[tuple[int, int]]:
+    """Ranges of batches (first, last) with some ten thousand pairs each.
+
+    A comparison is in one batch, and `select_pairs` looks at one comparison at a time. All pairs at
+    once would need memory in proportion to their number.
+    """
+    first, pairs = None, 0
+    for batch, count in engine.run(
+        "SELECT batch, count(*) FROM possible_pairs GROUP BY batch ORDER BY batch"
+    ):
+        first, pairs = batch if first is None else first, pairs + count
+        if pairs >= _PAIRS_PER_SLICE:
+            yield first, batch
+            first, pairs = None, 0
+    if first is not None:
+        yield first, batch
 
 
 def _hold_out(engine: Engine, eval_fraction: float, seed: int) -> None:
@@ -79,6 +100,8 @@ def _hold_out(engine: Engine, eval_fraction: float, seed: int) -> None:
             if size <= room:
                 held_out.append(name)
                 room -= size
+            if not room:
+                break
         if held_out:
             break
     engine.run(
@@ -88,13 +111,14 @@ def _hold_out(engine: Engine, eval_fraction: float, seed: int) -> None:
     )
 
 
-def _in_turns(engine: Engine, unit: str, seed: int) -> list[tuple[int, int]]:
+def _in_turns(engine: Engine, unit: str, seed: int) -> Iterator[tuple[int, int]]:
     """The families or comparisons (`unit`: a column of `families`) by chance, with their sizes.
 
     Each source, task and answer gives its share to every part of the list, so that balancing has
     little to drop.
     """
-    return engine.run(
+    # A cursor of its own: not all of them are needed, and they need not fit into memory.
+    cursor = engine.database.cursor().execute(
         f"""
         WITH units AS (
             SELECT {unit} AS unit, count(*) AS size, md5($seed || ' eval ' || min(id)) AS chance,
@@ -105,6 +129,8 @@ def _in_turns(engine: Engine, unit: str, seed: int) -> list[tuple[int, int]]:
                 / sum(size) OVER (PARTITION BY kind), chance, unit""",
         {"seed": str(seed)},
     )
+    while rows := cursor.fetchmany(_ROWS_PER_FETCH):
+        yield from rows
 
 
 def _find_families(engine: Engine) -> None:
@@ -117,12 +143,15 @@ def _find_families(engine: Engine) -> None:
         "SELECT id, row_number() OVER (ORDER BY id) - 1 AS number FROM pairs GROUP BY id"
     )
     links = engine.database.execute(
-        "SELECT number, dense_rank() OVER (ORDER BY node) - 1 AS node FROM ("
-        "SELECT DISTINCT id, unnest(shown) AS node FROM pairs) JOIN numbered USING (id)"
+        # What one comparison alone shows connects nothing, and would only take memory.
+        "WITH nodes AS (SELECT DISTINCT id, unnest(shown) AS node FROM pairs), "
+        "linking AS (SELECT node FROM nodes GROUP BY node HAVING count(*) > 1) "
+        "SELECT number, dense_rank() OVER (ORDER BY node) - 1 AS node "
+        "FROM nodes SEMI JOIN linking USING (node) JOIN numbered USING (id)"
     ).fetchnumpy()
     ((count,),) = engine.run("SELECT count(*) FROM numbered")
     nodes = int(links["node"].max()) + 1 if len(links["node"]) else 0
-    ends = links["number"].astype(np.int64), links["node"].astype(np.int64) + count
+    ends = links["number"].astype(np.int64, copy=False), links["node"].astype(np.int64) + count
     graph = coo_matrix((np.ones(len(ends[0]), dtype=bool), ends), shape=(count + nodes,) * 2)
     _, family = csgraph.connected_components(graph, directed=False)
     numbers = pa.table({"number": np.arange(count), "family": family[:count].astype(np.int64)})

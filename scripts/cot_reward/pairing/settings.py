@@ -8,6 +8,7 @@ from cot_reward.errors import nearest
 from cot_reward.judge import FINDINGS, TRUSTED
 from cot_reward.rows.file_flags import check_held_out_roots
 from cot_reward.rows.preference_forms import WrittenForm
+from cot_reward.rows.shards import Shard
 
 # A rejected text may have a wrong answer, no readable answer, or a right answer that its own totals
 # contradict.
@@ -112,6 +113,13 @@ class MergeSettings:
     eval_fraction: float = field(
         default=0.0, metadata={"help": "share of the comparisons that go to eval.jsonl"}
     )
+    shard: str | None = field(
+        default=None,
+        metadata={
+            "help": "I/N: only the comparisons of share I of N, so that N machines merge the same "
+            "input (then --join)"
+        },
+    )
     form: WrittenForm = field(
         default="ours",
         metadata={
@@ -183,6 +191,33 @@ class MergeSettings:
         if rates and not (len(rates) == 2 and 0 <= rates[0] <= rates[1] <= 1):
             raise ValueError(f"--pass-rate takes LOW and HIGH between 0 and 1, not {rates}")
         self.weights()
+        self._check_shard()
+
+    def _check_shard(self) -> None:
+        """Raise ValueError for what one share of the comparisons cannot know of the others."""
+        if self.share is None:
+            return
+        if self.eval_fraction:
+            raise ValueError(
+                "--eval-fraction does not go with --shard: comparisons that share a picture or a "
+                "caption stay together, and a share does not see those of the others; hold other "
+                "data out (--exclude)"
+            )
+        if self.form != "ours":
+            raise ValueError(
+                f"--form {self.form} does not go with --shard: give it to --join, which puts the "
+                "shares together by the keys of this project's rows"
+            )
+        if self.pairs in ("published", "both") and self.trained_model is None:
+            raise ValueError(
+                f"--pair-from {self.pairs} with --shard needs --trained-model: a share may not "
+                "have the texts of all models"
+            )
+
+    @property
+    def share(self) -> Shard | None:
+        """The share of `shard`. Raises ValueError for a text that names none."""
+        return Shard.parse(self.shard) if self.shard is not None else None
 
     @property
     def pairs(self) -> PairFrom:
@@ -204,6 +239,15 @@ class MergeSettings:
                     f"--source-weights takes SOURCE=WEIGHT, 0 or from 1e-6 to 1e6, not {entry!r}"
                 )
         return weights
+
+
+@dataclass(frozen=True)
+class JoinSettings:
+    join: list[Path] = field(
+        metadata={"help": "the folders of all shares (--shard 1/N to N/N) of one merge"}
+    )
+    out: Path = field(metadata={"help": "folder for train.jsonl and summary.json"})
+    form: WrittenForm = field(default="ours", metadata={"help": "of the rows of train.jsonl"})
 
 
 @dataclass(frozen=True)

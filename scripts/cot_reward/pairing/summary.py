@@ -54,9 +54,13 @@ def account_for_rows(engine: Engine, scanned: Sequence[ScannedPart]) -> dict[str
     for side, right_side in (("correct_side", True), ("incorrect_side", False)):
         parts = [entry for entry in scanned if entry.part.right_side == right_side]
         rows, bad = sum(entry.rows for entry in parts), sum(entry.bad_rows for entry in parts)
-        total = sum(fates[right_side].values()) + bad
+        foreign = sum(entry.foreign_rows for entry in parts)
+        total = sum(fates[right_side].values()) + bad + foreign
         assert total == rows, f"{side}: {total} of {rows} rows are accounted for"
-        account[side] = {"rows": rows, **({"bad": bad} if bad else {}), **fates[right_side]}
+        others = {"bad": bad, "of_other_shares": foreign}
+        account[side] = {
+            "rows": rows, **{name: n for name, n in others.items() if n}, **fates[right_side]
+        }  # fmt: skip
     return account
 
 

@@ -19,6 +19,7 @@ from cot_reward.records import (
     placeholder_in,
     turns,
 )
+from cot_reward.rows.shards import Shard
 from cot_reward.rows.validation import (
     RowError,
     check_compared_media,
@@ -192,9 +193,15 @@ def _fields(row: Mapping[str, Any], ours: bool) -> dict[str, Any]:
 
 
 def read(
-    row: Mapping[str, Any], right_side: bool, prefix: str, find_caption: FindCaption = caption_in
-) -> Judged:
+    row: Mapping[str, Any],
+    right_side: bool,
+    prefix: str,
+    find_caption: FindCaption = caption_in,
+    shard: Shard | None = None,
+) -> Judged | None:
     """The row, judged again: what it says of its own verdict counts for nothing.
+
+    None for a row of another share than `shard`, of which no more is looked at than tells its key.
 
     A row without a label is taken to be as right or wrong as the file that it stands in says.
     `prefix` leads from the media root to what paths in rows without a key are relative to,
@@ -207,12 +214,16 @@ def read(
     images, videos = values["images"], values["videos"]
     if ours:
         key = values["id"]
+        if shard and not shard.holds(key):
+            return None
         task = values["task"] or ("video_generation" if videos else "image_generation")
         check_task(task)
         images, videos = _clean(images), _clean(videos)
     else:
         comparison = published(row, prompt, prefix, find_caption)
         key, task = comparison.key, comparison.task
+        if shard and not shard.holds(key):
+            return None
         shown = [path for one in comparison.candidates for path in as_tuple(one)]
         token = PLACEHOLDERS["videos" if videos else "images"]
         images, videos = ([], shown) if videos else (shown, [])

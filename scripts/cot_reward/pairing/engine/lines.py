@@ -16,6 +16,7 @@ class PairLines:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._batch = folder, -1
+        self._first = 0
         self._file: IO[bytes] | None = None
 
     def read(self, batch: int, start: int, length: int) -> bytes:
@@ -25,6 +26,12 @@ class PairLines:
             self._batch = batch
         self._file.seek(start)
         return self._file.read(length)
+
+    def remove_before(self, batch: int) -> None:
+        """Remove the files of earlier batches, so that the disk need not hold all rows twice."""
+        for number in range(self._first, batch):
+            lines_path(self._folder, number).unlink(missing_ok=True)
+        self._first = max(self._first, batch)
 
     def _close(self) -> None:
         if self._file is not None:

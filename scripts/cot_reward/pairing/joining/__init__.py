@@ -1,0 +1,1 @@
+"""Putting the shares of a merge (--shard) together: checks, rows, and the summary."""
