@@ -95,6 +95,8 @@ bench: bench-client bench-capacity bench-service bench-merge bench-dpo ## benchm
 	$(ENVS)/main/bin/python tests/bench/until.py
 	$(ENVS)/main/bin/python tests/bench/preparing.py
 	$(ENVS)/main/bin/python tests/bench/comparison.py
+	$(ENVS)/main/bin/python tests/bench/fleet.py
+	$(ENVS)/main/bin/python tests/bench/reward.py
 bench-client: envs ## the client and other clients against a fast mock server (10 to 15 minutes; its flags: tests/bench/client.py)
 	$(ENVS)/main/bin/python tests/bench/client.py
 bench-capacity: envs ## --concurrency auto and fixed numbers on a real server (needs `make demo`)

@@ -187,9 +187,9 @@ POLICIES: dict[str, tuple[int | None, Callable[..., Any]]] = {
     "climb": (None, CLIMB),
     "fixed 64": (64, CLIMB),
     "fixed 256": (256, CLIMB),
-    "rule": (None, lambda now, say: SimpleRule(now, say, 512)),
+    "rule": (None, lambda now, say, share: SimpleRule(now, say, 512)),
     "climb, undrained": (None, UndrainedClimb),
-    "rule, drained": (None, lambda now, say: DrainedRule(now, say, 512)),
+    "rule, drained": (None, lambda now, say, share: DrainedRule(now, say, 512)),
 }
 
 

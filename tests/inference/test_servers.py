@@ -33,16 +33,17 @@ def asked(server: MockServer) -> list[str]:
     return [entry["caption"] for entry in server.log() if entry["max_tokens"] > 1]
 
 
-@pytest.fixture
-def plain(tmp_path: Path, servers: list[MockServer]) -> dict[str, bytes]:
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a run on one server, of the comparisons of `world`."""
-    world = World(tmp_path / "plain", servers[0], count=30)
-    assert world.call(*FLAGS) == 0
-    return contents(world)
+    with MockServer() as server:
+        world = World(tmp_path_factory.mktemp("plain"), server, count=30)
+        assert world.call(*FLAGS) == 0
+        return contents(world)
 
 
 @pytest.fixture
-def world(tmp_path: Path, servers: list[MockServer], plain: dict[str, bytes]) -> World:
+def world(tmp_path: Path, servers: list[MockServer]) -> World:
     made = World(tmp_path / "several", servers[0], count=30)
     for server in servers:
         server.configure(latency=0.05)
@@ -133,6 +134,7 @@ def test_a_request_that_takes_servers_down_leaves_some_and_is_told_of(tmp_path):
     assert world.summary["account"]["judged"] == 58
 
 
+@pytest.mark.slow
 def test_servers_join_and_leave_by_the_file(world, servers, plain, tmp_path):
     file = tmp_path / "servers.txt"
     file.write_text(f"{servers[0].url}\n")
@@ -180,6 +182,7 @@ def test_a_server_with_other_weights_is_refused(world, servers):
     assert not any(asked(server) for server in servers)
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_back_with_other_weights_is_not_asked(world, servers, plain):
     running = world.start(*FLAGS, *urls(servers[:2]))
     servers[1].wait_for(4)
@@ -282,6 +285,7 @@ def cmdline(process_id: int) -> bytes:
     return Path(f"/proc/{process_id}/cmdline").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_single_server_that_comes_back_with_other_weights_ends_the_run(world, servers):
     other = {"logprob": -2.5}
     running = world.start(*FLAGS, *urls(servers[:1]))
