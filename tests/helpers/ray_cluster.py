@@ -108,6 +108,9 @@ def command_line(process: int) -> str:
 
 def _serve(nodes: int, folder: str) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray notes the last cluster of a machine in a folder that it makes only in other ways to start.
+    os.environ["RAY_TMPDIR"] = folder
+    Path(folder, "ray").mkdir()
     from ray.cluster_utils import Cluster
 
     # Another address of the loopback: Ray replaces 127.0.0.1 by the machine's own.
