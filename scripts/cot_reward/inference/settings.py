@@ -1,10 +1,10 @@
 """The settings of inference: flags of the script and keys of its YAML file."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cot_reward.client import options
 from cot_reward.client.address import check_address
 from cot_reward.errors import nearest
 from cot_reward.inference.ledger import Side
@@ -14,10 +14,6 @@ from cot_reward.rows.file_flags import check_held_out_roots
 from cot_reward.rows.labels import parse_meanings
 from cot_reward.rows.reading import STDIN
 from cot_reward.rows.shards import Shard
-
-# The SDK holds at most 1,000 connections, and a probe must find a free one.
-MAX_FIXED_CONCURRENCY = 900
-
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
 
@@ -173,13 +169,10 @@ class InferenceSettings:
             raise ValueError(
                 f"--chat-template-kwargs {self.chat_template_kwargs}: not a JSON object ({error})"
             ) from None
-        if self.concurrency != "auto" and not (
-            self.concurrency.isdecimal() and 0 < int(self.concurrency) <= MAX_FIXED_CONCURRENCY
-        ):
-            raise ValueError(
-                f"--concurrency {self.concurrency}: a number from 1 to {MAX_FIXED_CONCURRENCY}, "
-                "or auto"
-            )
+        try:
+            _ = self.fixed_concurrency
+        except ValueError as error:
+            raise ValueError(f"--concurrency {self.concurrency}: {error}") from None
         for address in self.base_url:
             try:
                 check_address(address)
@@ -221,10 +214,7 @@ class InferenceSettings:
     @property
     def template_kwargs(self) -> dict[str, Any]:
         """The arguments of the chat template. Raises ValueError."""
-        found = json.loads(self.chat_template_kwargs or "{}")
-        if not isinstance(found, dict):
-            raise ValueError(f"it is {found!r:.60}")
-        return found
+        return options.template_kwargs(self.chat_template_kwargs)
 
     @property
     def asked_orders(self) -> tuple[Order, ...]:
@@ -238,4 +228,4 @@ class InferenceSettings:
     @property
     def fixed_concurrency(self) -> int | None:
         """Requests in flight; None for auto."""
-        return None if self.concurrency == "auto" else int(self.concurrency)
+        return options.fixed_concurrency(self.concurrency)

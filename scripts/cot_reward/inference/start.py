@@ -7,8 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from cot_reward.client import wire
 from cot_reward.client.answer_probability import LOGPROBS
+from cot_reward.client.options import further_fields
 from cot_reward.client.wire import Sampling
 from cot_reward.errors import UserError
 from cot_reward.inference import fixed_settings
@@ -21,9 +21,7 @@ from cot_reward.rows.held_out import exclude_warnings
 
 
 def sampling_of(settings: InferenceSettings, model: str) -> Sampling:
-    extra = dict(wire.NEUTRAL_SAMPLING) if settings.sampling_defaults == "neutral" else {}
-    if settings.template_kwargs:
-        extra["chat_template_kwargs"] = settings.template_kwargs
+    extra = further_fields(settings.sampling_defaults, settings.template_kwargs)
     if settings.answer_probability:
         extra |= LOGPROBS
     return Sampling(

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from cot_reward.client import wire
 from cot_reward.client.fleet import Fleet
+from cot_reward.client.options import further_fields
 from cot_reward.client.retries import ask
 from cot_reward.client.roster import Roster
 from cot_reward.client.server import ServerError
@@ -60,9 +60,7 @@ class Asker:
 
     def _sampling(self) -> Sampling:
         settings = self._settings
-        extra = dict(wire.NEUTRAL_SAMPLING) if settings.sampling_defaults == "neutral" else {}
-        if settings.template_kwargs:
-            extra["chat_template_kwargs"] = settings.template_kwargs
+        extra = further_fields(settings.sampling_defaults, settings.template_kwargs)
         return Sampling(
             self.model, settings.temperature_used, 1.0, settings.max_tokens,
             settings.timeout, settings.deadline, settings.max_attempts, extra,

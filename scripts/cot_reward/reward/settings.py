@@ -1,18 +1,15 @@
 """What a reward model can be told: the arguments of RewardModel, and flags of scripts/score.py."""
 
-import json
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cot_reward.client import options
 from cot_reward.errors import UserError, nearest
 from cot_reward.records import ORDERS, Form, Order
 from cot_reward.settings import setting
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import check_template, read_templates
-
-# The SDK holds at most 1,000 connections, and a probe must find a free one.
-MAX_FIXED_CONCURRENCY = 900
 
 
 @dataclass(frozen=True)
@@ -64,13 +61,10 @@ class RewardSettings:
             raise ValueError(f"temperature must be at least 0, not {self.temperature!r}")
         if self.temperature == 0 and self.votes > 1:
             raise ValueError("temperature 0 always gives the same text; use one vote, or sample")
-        if self.concurrency != "auto" and not (
-            self.concurrency.isdecimal() and 0 < int(self.concurrency) <= MAX_FIXED_CONCURRENCY
-        ):
-            raise ValueError(
-                f"concurrency {self.concurrency}: a number from 1 to {MAX_FIXED_CONCURRENCY}, or "
-                "auto"
-            )
+        try:
+            _ = self.fixed_concurrency
+        except ValueError as error:
+            raise ValueError(f"concurrency {self.concurrency}: {error}") from None
         try:
             _ = self.template_kwargs
         except ValueError as error:
@@ -97,10 +91,7 @@ class RewardSettings:
     @property
     def template_kwargs(self) -> dict[str, Any]:
         """The arguments of the chat template. Raises ValueError."""
-        found = json.loads(self.chat_template_kwargs or "{}")
-        if not isinstance(found, dict):
-            raise ValueError(f"it is {found!r:.60}")
-        return found
+        return options.template_kwargs(self.chat_template_kwargs)
 
     @property
     def temperature_used(self) -> float:
@@ -116,7 +107,7 @@ class RewardSettings:
     @property
     def fixed_concurrency(self) -> int | None:
         """Requests in flight; None for auto."""
-        return None if self.concurrency == "auto" else int(self.concurrency)
+        return options.fixed_concurrency(self.concurrency)
 
 
 @dataclass(frozen=True)
