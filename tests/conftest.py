@@ -1,13 +1,27 @@
 """Fixtures that several test files share."""
 
+import os
+
 import hypothesis
 import pytest
 from helpers.client_world import World
+from helpers.environments import REPO
 from helpers.server import MockServer
 
 # No test asserts a duration: an example may take as long as a busy machine needs.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+# What DeepSpeed compiles for the trainings of the tests.
+COMPILED = REPO / ".envs/torch_extensions"
+
+
+def pytest_configure(config):
+    """A killed test leaves the lock of its compiler, for which torch waits without end."""
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(COMPILED)
+    if not hasattr(config, "workerinput"):  # the tests' first process, before any worker starts
+        for lock in COMPILED.rglob("lock"):
+            lock.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,19 @@
 """Video, editing, answers and the form `json` from raw rows to DPO rows, on a real vLLM."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from cot_reward import settings
+from cot_reward import RewardModel, settings
 from cot_reward.inference.run import infer
 from cot_reward.inference.settings import InferenceSettings
 from cot_reward.pairing.run import merge
 from cot_reward.pairing.settings import MergeSettings
 from cot_reward.preparing.convert import convert
 from cot_reward.preparing.settings import ConvertSettings
-from cot_reward.records import Form
+from cot_reward.records import Form, as_tuple
 from cot_reward.rows.adapters import adapter_for
 from cot_reward.rows.checking import check_files
 from cot_reward.tasks import TASKS
@@ -91,17 +92,23 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Any:
     server.stop()
 
 
+def ask(served: SimpleNamespace, name: str, out: Path, *flags: object) -> int:
+    """The client's run of a case."""
+    config = served.root / "empty.yaml"
+    config.write_text("")
+    return infer(parsed(
+        InferenceSettings, "--config", config, "--media-root", served.root, "--base-url",
+        served.url, "--data", served.root / name / "rows-00000.jsonl", "--out", out, "--form",
+        CASES[name][1], "--max-tokens", 400, *flags,
+    ), api_key="none")  # fmt: skip
+
+
 @pytest.mark.parametrize("name", list(CASES))
 def test_a_case_from_raw_rows_to_dpo_rows(served: SimpleNamespace, name: str) -> None:
     task, form, _ = CASES[name]
     root, out = served.root, served.home / f"out_{name}"
-    (root / "empty.yaml").write_text("")
-    assert infer(parsed(
-        InferenceSettings, "--config", root / "empty.yaml", "--media-root", root, "--base-url",
-        served.url, "--data", root / name / "rows-00000.jsonl", "--out", out, "--form", form,
-        # The two texts that the model has learned stay as likely, and its slips grow rare.
-        "--num-samples", 8, "--max-tokens", 400, "--temperature", 0.5,
-    ), api_key="none") == 0  # fmt: skip
+    # The two texts that the model has learned stay as likely, and its slips grow rare.
+    assert ask(served, name, out, "--num-samples", 8, "--temperature", 0.5) == 0
     summary = json.loads((out / "summary.json").read_text())
     assert summary["account"]["judged"] == COUNT * 2 * 8
     assert summary["well_formed"]["share"] > 0.8
@@ -115,3 +122,33 @@ def test_a_case_from_raw_rows_to_dpo_rows(served: SimpleNamespace, name: str) ->
     assert made
     assert {(row["task"], row["form"]) for row in made} == {(task, form)}
     assert check_files([pairs / "train.jsonl"], root, workers=1).problems == []
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_a_reward_model_gives_the_texts_of_the_client(served: SimpleNamespace, name: str) -> None:
+    task, form, _ = CASES[name]
+    out = served.home / f"greedy_{name}"
+    assert ask(served, name, out, "--num-samples", 1, "--temperature", 0) == 0
+    written = {
+        (row["id"], row["order"]): (row["conversations"][1]["value"], row["answer"])
+        for file in ("correct", "incorrect", "unusable")
+        for row in read_lines(out / f"{file}.jsonl")
+    }
+    wanted, items = [], []
+    for row in read_lines(served.root / name / "rows-00000.jsonl"):
+        comparison = adapter_for(row, None)(row, "")
+        wanted.append([written[comparison.key, order] for order in ("given", "swapped")])
+        items.append((comparison.text, *comparison.candidates, comparison.context))
+    with RewardModel(served.url, task=task, form=form, max_tokens=400) as model:
+        found = model.compare_many([from_root(served.root, task, *item) for item in items])
+    for judgement, (given, swapped) in zip(found, wanted, strict=True):
+        assert judgement.texts == (given[0], swapped[0])
+        answers = [vote.answer for vote in judgement.votes]
+        assert answers == [given[1], swapped[1] and 3 - swapped[1]]
+
+
+def from_root(root: Path, task: str, prompt: str, a: Any, b: Any, context: Any) -> tuple[Any, ...]:
+    """An item of RewardModel: pictures of a comparison as paths of files, or as their bytes."""
+    if TASKS[task].compares_media:
+        a, b = ([root / path for path in as_tuple(one)] for one in (a, b))
+    return prompt, a, b, [(root / path).read_bytes() for path in context]
