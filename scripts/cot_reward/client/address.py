@@ -22,8 +22,8 @@ def check_address(given: str) -> None:
     """Raise ValueError for an address with a part that files and messages must not hold."""
     if "@" in given or "?" in given:
         raise ValueError(
-            "the address of a server must not hold a name, password or query; put the key into the "
-            "environment variable that --api-key-env names"
+            "the address of a server must not hold a name, password or query; give the key as "
+            "api_key, or by the environment variable of --api-key-env"
         )
 
 

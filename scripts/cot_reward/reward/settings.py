@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cot_reward.client import options
+from cot_reward.client.address import check_address
 from cot_reward.errors import UserError, nearest
 from cot_reward.records import ORDERS, Form, Order
 from cot_reward.settings import setting
@@ -74,9 +75,7 @@ class RewardSettings:
         if not self.base_url:
             raise ValueError("base_url names no server")
         for url in self.base_url:
-            if "@" in url or "?" in url:
-                # The address is written to files and messages.
-                raise ValueError("base_url must not hold a name, password or query; use api_key")
+            check_address(url)
 
     def template_text(self) -> str:
         """The prompt's template. Raises UserError for one that cannot be used."""
