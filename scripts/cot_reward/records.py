@@ -184,7 +184,8 @@ class Comparison:
 
 
 # How a text was put back together. reasoning_field: a reasoning parser had split it;
-# template_opening: the chat template had opened its <think>.
+# template_opening: it began inside its <think> block, which a chat template opens for the model. A
+# model that leaves the opening out by itself is not told apart (1 of 3,000 texts of the demo).
 Restored = Literal["", "reasoning_field", "template_opening"]
 
 

@@ -15,7 +15,7 @@ MANY_REPEATS = 0.9
 MOST_BAD_RECORDS = 50
 RESTORED_IN_WORDS = {
     "reasoning_field": "texts that the server's reasoning parser had split",
-    "template_opening": "texts whose <think> the chat template had opened",
+    "template_opening": "texts whose <think> was missing (a chat template may have opened it)",
 }
 
 
