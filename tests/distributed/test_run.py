@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -128,7 +129,8 @@ def test_whatever_is_killed_no_response_is_lost_or_asked_again(cluster, world, s
     plain = json.loads((tmp_path / "plain/summary.json").read_text())
     for name in ("account", "files", "failed_reasons", "accuracy", "duplicates"):
         assert world.summary[name] == plain[name], name
-    journals.look()
+    # The bar ends at all that the journals hold.
+    assert int(re.findall(r"\| (\d+)/", said(world))[-1]) == journals.look()
     again = [e for e in asked if e["when"] > journals.seen.get(e["seed"], float("inf"))]
     assert not again
     # The kills have hit: what was in flight was asked again.

@@ -139,6 +139,7 @@ class Pool:
         self._replace(seat)
 
     def _asked(self, seat: _Seat, share: int, ended: Any) -> None:
+        lines = self._growth.lines(share)
         if isinstance(ended, Attempt) and ended.finished:
             self._queue.finished(share, seat.number)
             self._idle.append(seat)
@@ -152,10 +153,9 @@ class Pool:
             if isinstance(ended, Attempt)
             else f"its worker on {seat.host} died: {_why(ended)}"
         )
-        grew = self._growth.lines(share) > seat.lines_before
         if not (stopped and self._over):
-            self._say(f"share {share}: stopped after {self._growth.lines(share)} lines: {why}")
-        self._queue.failed(share, seat.number, grew, why)
+            self._say(f"share {share}: stopped after {lines} lines: {why}")
+        self._queue.failed(share, seat.number, lines > seat.lines_before, why)
         alive = isinstance(ended, Attempt) and ended.code is not None
         if alive and seat.number in self._queue.workers:
             self._idle.append(seat)
