@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from cot_reward import Failure, Judgement, RewardModel
+from cot_reward.client import outage
 from cot_reward.errors import UserError
 from helpers.environments import REPO
 from helpers.pictures import bounded_pictures, encoded, noise, picture, saved
@@ -368,6 +369,20 @@ def test_a_server_that_goes_away_and_comes_back():
         second.configure(sees=True)
         assert model.compare(*items[0]).answer == 1
         model.close()
+
+
+def test_another_model_is_asked_and_said(monkeypatch, caplog):
+    monkeypatch.setattr(outage, "MAX_OTHER_MODEL_SECONDS", 0.5)
+    with MockServer() as server, RewardModel(server.url, orders="given") as model:
+        server.configure(sees=True)
+        assert model.compare(CAPTION, grey(200), grey(50)).answer == 1
+        server.configure(models=["next"], faults=[{"kind": "status", "status": 404}])
+        found = model.compare(CAPTION, grey(201), grey(50))
+        assert (found.reason, "it lists next, not mock" in found.detail) == ("server_gone", True)
+        server.configure(models=["next"], sees=True)
+        assert model.compare(CAPTION, grey(202), grey(50)).answer == 1
+        assert model.served["model"] == "next"
+    assert "other weights answer now: next, and mock before" in caplog.text
 
 
 def test_several_servers(sees):

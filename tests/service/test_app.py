@@ -1,6 +1,8 @@
 """The service as callers see it: a real one, before a mock of the server behind."""
 
+import io
 import json
+import signal
 import socket
 import struct
 import time
@@ -10,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from helpers.server import MockServer
 from helpers.service import Service, asked, data_url, head, in_base64, png
+from PIL import Image
 
 TEXT = (
     "<think>Style: Image 1 (9/10); Image 2 (6/10)\nTotal: Image 1: 9, Image 2: 6</think>"
@@ -119,13 +122,20 @@ def bomb() -> bytes:
 
 def wide() -> bytes:
     """More pixels than a service takes by default, in a small file."""
-    import io
+    return saved(Image.new("1", (5000, 4000)), "PNG")
 
-    from PIL import Image
 
+def saved(image: Image.Image, form: str, **options: object) -> bytes:
     buffer = io.BytesIO()
-    Image.new("1", (5000, 4000)).save(buffer, "PNG")
+    image.save(buffer, form, **options)
     return buffer.getvalue()
+
+
+def many_scans() -> bytes:
+    """A progressive JPEG whose last scan comes two hundred times, each of which is decoded."""
+    data = saved(Image.new("L", (64, 64), 128), "JPEG", progressive=True)
+    last, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    return data[:end] + data[last:end] * 200 + data[end:]
 
 
 @pytest.mark.parametrize("page", ["/compare", "/rank"])
@@ -146,15 +156,33 @@ def wide() -> bytes:
         (in_base64(broken_png()), "corrupt"),
         (in_base64(bomb()), "too_large"),
         (in_base64(wide()), "too_large"),
+        (in_base64(many_scans()), "corrupt"),
+        # These can claim to be small, and decode to gigabytes.
+        (in_base64(saved(Image.new("L", (32, 32)), "TIFF")), "not_an_image"),
+        (in_base64(saved(Image.new("L", (32, 32)), "AVIF")), "not_an_image"),
     ],
 )
 def test_a_bad_picture_is_refused_with_a_sentence(behind, service, page, picture, kind):
     answer = service.post(page, asked("a cat", data_url(png()), picture))
     assert answer.error == (422, kind)
     assert "/etc/passwd" not in answer.json["error"]["message"]
+    assert "candidate" in answer.json["error"]["message"]
     assert service.post(page, asked()).status == 200
     # The bad one was never sent on.
     assert len(behind.log()) == 1
+
+
+def test_a_progressive_jpeg_is_a_picture(service):
+    jpegs = [
+        in_base64(saved(Image.new("RGB", (64, 64), colour), "JPEG", progressive=True))
+        for colour in ("red", "blue")
+    ]
+    assert service.post("/compare", asked("a cat", *jpegs)).status == 200
+
+
+def test_a_text_is_in_every_comparison_and_bounded(service):
+    assert service.post("/rank", asked("a" * 2**15)).status == 200
+    assert service.post("/rank", asked("a" * (2**15 + 1))).error == (422, "too_large")
 
 
 def test_pictures_and_candidates_are_bounded(service):
@@ -179,6 +207,8 @@ def test_pictures_and_candidates_are_bounded(service):
         (asked("a", data_url(png()), data_url(png())), (422, "same_candidates")),
         (asked(context=[data_url(png(9))]), (422, "bad_media")),
         (b"[" * 100_000, (400, "bad_json")),
+        (asked(candidates=list(range(20_000))), (422, "bad_request")),
+        (asked(**{f"field{n}": n for n in range(200)}), (422, "too_many")),
     ],
 )
 def test_a_bad_body_is_refused_with_a_sentence(service, body, error):
@@ -195,7 +225,10 @@ def test_a_page_in_a_browser_cannot_ask(service):
     body = json.dumps(asked()).encode()
     answer = service.call("/compare", body, {"Content-Type": "text/plain"})
     assert answer.error == (415, "not_json")
-    assert service.get("/compare").error == (405, "no_such_page")
+    refused = service.get("/compare")
+    assert (refused.error, refused.headers["Allow"]) == ((405, "no_such_page"), "POST")
+    # No redirect, which would name the host that the caller claims.
+    assert service.post("/compare/", asked()).error == (404, "no_such_page")
     assert service.get("/docs").error == (404, "no_such_page")
 
 
@@ -206,6 +239,19 @@ def test_a_text_of_the_model_is_data(behind, service):
     assert answer.error == (502, "unparsed")
     assert answer.json["error"]["texts"] == [text]
     assert answer.headers["Content-Type"] == "application/json"
+    # Also of failures, texts are sent to who wants them.
+    assert text not in service.post("/compare", asked(texts=False)).body.decode()
+
+
+def test_a_ranking_holds_no_texts_unless_they_are_wanted(behind, service):
+    # Two of three comparisons fail, so that one candidate has no strength.
+    unreadable = {"kind": "text", "text": "nothing to read", "times": 2}
+    pictures = [data_url(png(seed)) for seed in range(3)]
+    for texts in (False, True):
+        behind.configure(faults=[dict(unreadable), FIRST])
+        found = service.post("/rank", asked("a cat", *pictures, texts=texts))
+        assert len(found.json["failures"]) == 1
+        assert ("nothing to read" in found.body.decode()) == texts
 
 
 # --- limits -------------------------------------------------------------------------------------
@@ -345,6 +391,16 @@ def test_a_service_may_start_before_its_server_and_outlive_it():
             assert service.post("/compare", asked()).status == 200
 
 
+@pytest.mark.slow
+def test_a_server_with_another_model_is_not_ready():
+    with MockServer() as behind, Service(behind.url, "--orders", "given") as service:
+        behind.configure(faults=[FIRST])
+        assert service.post("/compare", asked()).status == 200
+        behind.configure(models=["next"], faults=[{"kind": "status", "status": 404}])
+        assert service.post("/compare", asked(), x_time_limit=1).error == (504, "time_limit")
+        wait_until(lambda: service.get("/ready").status == 503)
+
+
 def wait_until(is_so):
     until = time.monotonic() + 30
     while not is_so():
@@ -357,6 +413,7 @@ def wait_until(is_so):
     [
         ({"kind": "status", "status": 500}, (502, "attempts_used_up")),
         ({"kind": "status", "status": 400, "message": "too long"}, (422, "refused")),
+        ({"kind": "status", "status": 403, "message": "no access"}, (502, "refused")),
         ({"kind": "cut"}, (502, "attempts_used_up")),
         ({"kind": "text", "text": TEXT, "reason": "length"}, (502, "truncated")),
     ],
@@ -390,4 +447,15 @@ def test_the_end_has_an_end(behind):
         behind.wait_for(1)
         service.stop()
         assert found.result().error == (503, "shutting_down")
+        assert "Traceback" not in service.log
+
+
+@pytest.mark.slow
+def test_a_body_that_is_being_sent_has_no_more_time_than_the_grace(behind):
+    with Service(behind.url, "--grace", 0.5) as service, service.connection() as connection:
+        connection.sendall(head(100) + b"{")
+        service.wait_for("cot_reward_queued", 1)
+        service.process.send_signal(signal.SIGTERM)
+        assert status_of(connection) == 503
+        service.wait()
         assert "Traceback" not in service.log

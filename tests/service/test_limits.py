@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from cot_reward.service import limits
 from cot_reward.service.limits import Body, Places, within
 from cot_reward.service.refusals import ClosedByClientError, RefusalError
 
@@ -60,6 +61,19 @@ def test_bodies_together_are_bounded():
     assert places.buffered == 3
     places.buffer(-3)
     assert asyncio.run(Body(messages(b"abc"), {}, 4).read(places)) == b"abc"
+
+
+def test_a_body_that_comes_too_slowly_is_refused(monkeypatch):
+    monkeypatch.setattr(limits, "_BODY_SECONDS", 0.1)
+    places = Places(1, 1, 100)
+
+    async def receive() -> Message:
+        await asyncio.sleep(0.03)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    # A byte now and then is not enough.
+    assert refused(lambda: Body(receive, {}, 50).read(places))[:2] == (408, "slow_body")
+    assert places.buffered == 0
 
 
 def test_a_caller_that_goes_while_it_sends_leaves_no_bytes():

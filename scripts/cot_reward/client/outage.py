@@ -18,6 +18,9 @@ MIN_LAST_PROBE_SECONDS = 0.5
 # of its own. A probe that times out is enough.
 PROBES_BEFORE_PAUSE = 3
 PROBE_INTERVAL_SECONDS = 0.25
+# A server that lists its models, and not the one that is asked for, is not coming back with it: it
+# was started with another one. So long it may still be loading an adapter.
+MAX_OTHER_MODEL_SECONDS = 60.0
 # What a probe asks before any request has been answered.
 PLAIN_CONTENT = wire.content("Say yes.", ())
 
@@ -25,7 +28,8 @@ PLAIN_CONTENT = wire.content("Say yes.", ())
 class Outage:
     """Watches over one server. While the server is out, nothing is sent but probes.
 
-    After `max_pause` seconds of an outage `gone` says so. `say` gets one line for each change.
+    After `max_pause` seconds of an outage `gone` says so, and earlier where another model is
+    served. `say` gets one line for each change.
     `check_back` is asked when the server answers again, and says why it cannot be used any more
     ("": it can): whoever started it again may have started another model.
     """
@@ -120,6 +124,7 @@ class Outage:
 
     async def _pause_until_back(self, why: str) -> None:
         began, interval, announced = time.monotonic(), FIRST_PAUSE_INTERVAL_SECONDS, False
+        other_since: float | None = None
         self.pauses += 1
         try:
             while not self._stop.is_set():
@@ -145,6 +150,13 @@ class Outage:
                         self.gone = refused
                     elif announced:
                         self._say(f"the server is back after {time.monotonic() - began:.0f} s")
+                    return
+                if fault.kind != "other_model":
+                    other_since = None
+                elif other_since is None:
+                    other_since = time.monotonic()
+                elif time.monotonic() - other_since > MAX_OTHER_MODEL_SECONDS:
+                    self.gone = f"the server has another model ({fault.detail})"
                     return
                 self.full = fault.kind == "overloaded"
                 why, interval = fault.detail, min(2 * interval, MAX_PAUSE_INTERVAL_SECONDS)
@@ -192,7 +204,7 @@ class Outage:
             return None if fault.kind == "refused" else fault
         if self._sampling.model not in listed:
             found = f"it lists {', '.join(listed) or 'nothing'}, not {self._sampling.model}"
-            return AttemptError("unknown", found)
+            return AttemptError("other_model" if listed else "unknown", found)
         body = wire.body(self._answered_content, self._sampling, count=1, seed=0, max_tokens=1)
         try:
             await self._server.complete(body, self._sampling.timeout)

@@ -13,10 +13,11 @@ from cot_reward.client.wire import PROTOCOL_ERRORS, one_line
 
 # unreachable: no connection, or it broke; timeout: no answer in time; overloaded: 429;
 # unavailable: 503; error: 408, other 5xx, an answer that the server broke off; malformed: an answer
-# that breaks the protocol; unknown: 404; refused: other 4xx, never retried.
+# that breaks the protocol; unknown: 404; other_model: the one that is asked for is not among the
+# models that it lists; refused: other 4xx, never retried.
 FaultKind = Literal[
     "unreachable", "timeout", "overloaded", "unavailable", "error", "malformed", "unknown",
-    "refused",
+    "other_model", "refused",
 ]  # fmt: skip
 _KIND_BY_STATUS: dict[int, FaultKind] = {
     404: "unknown", 408: "error", 429: "overloaded", 503: "unavailable",
@@ -62,8 +63,8 @@ class Server:
         self._api_key = api_key.strip()
         if not (self._api_key.isascii() and self._api_key.isprintable()):
             raise ServerError(
-                "the key in the environment variable that --api-key-env names holds a line break "
-                "or letters that no key has; set it again"
+                "the API key (OPENAI_API_KEY, or the variable that --api-key-env names) holds a "
+                "line break or letters that no key has; set it again"
             )
         self._proxy = address.proxy_of(self.base_url)
         try:
@@ -142,8 +143,8 @@ class Server:
             )
         if fault.detail.startswith("HTTP 403"):
             return (
-                f"the server{through} refuses access ({fault.detail}); may this key, in the "
-                "environment variable that --api-key-env names, use it?"
+                f"the server{through} refuses access ({fault.detail}); may the API key "
+                "(OPENAI_API_KEY, or the variable that --api-key-env names) use it?"
             )
         if fault.kind in ("unknown", "refused", "malformed"):
             return (
@@ -202,8 +203,8 @@ class Server:
         detail = f"HTTP {status}: {message}"
         if status in (401, 402):
             return ServerError(
-                f"{self.base_url}: {detail}; is the key in the environment variable that "
-                "--api-key-env names right, and its account in order?"
+                f"{self.base_url}: {detail}; is the API key (OPENAI_API_KEY, or the variable that "
+                "--api-key-env names) right, and its account in order?"
             )
         default: FaultKind = "error" if status >= 500 else "refused"
         return AttemptError(_KIND_BY_STATUS.get(status, default), detail, retry_after(headers))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from cot_reward.client.sender import MEDIA_THREADS, PREPARED_REQUESTS
@@ -67,6 +68,11 @@ class Core:
         await asker.open()
         before, self.asker = self.asker, asker
         if before is not None:
+            if (before.model, before.served) != (asker.model, asker.served):
+                self._say(
+                    f"other weights answer now: {asker.model}, and {before.model} before; answers "
+                    "of the two do not compare"
+                )
             await before.close()
 
     def _opened(self, opening: asyncio.Task[None]) -> None:
@@ -93,9 +99,9 @@ class Core:
                 ready_candidate(b, self.task, self.pictures),
                 ready_context(context, self.task, self.pictures),
             )
-            for one in ready:
+            for one, where in zip(ready, ("candidate 1: ", "candidate 2: ", ""), strict=True):
                 if isinstance(one, Failure):
-                    return one
+                    return replace(one, detail=where + one.detail)
             first, second, about = (one for one in ready if isinstance(one, Ready))
             return await self._judge(prompt, first, second, about)
 

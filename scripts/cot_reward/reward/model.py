@@ -107,7 +107,8 @@ class RewardModel:
     def _begin(self, settings: RewardSettings, api_key: str | None, say: Say) -> None:
         self._settings = settings
         # vLLM without --api-key accepts any key; the SDK refuses an empty one.
-        self._core = Core(settings, api_key or os.environ.get("OPENAI_API_KEY") or "none", say)
+        key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
+        self._core = Core(settings, key or "none", say)
         self._closed = False
         self._loop: LoopThread | None = None
         self._starting = threading.Lock()

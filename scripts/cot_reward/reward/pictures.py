@@ -7,16 +7,20 @@ import asyncio
 import hashlib
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from PIL import Image
 
 from cot_reward.media.images import MAX_BYTES, bound, loaded_copy, read_file
 from cot_reward.media.paths import MediaError
 from cot_reward.media.sent import as_png, data_url, to_send
+
+T = TypeVar("T")
 
 # A path, the bytes of a file, or a picture in memory.
 Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
@@ -94,9 +98,18 @@ def read_regular_file(path: Path) -> bytes:
     return read_file(path, lambda stream: stream.read())
 
 
+@dataclass(eq=False)
+class _Coming:
+    """A picture that is being encoded, and how many wait for it."""
+
+    task: asyncio.Task[Shown]
+    waiting: int = 0
+
+
 class Pictures:
     """Prepares pictures in threads; each content is encoded once while it is kept.
 
+    What a caller gives up is not worked on any more, unless others wait for the same picture.
     `encoded` counts them. All methods belong to one event loop.
     """
 
@@ -104,45 +117,68 @@ class Pictures:
         self.max_pixels = max_pixels
         self.encoded = 0
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="cot_reward-pictures")
+        # Who waits for a thread waits here: the pool's own queue would hold the pictures of callers
+        # that have gone.
+        self._threads = asyncio.Semaphore(threads)
         self._most_bytes, self._bytes = cache_bytes, 0
         # Digest -> what is sent, the one that was used last at the end.
         self._kept: OrderedDict[str, Shown] = OrderedDict()
-        self._coming: dict[str, asyncio.Task[Shown]] = {}
+        self._coming: dict[str, _Coming] = {}
 
     async def digest_of(self, picture: Picture) -> str:
         """The sha256 of a picture's content (hexadecimal), not decoded. Raises MediaError."""
-        source = await asyncio.get_running_loop().run_in_executor(self._pool, _Source, picture)
-        return source.digest
+        return (await self._in_thread(_Source, picture)).digest
 
     async def shown(self, picture: Picture) -> Shown:
         """A picture as it is sent. Raises MediaError."""
-        loop = asyncio.get_running_loop()
-        source = await loop.run_in_executor(self._pool, _Source, picture)
+        source = await self._in_thread(_Source, picture)
         digest = source.digest
         if (kept := self._kept.get(digest)) is not None:
             self._kept.move_to_end(digest)
             return kept
-        if digest not in self._coming:
-            self._coming[digest] = coming = loop.create_task(self._encode(source))
+        coming = self._coming.get(digest)
+        if coming is None:
+            task = asyncio.get_running_loop().create_task(self._encode(source))
             # Looked at here, for all who wait may have given up.
-            coming.add_done_callback(lambda done: done.cancelled() or done.exception())
-        # Shielded: a caller that gives up must not take the picture from the others.
-        return await asyncio.shield(self._coming[digest])
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            coming = self._coming[digest] = _Coming(task)
+        coming.waiting += 1
+        try:
+            # Shielded: a caller that gives up must not take the picture from the others.
+            return await asyncio.shield(coming.task)
+        finally:
+            coming.waiting -= 1
+            if not coming.waiting:
+                coming.task.cancel()
+                if self._coming.get(digest) is coming:
+                    del self._coming[digest]
 
     async def _encode(self, source: _Source) -> Shown:
+        url = await self._in_thread(source.url, self.max_pixels)
+        self.encoded += 1
+        shown = self._kept[source.digest] = Shown(source.digest, url)
+        self._bytes += len(url)
+        while self._bytes > self._most_bytes and len(self._kept) > 1:
+            _, dropped = self._kept.popitem(last=False)
+            self._bytes -= len(dropped.url)
+        return shown
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        """The result of `work`. A thread that has begun is occupied until it ends."""
+        loop = asyncio.get_running_loop()
+        await self._threads.acquire()
         try:
-            url = await asyncio.get_running_loop().run_in_executor(
-                self._pool, source.url, self.max_pixels
-            )
-            self.encoded += 1
-            shown = self._kept[source.digest] = Shown(source.digest, url)
-            self._bytes += len(url)
-            while self._bytes > self._most_bytes and len(self._kept) > 1:
-                _, dropped = self._kept.popitem(last=False)
-                self._bytes -= len(dropped.url)
-            return shown
-        finally:
-            del self._coming[source.digest]
+            running = self._pool.submit(work, *arguments)
+        except BaseException:
+            self._threads.release()
+            raise
+
+        def release(_: object) -> None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._threads.release)
+
+        running.add_done_callback(release)
+        return await asyncio.wrap_future(running)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)

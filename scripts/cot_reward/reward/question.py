@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TypeAlias
 
@@ -19,6 +19,8 @@ from cot_reward.tasks.prompts import render, shown_media
 
 # What is compared: a picture, the frames of a video, or the text of an answer.
 Candidate: TypeAlias = Picture | Sequence[Picture]
+# How the detail of a Failure begins that is the context's.
+CONTEXT = "the context: "
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ async def ready_context(
         )
     if task.has_context and task.medium == "image" and task.compares_media and len(given) > 1:
         return Failure("bad_media", f"{len(given)} pictures; task {task.name} has one source")
-    return await _ready(given, pictures) if given else Ready(())
+    found = await _ready(given, pictures) if given else Ready(())
+    return replace(found, detail=CONTEXT + found.detail) if isinstance(found, Failure) else found
 
 
 async def _ready(given: Sequence[Picture], pictures: Pictures) -> Ready | Failure:

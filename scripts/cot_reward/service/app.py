@@ -63,6 +63,8 @@ def make_app(
 
     # The pages that FastAPI makes for people load scripts from elsewhere.
     app = FastAPI(title="cot-reward", docs_url=None, redoc_url=None, lifespan=lifespan)
+    # A redirect would name whatever host the caller claims.
+    app.router.redirect_slashes = False
 
     async def compare(body: CompareBody) -> dict[str, Any]:
         asked = await asyncio.to_thread(question, body, task, settings)
@@ -118,7 +120,9 @@ def make_app(
 
     @app.exception_handler(HTTPException)
     async def other_pages(request: Request, error: HTTPException) -> Response:
-        return RefusalError(error.status_code, "no_such_page", _PAGES).response()
+        answer = RefusalError(error.status_code, "no_such_page", _PAGES).response()
+        answer.headers.update(error.headers or {})
+        return answer
 
     return app
 

@@ -14,8 +14,9 @@ from cot_reward.service.settings import ServiceSettings
 
 # A picture, a video as its frames, or an answer as text.
 Medium = bytes | tuple[bytes, ...]
+# Lists stop at their first wrong item: pydantic makes a kilobyte of each error.
 Sent = Annotated[
-    str | list[str],
+    str | Annotated[list[str], Field(fail_fast=True)],
     Field(
         description="a picture (data URL or base64), a list of frames, or, where answers are "
         "compared, a text"
@@ -23,6 +24,10 @@ Sent = Annotated[
 ]
 # Errors of a request that are shown; a body of many fields can have as many.
 _SHOWN_ERRORS = 3
+# Parts of a body, each of which is an object of a hundred bytes in memory. Pictures have no comma
+# but that of a data URL.
+_MOST_COMMAS = 100_000
+_MOST_FIELDS = 100
 # A wrong value is quoted up to here: it may be a picture of a megabyte.
 _QUOTED_CHARACTERS = 60
 
@@ -33,9 +38,9 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     prompt: Annotated[str, Field(description="the caption, instruction or question")]
-    candidates: list[Sent]
+    candidates: Annotated[list[Sent], Field(fail_fast=True)]
     context: Annotated[
-        list[str], Field(description="pictures that come before the candidates")
+        list[str], Field(fail_fast=True, description="pictures that come before the candidates")
     ] = []
     texts: Annotated[bool, Field(description="whether the chains of thought are sent, too")] = True
 
@@ -43,13 +48,13 @@ class Body(BaseModel):
 class CompareBody(Body):
     """Which of two candidates is better?"""
 
-    candidates: Annotated[list[Sent], Field(min_length=2, max_length=2)]
+    candidates: Annotated[list[Sent], Field(fail_fast=True, min_length=2, max_length=2)]
 
 
 class RankBody(Body):
     """Which order do candidates have?"""
 
-    candidates: Annotated[list[Sent], Field(min_length=2)]
+    candidates: Annotated[list[Sent], Field(fail_fast=True, min_length=2)]
     max_comparisons: Annotated[
         int | None, Field(ge=1, description="pairs that are compared, at most (default: all)")
     ] = None
@@ -70,12 +75,16 @@ class Question:
 
 def parse(kind: type[AnyBody], body: bytes | bytearray) -> AnyBody:
     """Raises RefusalError: 400 for what is no JSON object, 422 for other fields or values."""
+    if body.count(b",") > _MOST_COMMAS:
+        raise RefusalError(422, "too_many", f"the body has more than {_MOST_COMMAS:,} parts")
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise RefusalError(400, "bad_json", f"the body is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise RefusalError(400, "bad_json", "the body is no JSON object")
+    if len(value) > _MOST_FIELDS:
+        raise RefusalError(422, "too_many", f"the body has {len(value):,} fields")
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -102,6 +111,7 @@ def question(body: Body, task: Task, settings: ServiceSettings) -> Question:
             422, "too_many",
             f"{len(body.candidates)} candidates, and this service ranks {settings.max_candidates}",
         )  # fmt: skip
+    _check_text(body.prompt, "the prompt", settings)
     pictures = list(body.context)
     if task.compares_media:
         pictures += [frame for sent in body.candidates for frame in _frames(sent)]
@@ -115,7 +125,7 @@ def question(body: Body, task: Task, settings: ServiceSettings) -> Question:
         tuple(
             _medium(sent, f"candidates[{number}]", settings)
             if task.compares_media
-            else _answer(sent, f"candidates[{number}]", task)
+            else _answer(sent, f"candidates[{number}]", task, settings)
             for number, sent in enumerate(body.candidates)
         ),
         tuple(
@@ -140,7 +150,18 @@ def _medium(sent: str | list[str], where: str, settings: ServiceSettings) -> Med
     )
 
 
-def _answer(sent: str | list[str], where: str, task: Task) -> str:
+def _answer(sent: str | list[str], where: str, task: Task, settings: ServiceSettings) -> str:
     if not isinstance(sent, str):
         raise RefusalError(422, "bad_request", f"{where}: an answer of {task.name} is a text")
+    _check_text(sent, where, settings)
     return sent
+
+
+def _check_text(text: str, where: str, settings: ServiceSettings) -> None:
+    """A text is in the request of every comparison that it is part of."""
+    if len(text) > settings.max_text_characters:
+        raise RefusalError(
+            422, "too_large",
+            f"{where} has {len(text):,} characters, and this service takes "
+            f"{settings.max_text_characters:,}",
+        )  # fmt: skip

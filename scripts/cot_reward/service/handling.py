@@ -64,7 +64,8 @@ class Handling:
         finally:
             self._metrics.request(request.url.path, outcome, time.monotonic() - began)
         if outcome not in ("ok", "client_closed") and not body.complete:
-            await body.discard()
+            if outcome not in ("slow_body", "shutting_down"):
+                await body.discard()
             if not body.complete:
                 response.headers["Connection"] = "close"
         return response
@@ -91,8 +92,7 @@ class Handling:
         until = asyncio.get_running_loop().time() + seconds
         with self._places.enter():
             try:
-                async with asyncio.timeout_at(until):
-                    read = await body.read(self._places)
+                read = await within(body.read(self._places), until, None, self._places.closed)
             except TimeoutError:
                 raise RefusalError(
                     408, "slow_body", f"the body did not come within {seconds:g} s"

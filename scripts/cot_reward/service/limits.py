@@ -26,6 +26,9 @@ MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 1, 60
 _NEWEST = 0.05
 # How long an ended request may take to let go of what it holds, before its answer is sent anyway.
 _CANCEL_SECONDS = 1.0
+# A body has so long to begin, and then comes at least so fast: a place is not held by a caller that
+# sends a byte now and then.
+_BODY_SECONDS, _BODY_BYTES_PER_SECOND = 10.0, 2**14
 # A body that is refused is read on for so long, and thrown away: a caller that is still sending
 # does not read an answer, and would see a broken connection instead.
 _DISCARD_SECONDS, _DISCARD_BODIES = 2.0, 4
@@ -109,20 +112,30 @@ class Body:
     async def read(self, places: Places) -> bytearray:
         """The body; its bytes are counted in `places` until the caller gives them back.
 
-        Raises RefusalError for one that is too large, ClosedByClientError.
+        Raises RefusalError for one that is too large or too slow, ClosedByClientError.
         """
         declared = self._headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self._most:
             raise self._too_large()
         # One buffer: a body in pieces of a byte each would take forty times its size as a list.
         read = bytearray()
+        began = asyncio.get_running_loop().time()
         try:
-            async for part in self._parts():
-                if len(read) + len(part) > self._most:
-                    raise self._too_large()
-                places.buffer(len(part))
-                read += part
+            async with asyncio.timeout(_BODY_SECONDS) as limit:
+                async for part in self._parts():
+                    if len(read) + len(part) > self._most:
+                        raise self._too_large()
+                    places.buffer(len(part))
+                    read += part
+                    limit.reschedule(began + _BODY_SECONDS + len(read) / _BODY_BYTES_PER_SECOND)
             return read
+        except TimeoutError:
+            places.buffer(-len(read))
+            raise RefusalError(
+                408, "slow_body",
+                f"{len(read):,} bytes of the body came in {_BODY_SECONDS:g} s and more; it must "
+                f"come at {_BODY_BYTES_PER_SECOND:,} bytes a second",
+            ) from None  # fmt: skip
         except BaseException:
             places.buffer(-len(read))
             raise
@@ -151,31 +164,34 @@ class Body:
 
 
 async def within(
-    work: Coroutine[Any, Any, T], until: float, receive: Receive, closed: asyncio.Event
+    work: Coroutine[Any, Any, T], until: float, receive: Receive | None, closed: asyncio.Event
 ) -> T:
     """The result of `work`, which ends with the time (of the loop), the caller, or the service.
 
+    receive: tells that the caller has gone; None: `work` itself looks at it
     Raises TimeoutError, ClosedByClientError, RefusalError, and whatever `work` raises.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
-    gone, closing = loop.create_task(_gone(receive)), loop.create_task(closed.wait())
+    closing = loop.create_task(closed.wait())
+    gone = loop.create_task(_gone(receive)) if receive else None
+    tasks = [one for one in (task, closing, gone) if one]
     try:
         await asyncio.wait(
-            (task, gone, closing), timeout=max(0.0, until - loop.time()),
+            tasks, timeout=max(0.0, until - loop.time()),
             return_when=asyncio.FIRST_COMPLETED,
         )  # fmt: skip
         if task.done():
             return task.result()
-        if gone.done():
+        if gone and gone.done():
             raise ClosedByClientError
         if closing.done():
             raise RefusalError(503, "shutting_down", "the service is being stopped; try again", 1)
         raise TimeoutError
     finally:
-        for one in (task, gone, closing):
+        for one in tasks:
             one.cancel()
-        await asyncio.wait((task, gone, closing), timeout=_CANCEL_SECONDS)
+        await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
         if task.done() and not task.cancelled():
             # Marked as seen: of a request that is over, nobody asks for its error.
             task.exception()

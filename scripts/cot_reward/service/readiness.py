@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 from cot_reward.client.server import AttemptError, Server, ServerError
@@ -14,10 +14,13 @@ _KEPT_SECONDS, _TIMEOUT_SECONDS = 2.0, 5.0
 class Readiness:
     """Use as `async with Readiness(...) as readiness`.
 
-    `model` None: any model will do. Raises ServerError for a key or a proxy that cannot be used.
+    `model` tells the name that is asked for; None: the only one that is listed.
+    Raises ServerError for a key or a proxy that cannot be used.
     """
 
-    def __init__(self, base_urls: Sequence[str], model: str | None, api_key: str) -> None:
+    def __init__(
+        self, base_urls: Sequence[str], model: Callable[[], str | None], api_key: str
+    ) -> None:
         self._servers = [Server(url, api_key) for url in base_urls]
         self._model, self._found, self._found_at = model, "not asked yet", float("-inf")
         self._asking = asyncio.Lock()
@@ -37,8 +40,11 @@ class Readiness:
             listed = await server.list_models(_TIMEOUT_SECONDS)
         except (AttemptError, ServerError) as fault:
             return f"{server.base_url}: {fault}"
-        if self._model is not None and self._model not in listed:
-            return f"{server.base_url} does not list {self._model}"
+        model = self._model()
+        if model is not None and model not in listed:
+            return f"{server.base_url} does not list {model}"
+        if model is None and len(listed) > 1:
+            return f"{server.base_url} lists several models: choose by --model"
         return "" if listed else f"{server.base_url} lists no model"
 
     async def __aenter__(self) -> "Readiness":

@@ -1,14 +1,17 @@
 """The service from start to end: it listens, answers, and ends with what is in flight."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
+import warnings
 from dataclasses import replace
 from types import FrameType
 
 import uvicorn
 
+from cot_reward.client.server import ServerError
 from cot_reward.errors import UserError
 from cot_reward.reward.model import RewardModel
 from cot_reward.reward.settings import RewardSettings
@@ -43,10 +46,12 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._loop is not None and not self.should_exit:
-            print(
-                f"stopping: {self._places.inside} requests have {self._grace:g} s to end in",
-                file=sys.stderr,
-            )
+            # Whoever reads the log may have gone.
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
+                print(
+                    f"stopping: {self._places.inside} requests have {self._grace:g} s to end in",
+                    file=sys.stderr,
+                )
             self._loop.call_soon_threadsafe(
                 self._loop.call_later, self._grace, self._places.closed.set
             )
@@ -59,17 +64,30 @@ def serve(asked: RewardSettings, settings: ServiceSettings, api_key: str) -> int
     api_key: of the server behind
     """
     key = os.environ.get(settings.service_key_env, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(
+            f"the key in {settings.service_key_env} holds letters that callers cannot send in a "
+            "header; set one of plain letters and digits"
+        )
+    # Of pictures that callers send: a line for each would fill the log.
+    warnings.filterwarnings("ignore", module="PIL")
     asked = replace(
         asked,
         timeout=min(asked.timeout, settings.max_time_limit),
         deadline=min(asked.deadline, settings.max_time_limit),
         max_pause=_NEVER_GIVE_UP,
     )
+    model = RewardModel.of(asked, api_key)
+    try:
+        readiness = Readiness(
+            asked.base_url, lambda: asked.model or model.served.get("model"), api_key
+        )
+    except ServerError as error:
+        raise UserError(str(error)) from None
     with _listening(settings) as listening:
         places = Places(settings.max_working, settings.max_queued, settings.max_buffered_bytes)
         app = make_app(
-            RewardModel.of(asked, api_key), TASKS[asked.task],
-            Readiness(asked.base_url, asked.model, api_key), settings, places, key,
+            model, TASKS[asked.task], readiness, settings, places, key,
         )  # fmt: skip
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False,

@@ -22,6 +22,7 @@ class ServiceSettings:
     max_candidates: int = setting("candidates of a ranking", 32)
     max_comparisons: int = setting("comparisons of a ranking", 496)
     max_pictures: int = setting("pictures of a request, frames and context among them", 64)
+    max_text_characters: int = setting("characters of the prompt, and of an answer", 2**15)
     max_picture_pixels: int = setting("pixels of a picture as it comes", 2**24)
     grace: float = setting("seconds that requests have to end in when the service is stopped", 60.0)
 
@@ -29,6 +30,7 @@ class ServiceSettings:
         minima = {
             "port": 0, "max_working": 1, "max_queued": 0, "max_body_bytes": 1,
             "max_candidates": 2, "max_comparisons": 1, "max_pictures": 2, "max_picture_pixels": 1,
+            "max_text_characters": 1,
             "grace": 0, "time_limit": 0.001, "max_time_limit": self.time_limit,
             "max_buffered_bytes": self.max_body_bytes,
         }  # fmt: skip
@@ -36,5 +38,7 @@ class ServiceSettings:
             if not getattr(self, name) >= minimum:
                 flag = "--" + name.replace("_", "-")
                 raise ValueError(f"{flag} must be at least {minimum}, is {getattr(self, name)}")
+        if not self.host.strip():
+            raise ValueError("--host is empty; 0.0.0.0 stands for all addresses of this machine")
         if self.port > 65535:
             raise ValueError(f"--port {self.port}: the largest port is 65535")
