@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import time
 
 import hypothesis
 import pytest
@@ -12,8 +13,8 @@ from helpers.server import MockServer
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-# What DeepSpeed compiles for the trainings of the tests.
-COMPILED = REPO / ".envs/torch_extensions"
+# What DeepSpeed compiles for the trainings of the tests, in a minute at most.
+COMPILED, COMPILING_SECONDS = REPO / ".envs/torch_extensions", 300
 
 
 def pytest_configure(config):
@@ -21,7 +22,8 @@ def pytest_configure(config):
     os.environ["TORCH_EXTENSIONS_DIR"] = str(COMPILED)
     if not hasattr(config, "workerinput"):  # the tests' first process, before any worker starts
         for lock in COMPILED.rglob("lock"):
-            lock.unlink(missing_ok=True)
+            if time.time() - lock.stat().st_mtime > COMPILING_SECONDS:
+                lock.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")
