@@ -375,6 +375,25 @@ def test_eval_shares_no_picture_and_no_caption_with_train(
     assert len(held_out) >= 8
 
 
+def test_a_caption_counts_under_each_wording_of_its_prompt(tmp_path):
+    """Two comparisons show each caption: under a marker, and in words that each has of its own."""
+    right, wrong = [], []
+    for n in range(40):
+        caption, label = f"thing {n // 2}", 1 + n % 2
+        wordings = [f"Judge them. Text Caption: [{caption}]", f"Which one, {n}, fits? {caption}"]
+        for rows, text in ((right, (RIGHT, WRONG)), (wrong, (WRONG, RIGHT))):
+            for wording in wordings[:: 1 if n % 2 else -1]:
+                row = judged_row(text[label - 1], label, caption, (f"{n}a.png", f"{n}b.png"))
+                conversations = conversation(f"<image><image>{wording}", text[label - 1])
+                rows.append(row | {"conversations": conversations})
+    train, summary = run(tmp_path, right, wrong, "--eval-fraction", 0.25)
+    held_out = read_lines(tmp_path / "out/eval.jsonl")
+    captions = [{int(row["images"][0][:-5]) // 2 for row in rows} for rows in (train, held_out)]
+    assert not captions[0] & captions[1]
+    assert summary["eval_comparisons_shared_with_train"] == 0
+    assert len(held_out) >= 8
+
+
 def test_sources_by_weight(tmp_path):
     right, wrong = [], []
     for n in range(40):

@@ -131,15 +131,22 @@ def match(batch: Batch) -> tuple[int, bytes, bytes]:
 
 
 def _shown(texts: Sequence[Text], task: str, media: str) -> list[int]:
-    """64 bits for each medium of a presentation and, where there is one, for its caption."""
+    """64 bits for each medium of a presentation and, where there are some, for each caption.
+
+    Whatever the order of the texts, whose prompts may have several wordings.
+    """
     found = [digest("medium", path) for path in chain.from_iterable(orjson.loads(media))]
     if TASKS[task].compares_media:
-        prompt = texts[0].prompt
-        # A prompt without the marker stands for its caption: prompts of one template differ in it.
-        with suppress(ValueError):
-            prompt = caption_in(prompt)
-        found.append(digest("caption", " ".join(prompt.casefold().split())))
+        captions = {_caption_of(prompt) for prompt in {text.prompt for text in texts}}
+        found += [digest("caption", caption) for caption in sorted(captions)]
     return found
+
+
+def _caption_of(prompt: str) -> str:
+    # A prompt without the marker stands for its caption: prompts of one template differ in it.
+    with suppress(ValueError):
+        prompt = caption_in(prompt)
+    return " ".join(prompt.casefold().split())
 
 
 def _to_record(key: str, task: str, form: str, media: str, pair: Pair) -> PreferencePair:
