@@ -26,7 +26,7 @@ def main() -> int:
         from cot_reward.pairing.audit import print_audit  # neither imports what the other needs
 
         return print_audit(audit_settings)
-    if any(word.split("=")[0] == "--join" for word in sys.argv[1:]):
+    if _joins(sys.argv[1:]):
         join_settings = settings.parse(JoinSettings, about)
         from cot_reward.pairing.joining.run import join
 
@@ -35,6 +35,16 @@ def main() -> int:
     from cot_reward.pairing.run import merge
 
     return merge(merge_settings)
+
+
+def _joins(argv: list[str]) -> bool:
+    """Whether shares are named, by the flag or in the YAML file."""
+    if any(word.split("=")[0] == "--join" for word in argv):
+        return True
+    parser = settings.Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    path = parser.parse_known_args(argv)[0].config
+    return path is not None and "join" in settings.read_yaml(path)
 
 
 if __name__ == "__main__":
