@@ -26,8 +26,9 @@ def test_a_merge_that_fails_leaves_the_last_one_alone(tmp_path):
         run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG, caption="another")])
     with pytest.raises(UserError, match="no such file"):
         run(tmp_path, [], [], "--correct", tmp_path / "missing.jsonl")
-    with pytest.raises(UserError, match="--memory 1 parsec"):
-        run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)], "--memory", "1 parsec")
+    for memory in ("1 parsec", " -5GB"):
+        with pytest.raises(UserError, match=f"--memory {memory}"):
+            run(tmp_path, [judged_row(RIGHT)], [judged_row(WRONG)], "--memory", memory)
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
 

@@ -39,7 +39,9 @@ def test_more_input_has_larger_parts_and_buckets_and_no_more_of_them(tmp_path):
         parts_of([(path, True)], tmp_path, "", ADMISSION, 2**29, 2)
 
 
-@pytest.mark.parametrize(("memory", "size"), [("500MB", 5e8), ("64MiB", 2**26), ("3GB", 3e9)])
+@pytest.mark.parametrize(
+    ("memory", "size"), [("500MB", 5e8), ("64MiB", 2**26), ("3GB", 3e9), ("99999TB", 9.9999e16)]
+)
 def test_the_memory_of_the_database_is_known_in_bytes(tmp_path, memory, size):
     with Engine(tmp_path, memory, 1) as engine:
         assert engine.memory == pytest.approx(size, rel=0.04)

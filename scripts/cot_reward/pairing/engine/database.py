@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from cot_reward.errors import UserError
 
-_BYTES = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_BYTES = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "PiB": 2**50}
 # What a merge has in its `out` while it works.
 WORK_FOLDER, LOCK_FILE = ".merging", ".merging.lock"
 
@@ -72,6 +72,9 @@ class Engine:
                 "preserve_insertion_order": False,
             },
         )
+        # The database takes a number below 0 for all memory there is and more.
+        if memory.strip().startswith("-"):
+            raise UserError(f"--memory {memory}: is below 0; write it as 500MB or 4GB")
         try:
             self.run("SET memory_limit = $memory", {"memory": memory})
         except duckdb.Error as error:
