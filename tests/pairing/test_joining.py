@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ from cot_reward.pairing.joining.run import join
 from cot_reward.pairing.run import merge
 from cot_reward.pairing.settings import JoinSettings, MergeSettings
 from cot_reward.rows.shards import Shard
+from helpers.environments import REPO
 from helpers.merging import RIGHT, WRONG, random_rows
-from helpers.rows import judged_row, read_lines, write_lines
+from helpers.rows import judged_row, raw_row, read_lines, write_lines
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -193,6 +196,7 @@ def test_rows_that_no_share_has_are_an_error(tmp_path, argv):
         ("1/2", {}, "is share 2/3, but .* is 1/2"),
         ("1/3", {"seed": 1}, "--seed is 0, but 1"),
         ("1/3", {"select": "random"}, "--select is 'closest-text', but 'random'"),
+        ("x", {}, "'x' is no share: .*; merge this share anew"),
         ("1/3", None, "no summary.json that can be read"),
         (None, {}, "is not of a merge with --shard"),
     ],
@@ -217,6 +221,10 @@ def test_what_is_no_complete_merge_is_refused(tmp_path, folders, number, changes
         (lambda lines: [*lines[:-1], lines[-1][:40]], "is not a row of its merge"),
         (lambda lines: [*lines[:-1], lines[-8]], "not in the order that its merge left"),
         (lambda lines: [lines[0].replace('"id":"', '"id":"0')], "is not of share 2/3"),
+        (lambda lines: [*lines, ""], "is not a row of its merge"),
+        (lambda lines: [lines[0].replace("Judge", "judge"), *lines[1:]], "has another sha256"),
+        (lambda lines: [lines[0].replace('"chosen":"', '"chosen":null,"x":"')], "'chosen' must be"),
+        (lambda lines: [lines[0].replace('_generation"', '"')], "unknown task '"),
     ],
 )
 def test_a_file_that_changed_on_its_way_is_refused(tmp_path, folders, damage, message):
@@ -233,9 +241,135 @@ def test_a_file_that_changed_on_its_way_is_refused(tmp_path, folders, damage, me
 @pytest.mark.parametrize("name", ["bad_rows.jsonl", "contradictory_labels.jsonl"])
 def test_a_list_that_is_missing_is_told_of(tmp_path, folders, name):
     (folders[0] / name).unlink()
-    with pytest.raises(UserError, match=rf"share1/{name}: has 0 rows, but \d+ in its summary"):
+    with pytest.raises(UserError, match=rf"share1/{name}: is missing, or not as its merge left"):
         run_join(tmp_path / "joined", folders)
     assert not (tmp_path / "joined/train.jsonl").exists()
+
+
+@pytest.mark.parametrize(("old", "new"), [('"line"', '"place"'), ('"file"', '"path"')])
+def test_a_list_that_changed_on_its_way_is_refused(tmp_path, folders, old, new):
+    path = folders[1] / "bad_rows.jsonl"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(UserError, match=r"share2/bad_rows.jsonl: .* has another sha256"):
+        run_join(tmp_path / "joined", folders)
+
+
+def test_a_row_without_its_line_end_is_refused(tmp_path, folders):
+    """The first row of the next share would stand on the same line."""
+    path = folders[0] / "train.jsonl"
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    with pytest.raises(UserError, match=r"train.jsonl: .* has another sha256"):
+        run_join(tmp_path / "joined", folders)
+
+
+# --- what a share's summary tells -----------------------------------------------------------------
+def test_a_share_of_an_older_merger_is_merged_anew(tmp_path, folders):
+    """Whatever its summary has not."""
+    path = folders[1] / "summary.json"
+    summary = json.loads(path.read_text())
+    # These are the merge's own, or `join` makes them anew.
+    free = {"bad_rows", "contradictory_labels", "command", "seconds_of", "eval", "shortcut",
+            "shortcut_by_kind", "shortcut_pairs", "eval_comparisons_shared_with_train"}  # fmt: skip
+    for name in summary.keys() - free - {"stage", "settings"}:
+        path.write_text(json.dumps({of: value for of, value in summary.items() if of != name}))
+        with pytest.raises(UserError, match=f"has no '{name}' .*; merge this share anew"):
+            run_join(tmp_path / "joined", folders)
+    for name in summary["files"][0]:
+        files = [{of: value for of, value in summary["files"][0].items() if of != name}]
+        path.write_text(json.dumps(summary | {"files": files}))
+        with pytest.raises(UserError, match=r"has no 'files' .*; merge this share anew"):
+            run_join(tmp_path / "joined", folders)
+    for name in ("seed", "correct", "incorrect"):
+        kept = {of: value for of, value in summary["settings"].items() if of != name}
+        path.write_text(json.dumps(summary | {"settings": kept}))
+        with pytest.raises(UserError, match=r"has no 'settings' .*; merge this share anew"):
+            run_join(tmp_path / "joined", folders)
+    path.write_text(json.dumps(summary | {"correct_side": {"rows": 1}}))
+    with pytest.raises(UserError, match=r"do not account for all .* rows of --correct"):
+        run_join(tmp_path / "joined", folders)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda held: (held / "b.jsonl").unlink(), r"only .*/1/out has the rows of held/b\.jsonl"),
+        (lambda held: write_lines(held / "a.jsonl", [raw_row("x", "yz")]),
+         r"held/a\.jsonl; only .*/2/out has the rows of held/a\.jsonl"),
+        (lambda held: (held / "a.jsonl").rename(held / "c.jsonl"), ""),
+    ],
+)  # fmt: skip
+def test_shares_of_other_held_out_files_are_refused(tmp_path, monkeypatch, change, told):
+    """Each machine has its own copy of the files below one name."""
+    correct, incorrect = ([row for row in of if "id" in row] for of in random_rows(0, 600))
+    for number in (1, 2):
+        machine = tmp_path / str(number)
+        (machine / "held").mkdir(parents=True)
+        write_lines(machine / "correct.jsonl", correct)
+        write_lines(machine / "incorrect.jsonl", incorrect)
+        for name, row in zip("ab", correct, strict=False):
+            write_lines(machine / f"held/{name}.jsonl", [row])
+        if number == 2:
+            change(machine / "held")
+        monkeypatch.chdir(machine)
+        flags_ = flags(Path(), "--exclude", "held/*.jsonl", "--shard", f"{number}/2")
+        run_merge(Path("out"), flags_)
+    machines = [tmp_path / "1/out", tmp_path / "2/out"]
+    if told:
+        with pytest.raises(UserError, match=rf"held-out files \(--exclude\) differ: .*{told}"):
+            run_join(tmp_path / "joined", machines)
+    else:
+        assert len(run_join(tmp_path / "joined", machines)["held_out_files"]) == 2
+
+
+def test_own_files_of_one_name_and_size_are_two_files(tmp_path, monkeypatch):
+    """Each machine sampled its share, with as many rows of one length."""
+    of_share: dict[int, list[str]] = {1: [], 2: []}
+    for number in range(100, 200):
+        caption = f"caption {number}"
+        of_share[1 + Shard(2, 2).holds(judged_row(RIGHT, 1, caption)["id"])].append(caption)
+    for number, captions in of_share.items():
+        machine = tmp_path / str(number)
+        machine.mkdir()
+        for side, text in (("correct", RIGHT), ("incorrect", WRONG)):
+            rows = [judged_row(text, 1, caption) for caption in captions[:20]]
+            write_lines(machine / f"{side}.jsonl", rows)
+        monkeypatch.chdir(machine)
+        run_merge(Path("out"), flags(Path(), "--shard", f"{number}/2", "--no-balance-positions"))
+    joined = run_join(tmp_path / "joined", [tmp_path / "1/out", tmp_path / "2/out"])
+    assert joined["pairs"] == 40
+    assert [entry["comparisons"] for entry in joined["files"]] == [20] * 4
+    assert joined["correct_side"] == {"rows": 40, "used": 40}
+
+
+def test_a_share_may_have_no_row_of_the_trained_model(tmp_path, capsys):
+    """One comparison has a right text by it; with a name that no row has all shares are refused."""
+    for side, text in (("correct", RIGHT), ("incorrect", WRONG)):
+        rows = [judged_row(text, 1, f"caption {number}") for number in range(20)]
+        write_lines(tmp_path / f"{side}.jsonl", [rows[0] | {"model": "trained"}, *rows[1:]])
+    argv = flags(tmp_path, "--no-balance-positions", "--trained-model")
+    joined = run_join(tmp_path / "joined", list(shares(tmp_path, [*argv, "trained"], 2)))
+    assert (joined["trained_model"], joined["right_rows_of_trained_model"]) == ("trained", 1)
+    told = capsys.readouterr().err
+    assert told.count("no row of --correct is by 'trained'; there are 'model-a'.") == 1
+    folders = list(shares(tmp_path, [*argv, "trainde"], 2))
+    with pytest.raises(UserError, match="no row of --correct is by 'trainde' in any share"):
+        run_join(tmp_path / "joined", folders)
+
+
+def test_plots_of_an_earlier_merge_go(tmp_path, folders):
+    (tmp_path / "joined/plots").mkdir(parents=True)
+    (tmp_path / "joined/plots/pass_rate.png").write_bytes(b"")
+    run_join(tmp_path / "joined", folders)
+    assert not list((tmp_path / "joined/plots").iterdir())
+
+
+def test_shares_may_be_named_in_yaml(tmp_path, folders):
+    path = tmp_path / "join.yaml"
+    path.write_text(json.dumps({"join": list(map(str, folders)), "out": str(tmp_path / "joined")}))
+    command = [sys.executable, "scripts/merge_json.py", f"--config={path}"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((tmp_path / "joined/summary.json").read_text())["shares"]) == 3
 
 
 def test_the_joined_rows_may_have_another_form(tmp_path, folders):
@@ -258,6 +392,11 @@ def test_a_share_is_no_place_for_all(folders):
         (("--shard", "5/4"), "5/4 is no share"),
         (("--shard", "x"), "'x' is no share"),
         (("--shard", "1/4", "--eval-fraction", "0.1"), "--eval-fraction does not go with --shard"),
+        (("--shard", "1/4", "--source-weights", "s=1"), "--source-weights does not go with"),
+        (
+            ("--shard", "1/4", "--pair-from", "both", "--published-share", "0.5"),
+            "--published-share does not go with --shard",
+        ),
         (("--shard", "1/4", "--form", "trl"), "--form trl does not go with --shard"),
         (("--shard", "1/4", "--pair-from", "both"), "needs --trained-model"),
         (("--shard", "1/4", "--same-model", "prefer", "--pair-from", "published"), "says"),

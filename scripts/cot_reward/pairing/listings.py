@@ -9,6 +9,7 @@ from cot_reward.errors import UserError
 from cot_reward.pairing.engine.database import Engine
 from cot_reward.pairing.engine.scan import Places, ScannedPart, bad_rows_path
 from cot_reward.pairing.excluded_rows import contradictory_comparisons
+from cot_reward.pairing.rows_file import sha256_of
 from cot_reward.rows.reading import read_rows
 from cot_reward.store import write_jsonl
 
@@ -93,3 +94,9 @@ def write_list(path: Path, rows: Iterator[dict[str, Any]]) -> list[dict[str, Any
     if not first:
         path.unlink()
     return first
+
+
+def list_digests(out: Path) -> dict[str, str]:
+    """The sha256 of each list in the folder, by its name."""
+    found = {name: sha256_of(out / name) for name in LISTS}
+    return {name: digest for name, digest in found.items() if digest}

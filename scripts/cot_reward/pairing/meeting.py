@@ -1,7 +1,7 @@
 """Whether the two sides of a merge are about the same comparisons, and whose texts they are."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cot_reward.errors import UserError, nearest
 from cot_reward.pairing.engine.database import Engine
@@ -12,6 +12,7 @@ from cot_reward.pairing.engine.scan import (
     rows_by_file,
 )
 from cot_reward.pairing.settings import PairFrom
+from cot_reward.rows.shards import Shard
 
 _NEEDS_TRAINED_MODEL = ("published", "both")
 
@@ -57,11 +58,22 @@ def unmet(files: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def trained_model(engine: Engine, named: str | None, pair_from: PairFrom) -> str | None:
-    """The model that is trained next: the named one, or the only one with right texts.
+class TrainedModel(NamedTuple):
+    """The model that is trained next (None: not known), how many right rows are by it, a note."""
+
+    name: str | None
+    right_rows: int | None
+    note: str = ""
+
+
+def trained_model(
+    engine: Engine, named: str | None, pair_from: PairFrom, share: Shard | None
+) -> TrainedModel:
+    """The named model, or the only one with right texts.
 
     None when several models have right texts and `pair_from` does not need one of them. Raises
-    UserError for a name that no row has, and when one is needed.
+    UserError for a name that no row has, and when one is needed. Of a `share` a name without a row
+    is natural: the note says so, and putting the shares together adds the rows up.
     """
     models = dict(
         engine.run(
@@ -70,19 +82,19 @@ def trained_model(engine: Engine, named: str | None, pair_from: PairFrom) -> str
         )
     )
     if named is not None:
-        if named not in models:
-            known = ", ".join(map(repr, models)) or "none"
-            raise UserError(
-                f"--trained-model: no row of --correct is by {named!r}; there are {known}."
-                + nearest(named, models)
-            )
-        return named
+        if named in models:
+            return TrainedModel(named, models[named])
+        told = f"no row of --correct is by {named!r}"
+        known = f"there are {', '.join(map(repr, models)) or 'none'}.{nearest(named, models)}"
+        if share is None:
+            raise UserError(f"--trained-model: {told}; {known}")
+        return TrainedModel(named, 0, f"note: --trained-model: in share {share} {told}; {known}")
     if len(models) == 1:
-        return next(iter(models))
+        return TrainedModel(*next(iter(models.items())))
     if pair_from in _NEEDS_TRAINED_MODEL:
         counts = ", ".join(f"{name!r} ({count} rows)" for name, count in models.items())
         raise UserError(
             f"--pair-from {pair_from} needs the model that is trained next, and --correct has "
             f"{counts or 'no row that names its model'}; name it with --trained-model"
         )
-    return None
+    return TrainedModel(None, None)

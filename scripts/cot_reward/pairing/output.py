@@ -12,6 +12,7 @@ from cot_reward.pairing.engine.database import LOCK_FILE, Engine
 from cot_reward.pairing.engine.lines import PairLines
 from cot_reward.pairing.listings import LISTS
 from cot_reward.pairing.plots import PLOTS
+from cot_reward.pairing.rows_file import RowsFile
 from cot_reward.pairing.shortcut import Texts
 from cot_reward.rows.preference_forms import WrittenForm, in_form
 
@@ -37,16 +38,16 @@ _LEADING = """
 
 def write_pairs(
     engine: Engine, folder: Path, out: Path, splits: Sequence[str], form: WrittenForm = "ours"
-) -> None:
+) -> dict[str, str]:
     """Replace out/SPLIT.jsonl of each split; the summary of an earlier merge is removed.
 
-    The rows of `PairLines` are gone then. The files are complete and safe on the disk before an
-    earlier file is touched. Raises UserError
-    when a name is a folder, and for a pair that the form cannot hold.
+    Returns the sha256 of each file by its name. The rows of `PairLines` are gone then. The files
+    are complete and safe on the disk before an earlier file is touched. Raises UserError when a
+    name is a folder, and for a pair that the form cannot hold.
     """
     with ExitStack() as stack:
         lines = stack.enter_context(PairLines(folder))
-        files = {split: stack.enter_context((folder / split).open("wb")) for split in splits}
+        files = {split: stack.enter_context(RowsFile(folder / split)) for split in splits}
         # Pairs of one presentation are neighbours, so that a trainer can share their prompt.
         cursor = engine.database.cursor().execute(
             f"SELECT id IN ({_LEADING}) AS leads, split, batch, start, length FROM pairs "
@@ -59,10 +60,9 @@ def write_pairs(
                     lines.remove_before(batch)
                 line = lines.read(batch, start, length)
                 files[split].write(line_in(form, line))
-        for file in files.values():
-            file.flush()
-            os.fsync(file.fileno())
+        digests = {f"{split}.jsonl": file.close() for split, file in files.items()}
     put_in_place(folder, out, splits)
+    return digests
 
 
 def put_in_place(folder: Path, out: Path, splits: Sequence[str]) -> None:

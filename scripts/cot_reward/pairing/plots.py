@@ -1,6 +1,7 @@
 """Pictures of what a merge did: positions, lengths and pass rates."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,13 @@ _BINS = 41
 _PASS_RATE_BINS = 20
 
 PLOTS = ("answer_position.png", "length_difference.png", "pass_rate.png")
+
+
+def remove_plots(folder: Path) -> None:
+    """Remove the pictures of an earlier merge, which do not fit other rows. Raises OSError."""
+    for name in PLOTS:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            (folder / name).unlink()
 
 
 def draw(engine: Engine, folder: Path) -> None:

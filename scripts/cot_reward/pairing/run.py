@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,12 @@ from cot_reward.pairing.engine.workers import Workers, cores, worker_count
 from cot_reward.pairing.excluded_rows import find_pairable_rows, read_pairable_rows, template_hashes
 from cot_reward.pairing.inputs import Inputs, find_inputs
 from cot_reward.pairing.laps import Laps
-from cot_reward.pairing.listings import check_bad_rows, list_bad_rows, list_contradictory_labels
+from cot_reward.pairing.listings import (
+    check_bad_rows,
+    list_bad_rows,
+    list_contradictory_labels,
+    list_digests,
+)
 from cot_reward.pairing.meeting import count_shared, trained_model, unmet
 from cot_reward.pairing.messages import (
     leak_warning,
@@ -32,7 +37,7 @@ from cot_reward.pairing.messages import (
 )
 from cot_reward.pairing.output import sample_texts, write_pairs
 from cot_reward.pairing.pairs import Rules
-from cot_reward.pairing.plots import PLOTS, draw
+from cot_reward.pairing.plots import draw, remove_plots
 from cot_reward.pairing.selection import count_leaks, select_pairs
 from cot_reward.pairing.settings import MergeSettings
 from cot_reward.pairing.summary import (
@@ -99,7 +104,7 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
         engine = stack.enter_context(Engine(folder, settings.memory, threads))
 
         # Held-out comparisons, which no pair may be about.
-        doubts = held_out.exclude(engine, inputs.held_out, settings.media_root)
+        excluded = held_out.exclude(engine, inputs.held_out, settings.media_root)
 
         # First pass: judge every row.
         files = [(path, True) for path in inputs.correct]
@@ -119,9 +124,14 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
         met = held_out.count_met(engine, inputs.held_out)
         hashes = template_hashes(engine)
         shared = count_shared(engine, scanned)
-        messages = [*exclude_warnings(met, doubts, _responses(settings)), mixed_templates(hashes)]
+        messages = [
+            *exclude_warnings(met, excluded.doubts, _responses(settings)),
+            mixed_templates(hashes),
+        ]
         _warn([_ignored(settings), *messages, *unmet(shared)])
-        trained = trained_model(engine, settings.trained_model, settings.pairs)
+        model = trained_model(engine, settings.trained_model, settings.pairs, settings.share)
+        trained = model.name
+        _warn([model.note])
         laps.end("finding_partners")
 
         # Second pass: pair the texts of each presentation.
@@ -154,7 +164,7 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
 
         # Write the files, the summary last.
         splits = ["train", "eval"] if settings.eval_fraction else ["train"]
-        write_pairs(engine, folder, out, splits, settings.form)
+        digests = write_pairs(engine, folder, out, splits, settings.form)
         laps.end("writing")
         summary = {
             "stage": "merge",
@@ -162,7 +172,9 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
             "files": shared,
             "bad_rows": list_bad_rows(scanned, folder, out),
             "contradictory_labels": list_contradictory_labels(engine, scanned, out),
+            "sha256": digests | list_digests(out),
             "contradictory_comparisons": count_contradictory(engine),
+            "held_out_files": excluded.files,
             "excluded_comparisons": {name: found.comparisons for name, found in met.items()},
             "same_pictures_as_excluded": {
                 name: found.of_same_pictures for name, found in met.items()
@@ -175,6 +187,7 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
             "pairs_before_balancing": count_first_choices(engine),
             "balancing": balancing,
             "trained_model": trained,
+            "right_rows_of_trained_model": model.right_rows,
             "shortcut": accuracies,
             "shortcut_by_kind": by_kind,
             "shortcut_pairs": len(texts),
@@ -186,7 +199,9 @@ def _merge(settings: MergeSettings, inputs: Inputs, folder: Path) -> dict[str, A
             "seconds": laps.total(),
             "seconds_of": laps.seconds,
         }
-        _draw_plots(engine, out / "plots", settings.plots)
+        remove_plots(out / "plots")
+        if settings.plots:
+            draw(engine, out / "plots")
         write_json(out / "summary.json", summary)
     return summary
 
@@ -268,12 +283,3 @@ def _warn(messages: Iterable[str]) -> None:
     for message in messages:
         if message:
             print(message, file=sys.stderr)
-
-
-def _draw_plots(engine: Engine, folder: Path, wanted: bool) -> None:
-    """Remove the pictures of an earlier merge, which do not fit these rows; draw them if wanted."""
-    for name in PLOTS:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            (folder / name).unlink()
-    if wanted:
-        draw(engine, folder)

@@ -203,6 +203,16 @@ class MergeSettings:
                 "caption stay together, and a share does not see those of the others; hold other "
                 "data out (--exclude)"
             )
+        for flag, value, of in (
+            ("--source-weights", self.source_weights, "a source"),
+            ("--published-share", self.published_share, "a kind of pairs"),
+        ):
+            if value:
+                raise ValueError(
+                    f"{flag} does not go with --shard: a share may have few pairs of {of} or none, "
+                    "and the mix of all shares would not be the one that is asked for; leave it "
+                    "out, or merge everything on one machine"
+                )
         if self.form != "ours":
             raise ValueError(
                 f"--form {self.form} does not go with --shard: give it to --join, which puts the "

@@ -1,23 +1,24 @@
 """The pairs of all shares in one file, in the order of one merge."""
 
 import heapq
-import os
 from collections.abc import Iterator, Sequence
-from hashlib import md5
+from hashlib import md5, sha256
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
 from cot_reward.errors import UserError
 from cot_reward.judge import judge
-from cot_reward.pairing.joining.shares import Share
+from cot_reward.pairing.joining.shares import Share, changed
 from cot_reward.pairing.output import SHORTCUT_PAIRS, line_in
 from cot_reward.pairing.pairs import kind_of
+from cot_reward.pairing.rows_file import RowsFile
 from cot_reward.pairing.shortcut import Texts
+from cot_reward.records import PAIR_FIELDS
 from cot_reward.rows.preference_forms import WrittenForm
-from cot_reward.rows.validation import form_of
+from cot_reward.rows.validation import check_task, check_types, form_of
 from cot_reward.tasks import TASKS
 
 # More comparisons cannot lead a file: one for each kind of media (images, videos, both, none).
@@ -35,12 +36,14 @@ class Line(NamedTuple):
 
 def _lines(share: Share, trained: str | None) -> Iterator[Line]:
     path = share.folder / "train.jsonl"
-    rows = 0
+    rows, digest = 0, sha256()
     try:
         with path.open("rb") as file:
             for data in file:
                 rows += 1
+                digest.update(data)
                 row = orjson.loads(data)
+                _check_row(row)
                 if not share.shard.holds(row["id"]):
                     raise ValueError(f"its comparison is not of share {share.shard}")
                 filled = tuple(name for name in ("images", "videos") if row[name])
@@ -48,13 +51,23 @@ def _lines(share: Share, trained: str | None) -> Iterator[Line]:
                 yield Line(row["id"], filled, kind, data)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, AttributeError) as error:
         raise UserError(f"{path}:{rows}: is not a row of its merge: {error}") from None
     if rows != share.summary["pairs"]:
         raise UserError(
             f"{path}: has {rows:,} rows, but {share.summary['pairs']:,} in its summary.json; copy "
             "the file again"
         )
+    if digest.hexdigest() != share.summary["sha256"].get(path.name):
+        raise UserError(changed(path))
+
+
+def _check_row(row: Any) -> None:
+    """Raise ValueError for what is no row of ours, as far as writing and counting it need."""
+    if missing := PAIR_FIELDS.keys() - row.keys():
+        raise ValueError(f"it has no '{min(missing)}'")
+    check_types(row, PAIR_FIELDS)
+    check_task(row["task"])
 
 
 def _ascending(share: Share, lines: Iterator[Line]) -> Iterator[Line]:
@@ -122,11 +135,11 @@ def _texts(data: bytes) -> Texts:
 
 def write_rows(
     shares: Sequence[Share], path: Path, trained: str | None, form: WrittenForm, sample: Sample
-) -> None:
+) -> str:
     """Write the rows of all shares in the order of one merge; the sample sees each of them.
 
-    The file is safe on the disk at the end. Raises UserError for a train.jsonl that is not as its
-    merge left it.
+    Returns the sha256 of the file, which is safe on the disk then. Raises UserError for a
+    train.jsonl that is not as its merge left it, which may be seen at its end only.
     """
     starts: list[Line] = []
     streams: list[Iterator[Line]] = []
@@ -140,7 +153,7 @@ def write_rows(
     for line in starts:
         of_kind[line.filled] = min(of_kind.get(line.filled, line.id), line.id)
     leading = set(of_kind.values()) if len(of_kind) > 1 else set()
-    with path.open("wb") as file:
+    with RowsFile(path) as file:
         for line in sorted(starts, key=lambda line: line.id):
             if line.id in leading:
                 file.write(line_in(form, line.data))
@@ -148,5 +161,4 @@ def write_rows(
             sample.add(line)
             if line.id not in leading:
                 file.write(line_in(form, line.data))
-        file.flush()
-        os.fsync(file.fileno())
+        return file.close()

@@ -7,6 +7,7 @@ from typing import Any
 from cot_reward.errors import UserError
 from cot_reward.pairing import shortcut
 from cot_reward.pairing.engine.database import workspace
+from cot_reward.pairing.joining.files import check_complete
 from cot_reward.pairing.joining.rows import Sample, write_rows
 from cot_reward.pairing.joining.shares import Share, read_shares
 from cot_reward.pairing.joining.summary import (
@@ -16,9 +17,10 @@ from cot_reward.pairing.joining.summary import (
     join_counts,
 )
 from cot_reward.pairing.laps import Laps
-from cot_reward.pairing.listings import LISTS, write_list
+from cot_reward.pairing.listings import LISTS, list_digests, write_list
 from cot_reward.pairing.messages import print_summary, prompt_warning
 from cot_reward.pairing.output import put_in_place
+from cot_reward.pairing.plots import remove_plots
 from cot_reward.pairing.settings import JoinSettings
 from cot_reward.provenance import jsonable
 from cot_reward.rows.held_out import Met, exclude_warnings
@@ -36,8 +38,9 @@ def join(settings: JoinSettings) -> int:
         if folder.resolve() == settings.out.resolve():
             raise UserError(f"--out {settings.out}: is one of the shares; choose another folder")
     shares = read_shares(settings.join)
-    check_lists(shares)
+    check_complete(shares)
     try:
+        check_lists(shares)
         with workspace(settings.out) as folder:
             summary = _join(settings, shares, folder)
     except OSError as error:
@@ -53,7 +56,7 @@ def _join(settings: JoinSettings, shares: list[Share], folder: Path) -> dict[str
     seed, trained = first.settings["seed"], first.summary["trained_model"]
     counts = join_counts(shares)
     met = {
-        name: Met(count, counts["same_pictures_as_excluded"][name])
+        name: Met(count, counts["same_pictures_as_excluded"].get(name, 0))
         for name, count in counts["excluded_comparisons"].items()
     }
     for message in (
@@ -64,10 +67,11 @@ def _join(settings: JoinSettings, shares: list[Share], folder: Path) -> dict[str
         if message:
             print(message, file=sys.stderr)
     sample = Sample(seed)
-    write_rows(shares, folder / "train", trained, settings.form, sample)
+    digest = write_rows(shares, folder / "train", trained, settings.form, sample)
     texts = sample.texts()
     accuracies = {kind: shortcut.accuracies(of, seed) for kind, of in texts.items()}
     put_in_place(folder, out, ["train"])
+    remove_plots(out / "plots")
     summary = {
         "stage": "merge",
         **counts,
@@ -78,6 +82,8 @@ def _join(settings: JoinSettings, shares: list[Share], folder: Path) -> dict[str
         "contradictory_labels": [
             row["id"] for row in write_list(out / LISTS[1], contradictory_labels(shares))
         ],
+        "sha256": {"train.jsonl": digest} | list_digests(out),
+        "held_out_files": first.summary["held_out_files"],
         "eval": {},
         "eval_comparisons_shared_with_train": None,
         "trained_model": trained,

@@ -1,24 +1,24 @@
 """The merges of single shares: read, and checked to be all shares of one merge."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from cot_reward.errors import UserError
+from cot_reward.pairing.joining.needed import check_summary
 from cot_reward.rows.shards import Shard
 from cot_reward.store import read_json
 
 # Settings that may differ between the machines. (The rows of the inputs are compared by file.)
 _OWN_SETTINGS = ("shard", "out", "correct", "incorrect", "memory", "workers", "plots")
-# A file is the same one in two shares if path, size and side are.
-File = tuple[str, int, str]
 
 
 @dataclass(frozen=True)
 class Share:
-    """A finished merge of one share."""
+    """A finished merge of one share; its summary has all that `needed.check_summary` wants."""
 
     folder: Path
     shard: Shard
@@ -29,17 +29,12 @@ class Share:
         found: Mapping[str, Any] = self.summary["settings"]
         return found
 
-    def files(self) -> Iterator[tuple[File, Mapping[str, int]]]:
-        """The input files, each with its counts."""
-        for entry in self.summary["files"]:
-            yield (entry["file"], entry["bytes"], entry["side"]), entry
-
 
 def read_shares(folders: Sequence[Path]) -> list[Share]:
     """The shares in the order of their numbers.
 
     Raises UserError unless they are all shares of one merge: each of 1 to N once, with the same
-    settings, model and judge, and every row of every input file in one of them.
+    settings, held-out files, model and judge.
     """
     shares = sorted(map(_read, folders), key=lambda share: share.shard.number)
     first = shares[0]
@@ -61,18 +56,34 @@ def read_shares(folders: Sequence[Path]) -> list[Share]:
         )
     for share in shares[1:]:
         _check_same(first, share)
-    _check_complete(shares)
+        _check_held_out(first, share)
+    _check_trained_model(shares)
     return shares
 
 
+def changed(path: Path) -> str:
+    """What is said of a file that has not the sha256 that its merge wrote down."""
+    return (
+        f"{path}: is missing, or not as its merge left it (summary.json has another sha256); copy "
+        "the file again, or merge this share anew"
+    )
+
+
 def _read(folder: Path) -> Share:
-    summary = read_json(folder / "summary.json")
+    path = folder / "summary.json"
+    summary = read_json(path)
     if not summary:
         raise UserError(f"{folder}: no summary.json that can be read; has this merge finished?")
-    shard = (summary.get("settings") or {}).get("shard")
+    settings = summary.get("settings")
+    shard = settings.get("shard") if isinstance(settings, dict) else None
     if summary.get("stage") != "merge" or not shard:
         raise UserError(f"{folder}: its summary.json is not of a merge with --shard")
-    return Share(folder, Shard.parse(shard), summary)
+    try:
+        number = Shard.parse(str(shard))
+    except ValueError as error:
+        raise UserError(f"{path}: 'shard': {error}; merge this share anew") from None
+    check_summary(summary, path)
+    return Share(folder, number, summary)
 
 
 def _check_same(first: Share, other: Share) -> None:
@@ -101,32 +112,33 @@ def _check_same(first: Share, other: Share) -> None:
         )
 
 
-def input_files(shares: Sequence[Share]) -> dict[File, Mapping[str, int]]:
-    """All input files, each with its counts in the first share that read it."""
-    files: dict[File, Mapping[str, int]] = {}
-    for share in shares:
-        for file, counts in share.files():
-            files.setdefault(file, counts)
-    return files
+def _check_held_out(first: Share, other: Share) -> None:
+    """Raise UserError unless both shares left the same comparisons out.
+
+    The files may have other names: the machines may have them in other places.
+    """
+    told = []
+    for share, without in ((first, other), (other, first)):
+        there = Counter(file["digest"] for file in without.summary["held_out_files"])
+        there.subtract(file["digest"] for file in share.summary["held_out_files"])
+        names = [
+            file["file"] for file in share.summary["held_out_files"] if there[file["digest"]] < 0
+        ]
+        if names:
+            told.append(f"only {share.folder} has the rows of {', '.join(names)}")
+    if told:
+        raise UserError(
+            f"{first.folder} and {other.folder}: their held-out files (--exclude) differ: "
+            f"{'; '.join(told)}; give every machine the same files, and merge the share anew that "
+            "has others"
+        )
 
 
-def _check_complete(shares: Sequence[Share]) -> None:
-    """Raise UserError unless each row that tells its comparison is in one share."""
-    held: dict[File, int] = {}
-    for share in shares:
-        for file, counts in share.files():
-            own = counts["rows"] - counts["without_key"] - counts["of_other_shares"]
-            held[file] = held.get(file, 0) + own
-    for file, counts in input_files(shares).items():
-        wanted = counts["rows"] - counts["without_key"]
-        if held[file] < wanted:
-            raise UserError(
-                f"{file[0]}: {wanted - held[file]:,} of its {wanted:,} rows are in no share: the "
-                "merges of their shares did not read this file; give every merge all files, or "
-                "sample with the same --shard"
-            )
-        if held[file] > wanted:
-            raise UserError(
-                f"{file[0]}: the shares have {held[file]:,} rows of it, but it has {wanted:,}; "
-                "different files have this name"
-            )
+def _check_trained_model(shares: Sequence[Share]) -> None:
+    """Raise UserError for a name of --trained-model that no right row of any share has."""
+    named = shares[0].settings.get("trained_model")
+    if named and not any(share.summary["right_rows_of_trained_model"] for share in shares):
+        raise UserError(
+            f"--trained-model: no row of --correct is by {named!r} in any share; merge all shares "
+            "anew with a name that the rows have"
+        )
