@@ -39,7 +39,8 @@ def main() -> int:
     settings = parse(NodeCheckSettings, __doc__ or "")
     from cot_reward.sft.start import check_start, facts_of, remove_mark
     from cot_reward.training.machines import software
-    from cot_reward.training.meeting import Place, meet
+    from cot_reward.training.meeting import meet
+    from cot_reward.training.meeting_place import Place
 
     place = Place(settings.nodes, settings.rank, settings.address, settings.port)
     training = settings.training

@@ -1,14 +1,18 @@
 """Nodes that meet before a training, over real sockets; each node is a thread."""
 
+import re
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from threading import Event, Thread
-from typing import Any
+from time import sleep
 
 import pytest
 from cot_reward.errors import UserError
-from cot_reward.training.meeting import Place, meet
+from cot_reward.training import reception
+from cot_reward.training.meeting import meet
+from cot_reward.training.meeting_place import Place
 from helpers.nodes import ADDRESS, free_port
 
 FACTS = {"torch": "2.13.0"}
@@ -103,22 +107,94 @@ def test_a_port_that_is_taken_is_told_on_both_sides() -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b"GET / HTTP/1.1\r\n\r\n", b'{"rank": 7}\n', b'{"rank": []}\n']
-)
+    "said",
+    [
+        b"", b"GET / HTTP/1.1\r\n\r\n", b'{"rank": 7}\n', b'{"rank": []}\n', b"[" * 3000 + b"\n",
+        b"[" * 100_000, b'{"rank": 1}\n{"facts": {}}\n',
+    ],
+)  # fmt: skip
 def test_strangers_on_the_port_change_nothing(said: bytes) -> None:
     port = free_port()
     with ThreadPoolExecutor() as threads:
         first = threads.submit(meet, Place(2, 0, ADDRESS, port), alike, lambda: "go", 30.0)
-        stranger: Any = None
-        while stranger is None:
-            try:
-                stranger = socket.create_connection((ADDRESS, port))
-            except ConnectionRefusedError:
-                assert not first.done()
-        with stranger:
-            stranger.sendall(said)
-        second = threads.submit(meet, Place(2, 1, ADDRESS, port), alike, lambda: "go", 30.0)
-        assert (first.result(), second.result()) == ("go", "go")
+        with ExitStack() as stack:
+            strangers = [stack.enter_context(connected(port)) for _ in range(4)]
+            for stranger in strangers:
+                stranger.sendall(said)
+            strangers[0].close()
+            # None of the others may hold the nodes up for long.
+            second = threads.submit(meet, Place(2, 1, ADDRESS, port), alike, lambda: "go", 4.0)
+            assert (first.result(), second.result()) == ("go", "go")
+
+
+def connected(port: int) -> socket.socket:
+    """A connection to node 0, which may not listen yet."""
+    for _ in range(1000):
+        try:
+            return socket.create_connection((ADDRESS, port))
+        except ConnectionRefusedError:
+            sleep(0.01)
+    raise AssertionError("nobody listens")
+
+
+def told_to(peer: socket.socket) -> str:
+    """The next line of node 0."""
+    return peer.makefile().readline()
+
+
+def come(port: int, rank: int) -> socket.socket:
+    """A node that has said its rank, and no more."""
+    peer = connected(port)
+    assert "meeting" in told_to(peer)
+    peer.sendall(b'{"rank": %d, "host": "h"}\n' % rank)
+    return peer
+
+
+def test_a_stranger_that_says_a_byte_now_and_then_is_sent_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reception, "STRANGER_SECONDS", 0.2)
+    port = free_port()
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(meet, Place(2, 0, ADDRESS, port), alike, lambda: "go", 30.0)
+        with connected(port) as stranger, suppress(ConnectionError):
+            told_to(stranger)
+            for _ in range(200):
+                stranger.sendall(b"x")
+                sleep(0.05)
+            raise AssertionError("the stranger may stay")
+        assert meet(Place(2, 1, ADDRESS, port), alike, lambda: "go", 30.0) == first.result() == "go"
+
+
+def test_a_node_that_was_started_anew_is_met(capsys: pytest.CaptureFixture[str]) -> None:
+    port = free_port()
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(meet, Place(3, 0, ADDRESS, port), alike, lambda: "go", 30.0)
+        come(port, 1).close()
+        others = [
+            threads.submit(meet, Place(3, rank, ADDRESS, port), alike, lambda: "go", 30.0)
+            for rank in (1, 2)
+        ]
+        assert [node.result() for node in (first, *others)] == ["go"] * 3
+    assert "node 0: node 1 (h) has gone; it may come again" in capsys.readouterr().err
+
+
+def test_a_node_that_ends_while_it_looks_is_told_of() -> None:
+    port = free_port()
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(meet, Place(2, 0, ADDRESS, port), alike, lambda: "go", 30.0)
+        with come(port, 1) as peer:
+            assert "look" in told_to(peer)
+        with pytest.raises(UserError, match=r"on node 1 \(h\): this node ended before the nodes"):
+            first.result()
+
+
+def test_nodes_may_look_longer_than_one_waits_for_a_node() -> None:
+    def slow() -> dict[str, str]:
+        sleep(1.3)
+        return FACTS
+
+    assert meeting(slow, slow, wait=1.0) == ["go", "go"]
 
 
 def test_two_nodes_of_one_rank_are_refused() -> None:
@@ -131,3 +207,18 @@ def test_two_nodes_of_one_rank_are_refused() -> None:
 def test_ranks_begin_at_0(nodes: int, rank: int) -> None:
     with pytest.raises(UserError, match=f"NNODES={nodes} NODE_RANK={rank}: .* from 0 to N - 1"):
         Place(nodes, rank, ADDRESS, 29500)
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "told"),
+    [
+        (ADDRESS, 99999, "MASTER_PORT=99999: a port is a number from 1 to 65535"),
+        (ADDRESS, 0, "MASTER_PORT=0: a port"),
+        (".bad", 29500, "MASTER_ADDR='.bad': cannot be the name of a machine"),
+        ("a" * 70, 29500, "cannot be the name of a machine"),
+        ("n\udcff", 29500, "cannot be the name of a machine"),
+    ],
+)
+def test_what_is_no_address_is_refused(address: str, port: int, told: str) -> None:
+    with pytest.raises(UserError, match=re.escape(told)):
+        Place(2, 1, address, port)

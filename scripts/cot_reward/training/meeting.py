@@ -2,49 +2,33 @@
 
 torchrun waits a quarter of an hour, without a word, for a node that does not come. Here node 0
 listens where the training will, and every node says whom it waits for. Messages are lines of JSON:
-node 0 greets, a node tells its rank, then what is on it, and node 0 answers.
+node 0 greets, a node tells its rank, node 0 asks it to look, it tells what is there, and node 0
+answers.
 """
 
-import json
 import math
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from typing import Any
+from threading import Thread
 
 from cot_reward.errors import UserError
 from cot_reward.training.machines import check_alike, check_faults
+from cot_reward.training.meeting_lines import (
+    GREETING,
+    STRANGER_SECONDS,
+    Clock,
+    Message,
+    keep_alive,
+    line,
+    send,
+)
+from cot_reward.training.meeting_place import Place, listener
+from cot_reward.training.reception import node_name, receive
 
-_GREETING = {"meeting": "cot-reward 1"}
-_TOLD_EVERY = 30.0  # seconds
-# A stranger on the port must neither fill the memory nor hold up the others.
-_STRANGER_SECONDS = 5.0
-_MOST_BYTES = 2**20
-
-Message = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Place:
-    """The node `rank` among `nodes`; node 0 listens at `address` and `port`. Raises UserError."""
-
-    nodes: int
-    rank: int
-    address: str
-    port: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.nodes:
-            raise UserError(
-                f"NNODES={self.nodes} NODE_RANK={self.rank}: of N nodes each has another rank, "
-                "from 0 to N - 1"
-            )
-
-    def __str__(self) -> str:
-        return f"{self.address}:{self.port}"
+_LOOK = {"look": True}
 
 
 def meet(
@@ -52,21 +36,29 @@ def meet(
 ) -> str:
     """The verdict, on every node.
 
-    `look` tells what must be the same everywhere, or raises UserError; node 0 calls it before the
-    others do. `decide` is called on node 0 where all are alike, and gives the verdict or raises
+    `look` tells what must be the same everywhere, or raises UserError; node 0 has called it before
+    the others do. `decide` is called on node 0 where all are alike, and gives the verdict or raises
     UserError. Every node then raises the same error. `wait`: seconds until a node that meets nobody
-    raises UserError.
+    raises UserError; for a node that was met and looks the others wait as long as it is there.
     """
     if place.rank:
         return _visit(place, look, wait)
-    seen = {_name(0, socket.gethostname()): _seen(place, look)}
     answer = {"error": "", "verdict": ""}
     with ExitStack() as stack:
-        visitors = _receive(place, wait, stack)
+        # Who comes is heard while node 0 looks, which may take minutes.
+        door = stack.enter_context(listener(place))
+        own = _in_background(lambda: _seen(place, look))
+        visitors = receive(place, door, wait, own.done, stack)
+        seen = {node_name(0, socket.gethostname()): own.result()}
+        for visitor in visitors.values():
+            with suppress(OSError):
+                send(visitor, _LOOK)
         for name, visitor in visitors.items():
+            clock = Clock(math.inf, patient=True)
+            told = line(visitor, clock, f"node 0: {name} still looks at its files") or {}
+            is_whole = isinstance(told.get("facts"), dict) and isinstance(told.get("fault"), str)
             gone = {"facts": {}, "fault": "this node ended before the nodes had met"}
-            told = _line(visitor, wait) or {}
-            seen[name] = told if told.keys() == gone.keys() else gone
+            seen[name] = told if is_whole else gone
         try:
             check_faults({name: one["fault"] for name, one in seen.items()})
             check_alike({name: one["facts"] for name, one in seen.items()})
@@ -75,7 +67,7 @@ def meet(
             answer["error"] = str(error)
         for visitor in visitors.values():
             with suppress(OSError):
-                _send(visitor, answer)
+                send(visitor, answer)
                 # The visitor closes first, which leaves the port free for the training.
                 visitor.recv(1)
     return _verdict(answer)
@@ -83,13 +75,29 @@ def meet(
 
 def _visit(place: Place, look: Callable[[], Mapping[str, str]], wait: float) -> str:
     """The part of the other nodes."""
-    with _connected(place, wait) as node_0:
-        _send(node_0, _seen(place, look))
-        # Node 0 may wait for a third node as long as this one for node 0.
-        answer = _line(node_0, 2 * wait)
+    waiting = f"node {place.rank}: waiting for node 0 at {place}, which waits for all nodes to look"
+    answer = None
+    with _connected(place, wait) as node_0, suppress(OSError):
+        if line(node_0, Clock(math.inf, patient=True), waiting) == _LOOK:
+            send(node_0, _seen(place, look))
+            answer = line(node_0, Clock(math.inf, patient=True), waiting)
     if answer is None:
         raise UserError(f"node 0 at {place} ended before the nodes had met; its own log says why")
     return _verdict(answer)
+
+
+def _in_background(call: Callable[[], Message]) -> "Future[Message]":
+    """The call's result or error, when it is there. The call does not keep the program running."""
+    future: Future[Message] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future
 
 
 def _seen(place: Place, look: Callable[[], Mapping[str, str]]) -> Message:
@@ -99,46 +107,15 @@ def _seen(place: Place, look: Callable[[], Mapping[str, str]]) -> Message:
         return {"facts": {}, "fault": str(error)}
 
 
-def _receive(place: Place, wait: float, stack: ExitStack) -> dict[str, socket.socket]:
-    """All other nodes by name, in the order of their ranks. `stack` closes their connections."""
-    listener = stack.enter_context(_listener(place))
-    found: dict[int, tuple[str, socket.socket]] = {}
-    clock = _Clock(wait)
-    while len(found) < place.nodes - 1:
-        missing = sorted(set(range(1, place.nodes)) - found.keys())
-        told = f"node {' and node '.join(map(str, missing))}"
-        if clock.is_over():
-            raise UserError(
-                f"{told} did not come to {place} in {wait:.0f} seconds. Start the same command "
-                f"there, with its NODE_RANK and MASTER_ADDR={place.address}; let all ports between "
-                f"the nodes through their firewalls{_not_here(place)}"
-            )
-        clock.tell(f"node 0 at {place}: waiting for {told}{_not_here(place)}")
-        listener.settimeout(clock.pause())
-        with suppress(OSError):
-            visitor = stack.enter_context(listener.accept()[0])
-            _send(visitor, _GREETING)
-            hello = _line(visitor, _STRANGER_SECONDS) or {}
-            rank, host = hello.get("rank"), str(hello.get("host"))
-            if type(rank) is not int:
-                continue
-            if rank in found:
-                raise UserError(
-                    f"{_name(rank, host)} and {found[rank][0]}: two nodes of one NODE_RANK"
-                )
-            if rank in missing:
-                found[rank] = _name(rank, host), visitor
-    return dict(found[rank] for rank in sorted(found))
-
-
 def _connected(place: Place, wait: float) -> socket.socket:
     """The connection to node 0, after the greetings."""
-    clock = _Clock(wait)
+    clock = Clock(wait)
     while True:
         try:
-            node_0 = socket.create_connection((place.address, place.port), _STRANGER_SECONDS)
-            if _line(node_0, _STRANGER_SECONDS) == _GREETING:
-                _send(node_0, {"rank": place.rank, "host": socket.gethostname()})
+            node_0 = socket.create_connection((place.address, place.port), STRANGER_SECONDS)
+            if _greets(node_0):
+                keep_alive(node_0)
+                send(node_0, {"rank": place.rank, "host": socket.gethostname()})
                 return node_0
             node_0.close()
             why = "another program listens there"
@@ -154,66 +131,10 @@ def _connected(place: Place, wait: float) -> socket.socket:
         time.sleep(clock.pause())
 
 
-class _Clock:
-    """How long a node still waits, and when it says so again."""
-
-    def __init__(self, wait: float) -> None:
-        self._end, self._told = time.monotonic() + wait, -math.inf
-
-    def is_over(self) -> bool:
-        return time.monotonic() >= self._end
-
-    def pause(self) -> float:
-        return max(0.01, min(1.0, self._end - time.monotonic()))
-
-    def tell(self, message: str) -> None:
-        if time.monotonic() - self._told >= _TOLD_EVERY:
-            self._told = time.monotonic()
-            print(message, file=sys.stderr, flush=True)
-
-
-def _listener(place: Place) -> socket.socket:
-    dual = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if dual else socket.AF_INET
-    try:
-        return socket.create_server(("", place.port), family=family, dualstack_ipv6=dual)
-    except OSError as error:
-        raise UserError(
-            f"MASTER_PORT={place.port}: cannot be listened at on node 0: {error.strerror}; choose "
-            "another port, the same on all nodes"
-        ) from None
-
-
-def _not_here(place: Place) -> str:
-    """A word where MASTER_ADDR is no address of this machine; "" where it is."""
-    with suppress(OSError):
-        found = socket.getaddrinfo(place.address, 0, type=socket.SOCK_STREAM)
-        for family, kind, protocol, _, address in found:
-            with suppress(OSError), socket.socket(family, kind, protocol) as probe:
-                probe.bind(address)
-                return ""
-    return f" (MASTER_ADDR={place.address} is no address of this machine)"
-
-
-def _name(rank: int, host: str) -> str:
-    return f"node {rank} ({host})"
-
-
-def _send(peer: socket.socket, message: Mapping[str, Any]) -> None:
-    peer.sendall(json.dumps(message).encode() + b"\n")
-
-
-def _line(peer: socket.socket, seconds: float) -> Message | None:
-    """The next message; None where none comes in time, or anything else."""
-    peer.settimeout(seconds)
-    # Byte by byte, so that what follows the line is left for the next call.
-    text = bytearray()
-    with suppress(OSError, ValueError):
-        while (byte := peer.recv(1)) and byte != b"\n" and len(text) < _MOST_BYTES:
-            text += byte
-        message = json.loads(text)
-        return message if isinstance(message, dict) else None
-    return None
+def _greets(peer: socket.socket) -> bool:
+    with suppress(TimeoutError):
+        return line(peer, Clock(STRANGER_SECONDS)) == GREETING
+    return False
 
 
 def _verdict(answer: Message) -> str:
