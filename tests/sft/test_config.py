@@ -18,6 +18,9 @@ def test_arguments_win_over_the_yaml(tmp_path: Path) -> None:
     assert config == CONFIG | {"seed": 7, "learning_rate": 1e-5, "bf16": True, "template": "a=b"}
     with pytest.raises(UserError, match="--seed: not KEY=VALUE"):
         read_config(path, ["--seed"])
+    for told in (["save_strategy=no"], ["eval_strategy=false"]):
+        with pytest.raises(UserError, match=r"_strategy: \"no\" in YAML, or \w+='\"no\"' as an"):
+            read_config(path, told)
     path.write_text(yaml.safe_dump({"dataset": "one", "model_name_or_path": "base"}))
     with pytest.raises(UserError, match="output_dir is missing"):
         read_config(path)

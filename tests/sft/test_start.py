@@ -41,6 +41,8 @@ def test_each_input_is_told_by_itself(arguments: list[str]) -> None:
         ("zero2.json", "[]", "zero2.json"),
         ("model/config.json", "[]", "the files of model"),
         ("rows.json", '[{"pictures": ["a.png"]}]', "rows.json"),
+        ("rows.json", '[{"pictures": "a.png"}]', "rows.json"),
+        ("rows.json", '[{"pictures": ["a.png"], "videos": [["a.png"], ["a.png"]]}]', "rows.json"),
     ):
         kept = Path(path).read_text()
         Path(path).write_text(content)
@@ -55,9 +57,32 @@ def test_what_llama_factory_would_leave_out_is_refused(arguments: list[str]) -> 
     Path("a.png").unlink()
     with pytest.raises(UserError, match=r"\Aa\.png: no such file below the media root"):
         facts_of(arguments, 1)
+    Path("rows.json").write_text('[{"pictures": null}, {"pictures": 3}]')
+    with pytest.raises(UserError, match=r"\Arows\.json:2: 'pictures' must be a path or a list"):
+        facts_of(arguments, 0)
     Path("rows.json").unlink()
     with pytest.raises(UserError, match=r"rows\.json: no such file"):
         facts_of(arguments, 1)
+
+
+def test_a_model_of_the_hub_is_told_by_its_commit(arguments: list[str]) -> None:
+    of_hub = [*arguments, "model_name_or_path=maker/model", "cache_dir=hub"]
+    name = "the commit of maker/model in the cache of the hub"
+    assert facts_of(of_hub, 1)[name] == "not there"
+    folder = Path("hub/models--maker--model")
+    for commit in ("a" * 40, "b" * 40):
+        (folder / "snapshots" / commit).mkdir(parents=True)
+        (folder / "snapshots" / commit / "config.json").write_text("{}")
+        (folder / "refs").mkdir(exist_ok=True)
+        (folder / "refs/main").write_text(commit)
+        assert facts_of(of_hub, 1)[name] == commit
+    assert facts_of([*of_hub, f"model_revision={'a' * 40}"], 1)[name] == "a" * 40
+    assert (
+        facts_of([*arguments, "model_name_or_path=not/a/name"], 1)[
+            "the commit of not/a/name in the cache of the hub"
+        ]
+        == "not there"
+    )
 
 
 def test_with_checkpoints_the_output_folder_must_be_one(arguments: list[str]) -> None:
@@ -68,6 +93,9 @@ def test_with_checkpoints_the_output_folder_must_be_one(arguments: list[str]) ->
     Path("out").rename("elsewhere")
     (name,) = changed(before, facts_of(saving, 1))
     assert "which all nodes must share" in name
+    # The way out that it tells of is one.
+    assert "save_strategy='\"no\"'" in name
+    assert name not in facts_of([*arguments, 'save_strategy="no"'], 1)
     Path("elsewhere").rename("out")
     remove_mark(saving)
     assert not list(Path("out").iterdir())

@@ -14,12 +14,15 @@ from cot_reward.settings import read_yaml
 
 # With fewer steps a training has hardly left its warm-up.
 FEW_STEPS = 30
+# Keys of which one word is "no".
+_STRATEGIES = ("save_strategy", "eval_strategy", "logging_strategy")
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The YAML with KEY=VALUE arguments over it, as `llamafactory-cli train` takes them.
 
-    Raises UserError for an argument of another form, or a training without an output folder.
+    Raises UserError for an argument of another form, a training without an output folder, and a
+    "no" that YAML reads as false, which LLaMA-Factory refuses when the model is loaded.
     """
     config = read_yaml(path)
     for argument in overrides:
@@ -30,6 +33,12 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     for key in ("output_dir", "dataset", "model_name_or_path"):
         if not config.get(key):
             raise UserError(f"{path}: {key} is missing")
+    for key in _STRATEGIES:
+        if config.get(key) is False:
+            raise UserError(
+                f"{path}: {key} is false, as YAML reads no without quotation marks: write "
+                f'{key}: "no" in YAML, or {key}=\'"no"\' as an argument'
+            )
     return config
 
 

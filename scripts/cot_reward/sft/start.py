@@ -1,9 +1,13 @@
 """What is looked at before LLaMA-Factory starts: the training, and what each node has of it."""
 
+import reprlib
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
 
 from cot_reward.errors import UserError
 from cot_reward.fingerprints import Fingerprints, is_model
@@ -46,6 +50,8 @@ def facts_of(arguments: Sequence[str], rank: int) -> dict[str, str]:
     facts = {f"{key} of {path}": str(value) for key, value in config.items()}
     if model.is_dir() and is_model(model):
         facts[f"the files of {model}"] = fingerprints.of(model)
+    elif not model.is_dir():
+        facts[f"the commit of {model} in the cache of the hub"] = _commit(config)
     for file in data_files(config):
         facts[str(file)] = fingerprints.of(file)
     if deepspeed := config.get("deepspeed"):
@@ -55,7 +61,8 @@ def facts_of(arguments: Sequence[str], rank: int) -> dict[str, str]:
     facts[f"the media below {root}"] = media(_media_paths(config), root)
     if config.get("save_strategy", "steps") != "no":
         facts["a file of node 0 in the output_dir, which all nodes must share to go on from a "
-              "checkpoint (without them: save_strategy=no)"] = _mark(config, rank)  # fmt: skip
+              "checkpoint (without them: save_strategy='\"no\"'; in YAML \"no\" with its quotation "
+              "marks)"] = _mark(config, rank)  # fmt: skip
     return facts
 
 
@@ -65,13 +72,36 @@ def remove_mark(arguments: Sequence[str]) -> None:
     (Path(config["output_dir"]) / _MARK).unlink(missing_ok=True)
 
 
+def _commit(config: Mapping[str, Any]) -> str:
+    """The commit of the start model that this machine has from the hub, or "not there"."""
+    found = None
+    # A path of several parts is no name of the hub.
+    with suppress(ValueError):
+        found = try_to_load_from_cache(
+            str(config["model_name_or_path"]), "config.json", config.get("cache_dir"),
+            config.get("model_revision"),
+        )  # fmt: skip
+    return Path(found).parent.name if isinstance(found, str) else "not there"
+
+
 def _media_paths(config: Mapping[str, Any]) -> Iterator[str]:
     for file, names in media_columns(config):
-        for _, row in read_rows(file):
+        for number, row in read_rows(file):
             if isinstance(row, ValueError):
-                raise UserError(f"{file}: {row}")
+                raise UserError(f"{file}:{number}: {row}")
             for name in names:
-                yield from row.get(name) or []
+                yield from _paths(row.get(name), f"{file}:{number}: '{name}'")
+
+
+def _paths(media: Any, where: str) -> Iterator[str]:
+    """As LLaMA-Factory takes media: one path, a list of paths, or a list of frames for a video."""
+    if isinstance(media, list):
+        for one in media:
+            yield from _paths(one, where)
+    elif isinstance(media, str):
+        yield media
+    elif media is not None:
+        raise UserError(f"{where} must be a path or a list of paths, not {reprlib.repr(media)}")
 
 
 def _mark(config: Mapping[str, Any], rank: int) -> str:

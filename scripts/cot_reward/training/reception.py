@@ -108,9 +108,11 @@ class _Reception:
         said, _, more = visitor.text.partition(b"\n")
         hello = message_in(said) or {}
         rank, visitor.host = hello.get("rank"), str(hello.get("host"))
-        if type(rank) is not int or not 0 < rank < self._place.nodes or more:
-            if type(rank) is int:
-                _say(f"{visitor.host!r} came with NODE_RANK={rank}, NNODES is {self._place.nodes}")
+        if type(rank) is not int or more:
+            self._leave(visitor)
+            return
+        if not 0 < rank < self._place.nodes:
+            _say(f"{visitor.host!r} came with NODE_RANK={rank}, NNODES is {self._place.nodes}")
             self._leave(visitor)
             return
         if (other := self.found.get(rank)) and not other.read():
