@@ -23,14 +23,16 @@ fail() {
 if [[ -n ${SLURM_PROCID:-} && -z ${NNODES:-} ]]; then
   NNODES=${SLURM_STEP_NUM_NODES:-${SLURM_NNODES:-1}}
   NODE_RANK=${SLURM_NODEID:?}
-  [[ ${SLURM_STEP_NUM_TASKS:-${SLURM_NTASKS:-1}} == "$NNODES" ]] ||
-    fail "srun started ${SLURM_STEP_NUM_TASKS:-$SLURM_NTASKS} tasks on $NNODES nodes; one a node is needed (--ntasks-per-node=1), which starts a process for each GPU"
+  tasks=${SLURM_STEP_NUM_TASKS:-${SLURM_NTASKS:-1}}
+  [[ $tasks == "$NNODES" ]] ||
+    fail "srun started $tasks tasks on $NNODES nodes; one a node is needed (--ntasks-per-node=1), which starts a process for each GPU"
   if [[ -z ${MASTER_ADDR:-} ]]; then
-    listed=$(scontrol show hostnames "${SLURM_STEP_NODELIST:-$SLURM_JOB_NODELIST}")
+    listed=$(scontrol show hostnames "${SLURM_STEP_NODELIST:-${SLURM_JOB_NODELIST:-}}") ||
+      fail "scontrol does not tell the nodes of this job; set MASTER_ADDR to the name of the first one"
     MASTER_ADDR=${listed%%$'\n'*}
   fi
   # Jobs that share a node must not share a port.
-  MASTER_PORT=${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 10000))}
+  MASTER_PORT=${MASTER_PORT:-$((20000 + ${SLURM_JOB_ID:-0} % 10000))}
 fi
 for name in NNODES NODE_RANK MASTER_ADDR; do
   [[ -n ${!name:-} ]] || fail "$name is not set; sed -n 2,16p scripts/nodes.sh shows all variables"
@@ -40,14 +42,15 @@ for name in NNODES NODE_RANK MASTER_PORT; do
   [[ ${!name} =~ ^[0-9]+$ ]] || fail "$name=${!name} is no number"
 done
 if [[ -z ${NPROC_PER_NODE:-} ]]; then
-  if [[ -n ${CUDA_VISIBLE_DEVICES:-} ]]; then
-    NPROC_PER_NODE=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .)
+  if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+    # As CUDA reads it: an entry that is empty or below 0 hides all behind it.
+    NPROC_PER_NODE=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | sed -E '/^ *(-.*)?$/,$d' | grep -c . || true)
   else
     NPROC_PER_NODE=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true)
   fi
 fi
 [[ $NPROC_PER_NODE =~ ^[1-9][0-9]*$ ]] ||
-  fail "no GPU is found on $(hostname); NPROC_PER_NODE is the number of processes to start"
+  fail "no GPU is found on $(hostname)${CUDA_VISIBLE_DEVICES+ (CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES)}; NPROC_PER_NODE is the number of processes to start"
 export NPROC_PER_NODE
 
 program=${1:-} environment=main training=()

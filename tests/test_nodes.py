@@ -250,6 +250,21 @@ def started(*command: str, **variables: str) -> "subprocess.CompletedProcess[str
             "torchrun a.py", {"NODE_RANK": "1", "NODES_WAIT": "0.1", "MASTER_PORT": "1"},
             f"did not reach node 0 at {ADDRESS}:1 in 0 seconds: Connection refused",
         ),
+        *(
+            ("torchrun a.py", {"NPROC_PER_NODE": "", "CUDA_VISIBLE_DEVICES": hidden},
+             f"(CUDA_VISIBLE_DEVICES={hidden}); NPROC_PER_NODE is")
+            for hidden in ("", ",", "-1", "-1,0", " ,1")
+        ),
+        (
+            "torchrun a.py", {"SLURM_PROCID": "0", "SLURM_NODEID": "0", "NNODES": "",
+            "SLURM_NNODES": "2"},
+            "srun started 1 tasks on 2 nodes; one a node is needed (--ntasks-per-node=1)",
+        ),
+        (
+            "torchrun a.py", {"SLURM_PROCID": "0", "SLURM_NODEID": "0", "NNODES": "",
+            "SLURM_STEP_NUM_NODES": "1", "MASTER_ADDR": ""},
+            "scontrol does not tell the nodes of this job; set MASTER_ADDR",
+        ),
         (
             "torchrun a.py", {"SLURM_PROCID": "0", "SLURM_NODEID": "0", "NNODES": "",
             "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "16"},
