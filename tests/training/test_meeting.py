@@ -1,5 +1,6 @@
 """Nodes that meet before a training, over real sockets; each node is a thread."""
 
+import json
 import re
 import socket
 from collections.abc import Callable
@@ -189,12 +190,34 @@ def test_a_node_that_ends_while_it_looks_is_told_of() -> None:
             first.result()
 
 
-def test_nodes_may_look_longer_than_one_waits_for_a_node() -> None:
+def test_node_0_may_look_longer_than_the_others_wait_for_it() -> None:
+    port, met = free_port(), Event()
+
     def slow() -> dict[str, str]:
-        sleep(1.3)
+        assert met.wait(30)
         return FACTS
 
-    assert meeting(slow, slow, wait=1.0) == ["go", "go"]
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(meet, Place(2, 0, ADDRESS, port), slow, lambda: "go", 30.0)
+        connected(port).close()
+        second = threads.submit(meet, Place(2, 1, ADDRESS, port), alike, lambda: "go", 0.1)
+        sleep(0.5)
+        assert not second.done()
+        met.set()
+        assert (first.result(), second.result()) == ("go", "go")
+
+
+def test_a_node_may_look_longer_than_node_0_waits_for_it() -> None:
+    port, wait = free_port(), 2.0
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(meet, Place(2, 0, ADDRESS, port), alike, lambda: "go", wait)
+        with come(port, 1) as peer:
+            assert "look" in told_to(peer)
+            sleep(1.1 * wait)
+            peer.sendall(json.dumps({"facts": {"NNODES": "2"} | FACTS, "fault": ""}).encode())
+            peer.sendall(b"\n")
+            assert json.loads(told_to(peer)) == {"error": "", "verdict": "go"}
+        assert first.result() == "go"
 
 
 def test_two_nodes_of_one_rank_are_refused() -> None:
