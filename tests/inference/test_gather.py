@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cot_reward.errors import UserError
 from cot_reward.inference.gather import GatherSettings, gather
+from cot_reward.tasks.prompts import read_templates
 from helpers.client_world import World
 from helpers.environments import REPO
 from helpers.rows import read_lines
@@ -122,6 +123,23 @@ def test_a_journal_of_another_share_is_refused(shares, tmp_path):
     first, second = (share / "journal.jsonl" for share in shares[:2])
     first.write_bytes(first.read_bytes() + second.read_bytes())
     assert "which is not of share 1/3" in refused(shares, tmp_path / "whole")
+
+
+def test_a_template_that_was_changed_since_is_refused(ready, tmp_path):
+    template = tmp_path / "own.txt"
+    template.write_text(read_templates([], "think")["image_generation"])
+    shares = [tmp_path / "one", tmp_path / "two"]
+    for number, share in enumerate(shares, 1):
+        flags = ["--num-samples", 1, "--template", template, "--shard", f"{number}/2"]
+        assert ready.call(*flags, "--out", share) == 0
+    out = tmp_path / "whole"
+    assert gather(GatherSettings(shares, out)) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    template.write_text("Edited! " + template.read_text())
+    message = refused(shares, out)
+    assert f"--template {template}: the template of image_generation was changed" in message
+    # Nothing is written before it is known.
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_units_that_are_missing_are_no_success(shares, tmp_path, capsys):

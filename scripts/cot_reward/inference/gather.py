@@ -92,18 +92,17 @@ def gather(chosen: GatherSettings, at_once: int | None = None) -> int:
         from_mapping(InferenceSettings, first, f"{shares[0].folder / 'settings.json'}"),
         out=chosen.out, shard=None, retry_failed=False, servers=None,
     )  # fmt: skip
-    # Before the journal: a start that is killed has marked the folder as its own.
-    write_json(chosen.out / "settings.json", resolved)
-    (chosen.out / "summary.json").unlink(missing_ok=True)
-    _join_journals(shares, chosen.out / "journal.jsonl")
-    with (
-        Journal(chosen.out / "journal.jsonl") as journal,
-        Ledger(chosen.out / ".ledger.sqlite") as ledger,
-    ):
+    with Ledger(chosen.out / ".ledger.sqlite") as ledger:
         run = Run(settings, ledger)
-        run.resume(journal.path, run_hash, templates.values(), judging=True)
-        asking = Asking(False, "", False, _how_asked(shares, at_once or len(shares)))
-        return finish(run, journal.path, resolved, asking, started)
+        _check_templates(run, templates)
+        # Before the journal: a start that is killed has marked the folder as its own.
+        write_json(chosen.out / "settings.json", resolved)
+        (chosen.out / "summary.json").unlink(missing_ok=True)
+        _join_journals(shares, chosen.out / "journal.jsonl")
+        with Journal(chosen.out / "journal.jsonl") as journal:
+            run.resume(journal.path, run_hash, templates.values(), judging=True)
+            asking = Asking(False, "", False, _how_asked(shares, at_once or len(shares)))
+            return finish(run, journal.path, resolved, asking, started)
 
 
 def _check(shares: Sequence[_Share]) -> None:
@@ -132,6 +131,22 @@ def _check(shares: Sequence[_Share]) -> None:
             share.folder, first.settings.get("served_model") or {},
             share.settings.get("served_model") or {},
         )  # fmt: skip
+
+
+def _check_templates(run: Run, asked: Mapping[str, str]) -> None:
+    """Raises UserError unless the templates of now are those that the shares were asked with.
+
+    `asked`: task -> hash. The prompts of the rows are rendered from the template files of now.
+    """
+    for task, now in run.template_hashes.items():
+        if asked.get(task, now) != now:
+            given = " ".join(run.settings.template)
+            named = f"--template {given}" if given else "the project's own prompt"
+            raise UserError(
+                f"{named}: the template of {task} was changed since the shares were asked "
+                f"({asked[task]} then, {now} now), and the rows would have prompts that nobody "
+                "sent; restore it, or ask the shares again into other folders"
+            )
 
 
 def check_out(out: Path) -> None:
