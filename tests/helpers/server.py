@@ -131,7 +131,8 @@ class MockServer:
         The server works on `slots` requests at a time (0: all), and other requests wait. It
         rejects requests beyond `max_requests` (0: none) with status 503. It lists `models`, with
         the status `models_status`, and with `root` as their folder. `probe` changes the answer to a
-        text alone: "words" and "logprob", a "status", or "refuses", what it does not understand;
+        text alone: "words" and "logprob", a "status" (so many "times"; without it: always), or
+        "refuses" and "breaks", what it does not understand and says with status 400 and 500;
         with "structured": "ignores" it does not force forms, "reasoning": only behind reasoning,
         "opened": its chat template writes <think>, "silent": it does not tell its prompt.
         `sees`: its answers depend on what it is shown (`seen_completion`), not on the seed.
@@ -214,11 +215,14 @@ def _serve(port: int, models: list[str]) -> None:
     def probe_answer(body: dict[str, Any]) -> web.Response:
         """The greedy answer to a text alone: it tells the weights, and what is not understood."""
         asked = state["probe"]
-        for name in asked.get("refuses", ()):
-            if name in body or (name == "large seeds" and body["seed"] >= 2**31):
-                message = f"unknown or bad: {name}"
-                return web.json_response({"error": {"message": message}}, status=400)
-        if "status" in asked:
+        for kind, status in (("refuses", 400), ("breaks", 500)):
+            for name in asked.get(kind, ()):
+                if name in body or (name == "large seeds" and body["seed"] >= 2**31):
+                    message = f"unknown or bad: {name}"
+                    return web.json_response({"error": {"message": message}}, status=status)
+        if "status" in asked and asked.get("times", 1) > 0:
+            if "times" in asked:
+                asked["times"] -= 1
             return web.json_response({"error": {"message": "no"}}, status=asked["status"])
         words = asked.get("words", ["Image", " 1"])
         mode = asked.get("structured", "")

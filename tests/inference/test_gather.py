@@ -114,6 +114,9 @@ def test_what_is_no_whole_run_is_refused(ready, shares, tmp_path):
     change(shares[1], temperature=1.0, served_model={"folder": None, "weights": "",
                                                      "answer": [["Image", -4.0, 1.5]]})  # fmt: skip
     assert "other weights under the same name" in refused(shares, out)
+    # The first share told nothing: the others are compared all the same.
+    change(shares[0], served_model={"folder": None, "weights": "", "answer": []})
+    assert f"{shares[2]} holds responses of other weights" in refused(shares, out)
     (shares[1] / "summary.json").unlink()
     assert "its inference is not finished" in refused(shares, out)
     assert not (out / "summary.json").exists()

@@ -1,6 +1,7 @@
 """A folder of responses is bound to weights and prompt, and servers may be of any make."""
 
 import pytest
+from cot_reward.client import probe
 from cot_reward.errors import UserError
 from helpers.client_world import unit
 
@@ -26,10 +27,50 @@ def test_other_weights_under_the_same_name_are_refused(asked, server):
     assert len(server.log()) == 6
 
 
-def test_rounding_and_a_server_that_tells_nothing_are_accepted(asked, server):
-    for probe in ({"logprob": -0.53}, {"status": 500}, {"refuses": ["logprobs"]}):
-        server.configure(probe=probe)
-        assert asked.call("--num-samples", 1) == 0
+@pytest.fixture
+def no_waits(monkeypatch):
+    monkeypatch.setattr(probe, "WAIT_SECONDS", 0.01)
+
+
+REFUSES_ALL = {"refuses": ["seed"]}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"logprob": -0.53}, {"refuses": ["logprobs"]}, {"breaks": ["logprobs"]}, REFUSES_ALL],
+)
+def test_rounding_and_a_server_that_cannot_tell_are_accepted(asked, server, no_waits, told):
+    server.configure(probe=told)
+    assert asked.call("--num-samples", 1) == 0
+    # Whoever tells less does not loosen what binds the folder.
+    server.configure(probe={"logprob": -1.7})
+    with pytest.raises(UserError, match="responses of other weights under the same name"):
+        asked.call("--num-samples", 2)
+
+
+@pytest.mark.parametrize("status", [404, 429, 500, 503])
+def test_a_server_that_does_not_answer_the_first_question_is_not_asked(
+    asked, server, no_waits, status
+):
+    kept = (asked.out / "settings.json").read_bytes()
+    server.configure(probe={"status": status, "logprob": -1.7})
+    with pytest.raises(UserError, match=r"did not answer the first question .* run the same comm"):
+        asked.call("--num-samples", 2)
+    assert (asked.out / "settings.json").read_bytes() == kept
+    # A fault that passes hides no other weights, and costs nothing where there are none.
+    server.configure(probe={"status": status, "times": 2, "logprob": -1.7})
+    with pytest.raises(UserError, match="responses of other weights under the same name"):
+        asked.call("--num-samples", 2)
+    assert server.log() == []
+    server.configure(probe={"status": status, "times": 2})
+    assert asked.call("--num-samples", 2) == 0
+
+
+def test_a_fault_that_passes_makes_no_seeds_small(world, server, no_waits):
+    """It may be met behind what the server refuses."""
+    server.configure(probe={"breaks": ["logprobs"], "status": 500, "times": 1})
+    assert world.call("--num-samples", 1) == 0
+    assert max(entry["seed"] for entry in server.log()) >= 2**31
 
 
 def test_other_files_in_the_served_folder_are_refused(world, server, tmp_path):

@@ -182,12 +182,40 @@ def test_a_server_with_other_weights_is_refused(world, servers):
     assert not any(asked(server) for server in servers)
 
 
+def test_where_the_servers_read_files_other_weights_are_refused_as_well(world, servers):
+    """Their answers come side by side, and so do the questions about files."""
+    servers[1].configure(probe={"logprob": -2.5})
+    flags = ["--media", "file", "--media-root", world.media.resolve()]
+    with pytest.raises(UserError, match="other weights under the name mock"):
+        world.call(*FLAGS, *flags, *urls(servers[:2]))
+
+
+def test_a_server_that_does_not_tell_its_weights_now_is_not_asked_yet(
+    world, servers, plain, capsys
+):
+    servers[2].configure(probe={"status": 503, "logprob": -2.5})
+    assert world.call(*FLAGS, *urls(servers)) == 0
+    assert asked(servers[2]) == []
+    assert contents(world) == plain
+    assert "did not answer the first question (HTTP 503" in capsys.readouterr().err
+
+
+def test_a_server_of_other_seeds_is_refused(world, servers):
+    """Its texts are those of other seeds: the rows would not be those of one server."""
+    servers[1].configure(probe={"refuses": ["large seeds"]})
+    with pytest.raises(UserError, match="seeds of more than 31 bits"):
+        world.call(*FLAGS, *urls(servers[:2]))
+    servers[0].configure(probe={"refuses": ["large seeds"]})
+    assert world.call(*FLAGS, *urls(servers[:2])) == 0
+
+
 @pytest.mark.slow
-def test_a_server_that_comes_back_with_other_weights_is_not_asked(world, servers, plain):
+@pytest.mark.parametrize("first", [{}, {"status": 503}])
+def test_a_server_that_comes_back_with_other_weights_is_not_asked(world, servers, plain, first):
     running = world.start(*FLAGS, *urls(servers[:2]))
     servers[1].wait_for(4)
     servers[0].configure(latency=0.5)
-    other = {"logprob": -2.5}
+    other = {"logprob": -2.5} | first
     servers[1].configure(
         models_status=503, faults=[{"kind": "status", "status": 500}], probe=other
     )  # fmt: skip
@@ -197,7 +225,7 @@ def test_a_server_that_comes_back_with_other_weights_is_not_asked(world, servers
     assert running.returncode == 0, output
     assert asked(servers[1]) == []
     assert f"{servers[1].url}: the server is out" in output
-    assert "other weights under the name mock" in output
+    assert ("other weights under the name mock" in output) == (not first)
     assert contents(world) == plain
 
 

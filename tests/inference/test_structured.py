@@ -92,7 +92,7 @@ def test_every_server_of_a_fleet_must_force(world, server):
 
 def test_a_server_that_does_not_answer_now_is_not_taken_for_one_that_forces(world, server):
     server.configure(probe={"status": 500})
-    with pytest.raises(UserError, match="did not answer to the question whether it takes"):
+    with pytest.raises(UserError, match="did not answer the first question"):
         world.call("--num-samples", 1, *ON)
     assert server.log() == []
 

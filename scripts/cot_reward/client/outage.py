@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
+from typing import Any
 
 from cot_reward.client import wire
 from cot_reward.client.server import AttemptError, Server, ServerError
@@ -30,8 +31,9 @@ class Outage:
 
     After `max_pause` seconds of an outage `gone` says so, and earlier where another model is
     served. `say` gets one line for each change.
-    `check_back` is asked when the server answers again, and says why it cannot be used any more
-    ("": it can): whoever started it again may have started another model.
+    `check_back` is asked when the server answers again, and raises ServerError when it cannot be
+    used any more: whoever started it again may have started another model. While it raises one
+    that may pass, the server is still out.
     """
 
     def __init__(
@@ -41,7 +43,7 @@ class Outage:
         max_pause: float,
         stop: asyncio.Event,
         say: Callable[[str], None],
-        check_back: Callable[[], Awaitable[str]] | None = None,
+        check_back: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         # Why the server was given up; "" while it was not.
         self.gone = ""
@@ -145,10 +147,8 @@ class Outage:
                     await asyncio.wait_for(self._stop.wait(), min(interval, left))
                     return
                 left = max(MIN_LAST_PROBE_SECONDS, began + self._max_pause - time.monotonic())
-                if not (fault := await self._probe(left)):
-                    if self._check_back and (refused := await self._check_back()):
-                        self.gone = refused
-                    elif announced:
+                if not (fault := await self._probe(left) or await self._fault_now_back(left)):
+                    if announced and not self.gone:
                         self._say(f"the server is back after {time.monotonic() - began:.0f} s")
                     return
                 if fault.kind != "other_model":
@@ -168,6 +168,39 @@ class Outage:
             self._open.set()
             self.when_changed()
 
+    async def _fault_now_back(self, seconds: float) -> AttemptError | None:
+        """What keeps a server that answers again from being asked now, within so many seconds.
+
+        None: nothing, or `gone` says why it cannot be used any more.
+        """
+        if self._check_back is None:
+            return None
+        checking = asyncio.ensure_future(self._check_back())
+        await self._wait_for(checking, seconds)
+        if checking.cancelled():
+            return AttemptError("timeout", "no answer to the first question")
+        error = checking.exception()
+        if not isinstance(error, ServerError):
+            checking.result()
+            return None
+        if error.may_pass:
+            return AttemptError("error", str(error))
+        self.gone = str(error)
+        return None
+
+    async def _wait_for(self, asked: asyncio.Future[Any], seconds: float | None) -> None:
+        """Wait until it is done; it is cancelled after so many seconds, or when the run stops."""
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait(
+                (asked, stopping), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            stopping.cancel()
+            if not asked.done():
+                asked.cancel()
+                await asyncio.wait((asked,))
+
     async def _probe(self, seconds: float | None) -> AttemptError | None:
         """What is wrong with the server, within so many seconds (None: unbounded); None when fine.
 
@@ -177,14 +210,11 @@ class Outage:
         """
         began = time.monotonic()
         probing = asyncio.create_task(self._find_fault())
-        stopping = asyncio.create_task(self._stop.wait())
-        done, unfinished = await asyncio.wait(
-            (probing, stopping), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-        )
-        for task in unfinished:
-            task.cancel()
+        await self._wait_for(probing, seconds)
         fault = (
-            probing.result() if probing in done else AttemptError("timeout", "no answer to a probe")
+            AttemptError("timeout", "no answer to a probe")
+            if probing.cancelled()
+            else probing.result()
         )
         queued = fault and fault.kind == "timeout" and self._answered_at > began
         return None if queued else fault

@@ -4,15 +4,17 @@ A folder of responses is bound to a model's name, and a server may serve other w
 same name. So the greedy answer to a fixed text, with its log-probs, is kept with the settings.
 """
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from statistics import fmean
 from typing import Any
 
 from cot_reward.client import wire
-from cot_reward.client.server import AttemptError, Server
+from cot_reward.client.server import AttemptError, Server, ServerError
 from cot_reward.client.wire import NEUTRAL_SAMPLING, PROTOCOL_ERRORS, Sampling
 from cot_reward.records import valid_unicode
 
@@ -21,6 +23,8 @@ _TEXT = (
     "one fits its caption better."
 )
 _TOKENS = 16
+# A fault of the first question may pass: it is asked so many times in all, with these waits.
+TRIES, WAIT_SECONDS = 3, 0.5
 # Servers of 32 bits refuse a larger seed. Sample i has the seed + i.
 SMALL_SEEDS = 2**31 - 2**16
 # Batches and devices change a log-prob of bf16 by some hundredths, at most by 0.1 where a logit of
@@ -44,25 +48,71 @@ class Probe:
 
 
 async def probe(server: Server, sampling: Sampling) -> Probe:
-    """Ask the fixed text greedily, with ever fewer parts while the server refuses the request.
+    """Ask the fixed text greedily, with ever fewer parts while the server does not take them.
 
-    A server that refuses them all, or does not answer now, tells nothing.
+    A server that refuses them all tells nothing. Raises ServerError, which may pass, for a server
+    that does not answer now: nothing is known of its weights then.
     """
     parts = ["logprobs", "large seeds"]
     if sampling.extra.keys() & NEUTRAL_SAMPLING.keys():
         parts.append("neutral sampling")
-    reason = ""
-    for number in range(len(parts) + 1):
-        for left_out in combinations(parts, number):
-            try:
-                answer = await server.complete(_body(sampling, left_out), sampling.timeout)
-            except AttemptError as fault:
-                if fault.kind != "refused":
-                    return Probe()
-                reason = reason or fault.detail
-                continue
-            return Probe(left_out, reason, _tokens(answer))
+    reason, broken = "", list[tuple[str, ...]]()
+    choices = [some for count in range(len(parts) + 1) for some in combinations(parts, count)]
+    for left_out in choices:
+        try:
+            answer = await _ask(server, sampling, left_out)
+        except AttemptError as fault:
+            reason = reason or fault.detail
+            if fault.kind != "refused":
+                # Some servers break where others refuse: does this one answer at all?
+                if not broken:
+                    await _answers(server, sampling, choices[-1])
+                broken.append(left_out)
+            continue
+        for less in broken:
+            # A fault that has passed by now was not about what is left out.
+            with suppress(AttemptError):
+                return Probe(less, reason, _tokens(await _ask(server, sampling, less)))
+        return Probe(left_out, reason, _tokens(answer))
     return Probe()
+
+
+async def _answers(server: Server, sampling: Sampling, left_out: Sequence[str]) -> None:
+    """Raises ServerError unless the server answers the question without these parts, or refuses."""
+    try:
+        await _ask(server, sampling, left_out)
+    except AttemptError as fault:
+        if fault.kind != "refused":
+            raise _silent(server, fault.detail) from None
+
+
+async def _ask(server: Server, sampling: Sampling, left_out: Sequence[str]) -> Any:
+    """The answer to the fixed text.
+
+    Raises AttemptError where the server refuses or breaks, again and again, and ServerError for
+    another fault.
+    """
+    for left in reversed(range(TRIES)):
+        try:
+            return await server.complete(_body(sampling, left_out), sampling.timeout)
+        except AttemptError as fault:
+            if fault.kind == "refused":
+                raise
+            # A time-out has waited long enough.
+            if not left or fault.kind == "timeout":
+                if fault.kind in ("error", "malformed"):
+                    raise
+                raise _silent(server, fault.detail) from None
+        await asyncio.sleep(WAIT_SECONDS)
+    raise AssertionError
+
+
+def _silent(server: Server, detail: str) -> ServerError:
+    return ServerError(
+        f"{server.base_url} lists its model, and did not answer the first question ({detail}), so "
+        "that its weights are not known; see its log, and run the same command again",
+        may_pass=True,
+    )
 
 
 def _body(sampling: Sampling, left_out: Sequence[str]) -> bytes:

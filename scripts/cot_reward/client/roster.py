@@ -136,13 +136,8 @@ class Roster:
         def say(line: str) -> None:
             self._say(f"{server.base_url}: {line}" if self._several else line)
 
-        async def check_back() -> str:
-            try:
-                await self._meet(server)
-            except ServerError as error:
-                # Trouble that may pass is no reason; the next request meets it.
-                return "" if error.may_pass else str(error)
-            return ""
+        async def check_back() -> None:
+            await self._meet(server)
 
         capacity = Capacity(self._limit, say, self._share)
         outage = Outage(server, sampling, self._max_pause, self._stop, say, check_back)

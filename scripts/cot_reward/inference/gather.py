@@ -17,7 +17,7 @@ from cot_reward.inference import fixed_settings
 from cot_reward.inference.finish import Asking, finish
 from cot_reward.inference.ledger import Ledger
 from cot_reward.inference.plan import Run
-from cot_reward.inference.served_model import check_same_model
+from cot_reward.inference.served_model import check_same_model, merged
 from cot_reward.inference.settings import InferenceSettings
 from cot_reward.rows.shards import Shard
 from cot_reward.settings import from_mapping, setting
@@ -77,7 +77,7 @@ def gather(chosen: GatherSettings, at_once: int | None = None) -> int:
     """
     started = time.monotonic()
     shares = sorted(map(_Share.read, chosen.shares), key=lambda share: share.shard.number)
-    _check(shares)
+    served = _check(shares)
     check_out(chosen.out)
     templates: dict[str, str] = {}
     for share in shares:
@@ -85,6 +85,7 @@ def gather(chosen: GatherSettings, at_once: int | None = None) -> int:
     first = shares[0].settings
     resolved = first | {
         "out": str(chosen.out), "shard": None, "templates": templates,
+        "served_model": served or None,
         "gathered_from": [str(share.folder) for share in shares],
     }  # fmt: skip
     run_hash = fixed_settings.run_hash(resolved)
@@ -105,9 +106,13 @@ def gather(chosen: GatherSettings, at_once: int | None = None) -> int:
             return finish(run, journal.path, resolved, asking, started)
 
 
-def _check(shares: Sequence[_Share]) -> None:
-    """Raises UserError unless these are all shares of one run, each once."""
+def _check(shares: Sequence[_Share]) -> dict[str, Any]:
+    """Raises UserError unless these are all shares of one run, each once.
+
+    Returns what tells the weights of all of them (`served_model`).
+    """
     first = shares[0]
+    served: dict[str, Any] = first.settings.get("served_model") or {}
     counts = {share.shard.count for share in shares}
     found = [share.shard.number for share in shares]
     if len(counts) > 1 or found != list(range(1, first.shard.count + 1)):
@@ -127,10 +132,11 @@ def _check(shares: Sequence[_Share]) -> None:
                 f"{share.folder} was asked with other settings than {first.folder}: {name} is "
                 f"{other.get(name)!r:.200} there and {known.get(name)!r:.200} here"
             )
-        check_same_model(
-            share.folder, first.settings.get("served_model") or {},
-            share.settings.get("served_model") or {},
-        )  # fmt: skip
+        # With all before it: the first one may have told nothing.
+        told = share.settings.get("served_model") or {}
+        check_same_model(share.folder, served, told)
+        served = merged(told, served)
+    return served
 
 
 def _check_templates(run: Run, asked: Mapping[str, str]) -> None:

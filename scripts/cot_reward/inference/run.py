@@ -27,6 +27,7 @@ from cot_reward.inference.served_model import Acquaintance
 from cot_reward.inference.settings import InferenceSettings
 from cot_reward.inference.start import (
     check_bad_records,
+    kept_model,
     resume,
     sampling_of,
     take_held_out_rows_away,
@@ -196,6 +197,7 @@ async def _run(settings: InferenceSettings, api_key: str) -> int:
                 sampling_of(settings, model), run.templates, settings.any_weights,
                 settings.media_root if settings.media == "file" else None,
                 settings.form if settings.structured_output != "off" else None,
+                settings.out, kept_model(settings.out),
             )  # fmt: skip
             await roster.join(known.meet)
             resolved = resume(run, model, known.served)

@@ -1,6 +1,6 @@
 """Which model answers: its weights and prompt, compared with what a folder of responses is from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from cot_reward.tasks.prompts import check_template_of_model
 class Acquaintance:
     """What all servers of a run must have in common: the model, its weights, its prompt.
 
-    `templates`: task -> template of the run. `served` is the value of `served_model` for the first
-    server that was met; `any_weights` compares nothing. `file_root`: the folder whose files a
+    `templates`: task -> template of the run. `served` is the value of `served_model` for the
+    servers that were met. `any_weights` compares no weights. `file_root`: the folder whose files a
     server must be able to read, with --media file. `forced`: the form that it must force on all
-    texts, with --structured-output.
+    texts, with --structured-output. `out` holds responses of the model `kept`, which is the
+    `served_model` of its last start (empty: it says nothing).
     """
 
     sampling: Sampling
@@ -32,7 +33,11 @@ class Acquaintance:
     any_weights: bool = False
     file_root: Path | None = None
     forced: Form | None = None
+    out: Path = Path()
+    kept: Mapping[str, Any] = field(default_factory=dict)
     served: dict[str, Any] = field(default_factory=dict)
+    # Whether the servers take large seeds; None before the first one was met.
+    _large_seeds: bool | None = None
     # Several servers may have loaded one folder.
     _fingerprints: Fingerprints = field(default_factory=Fingerprints)
 
@@ -45,29 +50,47 @@ class Acquaintance:
         try:
             check_template_of_model(root, self.templates)
             served = served_model(root, found, self._fingerprints)
+            if not self.any_weights:
+                check_same_model(self.out, self.kept, served)
         except UserError as error:
-            raise ServerError(str(error)) from None
+            raise ServerError(f"{server.base_url}: {error}") from None
         if "neutral sampling" in found.refused:
             raise ServerError(
                 f"{server.base_url} refuses {', '.join(NEUTRAL_SAMPLING)} ({found.reason}), so "
                 "that its own defaults would sample the responses; --sampling-defaults server "
                 "accepts them"
             )
-        other = "" if self.any_weights else _difference(self.served, served)
-        if other:
-            raise ServerError(
-                f"{server.base_url} has other weights under the name {sampling.model} than the "
-                f"servers before ({other}); stop it, or leave its address out"
-            )
         if self.file_root:
             await _probe_files(self.file_root, server, sampling)
-        # The first server may have told nothing of its weights.
-        self.served = served | {name: value for name, value in self.served.items() if value}
-        if "large seeds" in found.refused:
+        large_seeds = "large seeds" not in found.refused
+        if not large_seeds:
             sampling = replace(sampling, seeds=SMALL_SEEDS)
         if self.forced:
             sampling = await with_forced_forms(server, sampling, self.forced, self.templates)
+        self._compare(server, served, large_seeds)
         return sampling
+
+    def _compare(self, server: Server, served: dict[str, Any], large_seeds: bool) -> None:
+        """Hold a server against those before, and keep what it tells. Raises ServerError.
+
+        Servers are met side by side: nothing is awaited between comparing and keeping.
+        """
+        other = "" if self.any_weights else _difference(self.served, served)
+        if other:
+            raise ServerError(
+                f"{server.base_url} has other weights under the name {self.sampling.model} than "
+                f"the servers before ({other}); stop it, or leave its address out"
+            )
+        if self._large_seeds not in (None, large_seeds):
+            takes = "takes" if large_seeds else "does not take"
+            raise ServerError(
+                f"{server.base_url} {takes} seeds of more than 31 bits, other than the servers "
+                "before, so that its texts would not be theirs; leave its address out, or ask "
+                "servers of one kind"
+            )
+        self._large_seeds = large_seeds
+        # The first server may have told nothing of its weights.
+        self.served = merged(served, self.served)
 
 
 async def _probe_files(media_root: Path, server: Server, sampling: Sampling) -> None:
@@ -86,7 +109,8 @@ async def _probe_files(media_root: Path, server: Server, sampling: Sampling) -> 
         raise ServerError(
             f"--media file: the server does not read {picture.as_uri()} ({fault.detail}); start it "
             f"on a machine that has these files with --allowed-local-media-path {root}, or use "
-            "--media inline"
+            "--media inline",
+            may_pass=fault.kind != "refused",
         ) from None
 
 
@@ -101,6 +125,22 @@ def served_model(root: str | None, probe: Probe, fingerprints: Fingerprints) -> 
         "weights": fingerprints.of(Path(root)) if root and is_model(Path(root)) else "",
         "answer": probe.tokens,
     }
+
+
+def merged(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """What two values of `served_model` tell of the same weights: `now`, where it tells as much.
+
+    A server may tell less than the one before it: it has no log-probs, say. Empty: it says nothing.
+    """
+    found = {**now, **{name: value for name, value in before.items() if not now.get(name)}}
+    if before and now:
+        found["answer"] = max(now["answer"], before["answer"], key=_told)
+    return found
+
+
+def _told(answer: Sequence[Sequence[Any]]) -> int:
+    """How much an answer tells: with log-probs, by its text, nothing."""
+    return len(answer[0]) if answer else 0
 
 
 def _difference(previous: Mapping[str, Any], current: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from cot_reward.errors import UserError
 from cot_reward.inference import fixed_settings
 from cot_reward.inference.finish import derive_files
 from cot_reward.inference.plan import Run
-from cot_reward.inference.served_model import check_same_model
+from cot_reward.inference.served_model import merged
 from cot_reward.inference.settings import InferenceSettings
 from cot_reward.provenance import jsonable
 from cot_reward.rows.held_out import exclude_warnings
@@ -30,21 +30,30 @@ def sampling_of(settings: InferenceSettings, model: str) -> Sampling:
     )  # fmt: skip
 
 
+def kept_model(out: Path) -> dict[str, Any]:
+    """The `served_model` of a folder's last start; empty: it says nothing. Raises UserError."""
+    found: dict[str, Any] = fixed_settings.previous_settings(out / "settings.json")
+    return found.get("served_model") or {}
+
+
 def resume(
     run: Run, model: str | None, served: dict[str, Any] | None = None, judging: bool = True
 ) -> dict[str, Any]:
     """Take in the folder's journal; the settings of this start in full. Raises UserError.
 
-    `model` None: no server was asked, and the model is that of the last start.
+    `model` None: no server was asked, and the model is that of the last start. `served`: what tells
+    the weights of the servers apart; they were held against the last start's (`Acquaintance`).
     """
     out = run.settings.out
     previous = fixed_settings.previous_settings(out / "settings.json")
+    before = kept_model(out)
+    if served and not run.settings.any_weights:
+        # A server that tells less now must not loosen what binds the folder.
+        served = merged(before, served)
     current = jsonable(asdict(run.settings)) | {
         "model": model or previous.get("model"), "templates": run.template_hashes,
-        "served_model": served or previous.get("served_model"),
+        "served_model": served or before or None,
     }  # fmt: skip
-    if served and not run.settings.any_weights:
-        check_same_model(out, previous.get("served_model") or {}, served)
     resolved = fixed_settings.continued_settings(out / "settings.json", previous, current)
     run.resume(
         out / "journal.jsonl",
