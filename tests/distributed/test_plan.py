@@ -50,6 +50,40 @@ def test_other_settings_ask_every_share_what_is_missing(settings, change):
     assert missing(replace(settings, **change)) == [1, 2]
 
 
+def test_failures_are_retried_as_often_as_the_user_asks(settings):
+    retry = replace(settings, retry_failed=True)
+    with Plan(retry) as plan:
+        plan.cut(3, 2, 1000)
+        finish(plan, 1, 2, 3)
+        for share, failed in ((1, 4), (2, 0), (3, 1)):
+            account = {"account": {"failed": failed}}
+            (plan.share(share) / "summary.json").write_text(json.dumps(account))
+    # Not joined yet: the retry goes on, and nothing is asked twice.
+    assert missing(retry) == []
+    with Plan(retry) as plan:
+        plan.gathered()
+    assert missing(settings) == [1, 2, 3]
+    with Plan(settings) as plan:
+        finish(plan, 1, 2, 3)
+    assert missing(retry) == [1, 2, 3]
+
+
+def test_a_retry_after_the_end_asks_the_shares_with_failures(settings):
+    retry = replace(settings, retry_failed=True)
+    with Plan(retry) as plan:
+        plan.cut(3, 2, 1000)
+        for share, failed in ((1, 4), (2, 0), (3, 1)):
+            finish(plan, share)
+            account = {"account": {"failed": failed}}
+            (plan.share(share) / "summary.json").write_text(json.dumps(account))
+        plan.gathered()
+    assert missing(retry) == [1, 3]
+    # It was killed: the shares that have finished since are not asked once more.
+    with Plan(retry) as plan:
+        finish(plan, 1)
+    assert missing(retry) == [3]
+
+
 def test_other_data_ask_every_share_what_is_missing(settings):
     with Plan(settings) as plan:
         plan.cut(2, 2, 1000)

@@ -165,6 +165,17 @@ def test_a_stopped_run_goes_on_and_is_extended(cluster, world, server, tmp_path)
     assert Counter(later) == {1: answered, 3: 2 * 118 - answered}
     assert world.call(*more, "--out", tmp_path / "plain") == 0
     assert contents(world.out) == contents(tmp_path / "plain")
+    # Once more: nothing is left to ask, and that is no failure.
+    server.configure()
+    assert started(world, *flags, *more).wait(240) == 0, said(world)
+    assert server.log() == []
+    # What failed is asked again as often as the user says so.
+    for fault in ("still", ""):
+        faults = [{"caption": "caption 7", "kind": "status", "status": 400}] if fault else []
+        server.configure(faults=faults)
+        assert started(world, *flags, *more, "--retry-failed").wait(240) == 0, said(world)
+        assert {entry["caption"] for entry in server.log()} == {"caption 7"}
+    assert "refused" not in world.summary["failed_reasons"]
 
 
 def test_every_worker_serves_the_model_on_a_gpu_of_its_own(cluster, world, tmp_path):

@@ -1,6 +1,7 @@
 """The folders of the shares below --out: how they were cut, and what is finished of them.
 
-shares/plan.json      the number of shares, the settings, the sizes and times of the data files
+shares/plan.json      the number of shares, the settings, the sizes and times of the data files,
+                      whether all shares were joined since
 shares/client.yaml    the settings of every share's client (--config)
 shares/share-3/       the folder of a plain run with --shard 3/N
 shares/share-3.log    what this client wrote
@@ -53,12 +54,13 @@ class Plan:
         """Settle the number of shares; returns those that are not finished.
 
         A number that was settled before stays. When the settings or the data have changed since,
-        no share counts as finished: its client asks what is missing. Raises UserError for another
-        number than before.
+        no share counts as finished: its client asks what is missing. With --retry-failed, after
+        everything was gathered, shares with failures do not. Raises UserError for another number
+        than before.
         """
         path = self.folder / "plan.json"
         previous = read_json(path)
-        before = previous.get("shares")
+        before, gathered = previous.get("shares"), previous.pop("gathered", False)
         if before and wanted and wanted != before:
             raise UserError(
                 f"{self.folder} has {before} shares, and --shares is {wanted}; leave --shares out, "
@@ -67,13 +69,28 @@ class Plan:
         most = min(SHARES_PER_WORKER * workers, comparisons // COMPARISONS_PER_SHARE)
         self.count = before or wanted or max(1, most)
         plan = {"shares": self.count, "settings": self._asked(), "files": self._files()}
-        if plan != previous:
+        # Until then the same command goes on with the retry that it has begun.
+        retries = gathered and self.settings.retry_failed
+        if plan != previous or retries:
             # Before the plan: a start that is killed between the two finds no share finished.
             for number in self.numbers:
-                (self.share(number) / "summary.json").unlink(missing_ok=True)
+                if plan != previous or self._has_failures(number):
+                    self._summary(number).unlink(missing_ok=True)
             write_json(path, plan)
         self._write_config()
-        return [n for n in self.numbers if not (self.share(n) / "summary.json").exists()]
+        return [number for number in self.numbers if not self._summary(number).exists()]
+
+    def gathered(self) -> None:
+        """Remember that everything was asked and joined: a retry that comes now is a new one."""
+        path = self.folder / "plan.json"
+        write_json(path, read_json(path) | {"gathered": True})
+
+    def _summary(self, number: int) -> Path:
+        return self.share(number) / "summary.json"
+
+    def _has_failures(self, number: int) -> bool:
+        account = read_json(self._summary(number)).get("account")
+        return not isinstance(account, dict) or account.get("failed") != 0
 
     @property
     def numbers(self) -> range:

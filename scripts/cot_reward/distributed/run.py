@@ -120,7 +120,10 @@ def _run(on_ray: RaySettings, settings: InferenceSettings, api_key: str) -> int:
             print("\n".join(problems), file=sys.stderr)
             return 1
         shares = [plan.share(number) for number in plan.numbers]
-        return gather(GatherSettings(shares, settings.out), at_once=workers)
+        code = gather(GatherSettings(shares, settings.out), at_once=workers)
+        if (settings.out / "summary.json").exists():
+            plan.gathered()
+        return code
 
 
 def _problems(queue: Queue, plan: Plan) -> list[str]:
@@ -130,7 +133,8 @@ def _problems(queue: Queue, plan: Plan) -> list[str]:
         f"{why}"
         for number, why in queue.given_up.items()
     ]
-    if not queue.workers:
+    # No workers were seated for no shares.
+    if queue.left and not queue.workers:
         found.append(f"error: every worker was given up; {queue.left} shares are not finished")
     if found:
         found.append("everything before is kept, the same command continues")
