@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from cot_reward.client.capacity import Capacity
-from cot_reward.client.fleet import Fleet, Member, merged_summary
+from cot_reward.client.fleet import MANY_FAILURES, Fleet, Member, merged_summary
 from cot_reward.client.outage import Outage
 from cot_reward.client.roster import read_addresses
 from cot_reward.client.server import Server
@@ -144,6 +144,47 @@ def test_many_waiting_requests_are_worth_a_slow_server():
         return taken
 
     assert run(main()) == (1, 1)
+
+
+def test_a_server_that_answers_nothing_rests_while_others_work():
+    async def main():
+        fleet = Fleet(asyncio.Event())
+        failing, working = member_with(9), member_with(1, seconds=1)
+        fleet.add(failing)
+        fleet.add(working)
+        fleet.more_coming = True
+        assert await fleet.acquire("a") is failing
+        for _ in range(MANY_FAILURES):
+            fleet.failed(failing)
+        assert await fleet.acquire("b") is working
+        # Also what has its pictures there waits for the other one.
+        waiting = asyncio.create_task(fleet.acquire("a"))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        fleet.release(working)
+        assert await waiting is working
+        # Where all rest, all work.
+        fleet.rest(working, 60)
+        assert await fleet.acquire("c") is failing
+        failing.answered(1)
+        assert not failing.resting
+
+    run(main())
+
+
+def test_a_request_goes_to_servers_that_it_was_not_asked_from_yet():
+    async def main():
+        fleet = Fleet(asyncio.Event())
+        members = [member_with(9, seconds=number + 1) for number in range(3)]
+        for member in members:
+            fleet.add(member)
+        first, second, third = members
+        assert await fleet.acquire("a", first, {first}) is second
+        assert await fleet.acquire("a", second, {first, second}) is third
+        assert await fleet.acquire("a", third, set(members)) is first
+        assert not fleet.has_other(third, {first, second})
+
+    run(main())
 
 
 def test_a_request_that_failed_goes_to_another_server_before_those_that_wait():

@@ -105,6 +105,31 @@ def test_a_server_that_only_fails_is_left_for_the_others(world, servers, plain):
     assert contents(world) == plain
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [{"status": 400}, {"status": 403}, {"status": 404}, {"status": 429, "retry_after": "5000"}],
+)
+def test_what_one_server_refuses_or_turns_away_the_others_answer(world, servers, plain, fault):
+    """Its refusals come at once, so that it looks like the fastest."""
+    servers[2].configure(faults=[
+        {"kind": "status", "caption": f"caption {number}"} | fault for number in range(30)
+    ])  # fmt: skip
+    assert world.call(*FLAGS, *urls(servers)) == 0
+    assert contents(world) == plain
+    # It rests after a few.
+    assert len(asked(servers[2])) < 30
+
+
+def test_what_every_server_refuses_is_refused(world, servers):
+    refused = {"kind": "status", "status": 400, "caption": "caption 3"}
+    for server in servers:
+        server.configure(latency=0.05, faults=[refused])
+    assert world.call(*FLAGS, *urls(servers)) == 0
+    assert world.summary["failed_reasons"] == {"refused": 4}
+    assert world.summary["account"]["judged"] == 116
+    assert sum(asked(server).count("caption 3") for server in servers) == 6
+
+
 def test_a_server_that_hangs_is_left_for_the_others(world, servers, plain):
     servers[2].configure(faults=[{"kind": "hang"}])
     assert world.call(*FLAGS, "--timeout", 1, *urls(servers)) == 0

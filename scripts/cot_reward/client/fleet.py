@@ -7,7 +7,7 @@ comparison go to one server, which has their images and the start of their promp
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,6 +20,11 @@ from cot_reward.client.wire import Sampling
 KNOWN_COMPARISONS = 2**14
 # The weight of the newest request in a server's smoothed time of a request.
 NEWEST_WEIGHT = 0.1
+# A server that gave so many requests in a row no answer rests: for so many seconds new requests go
+# to the others. It may refuse what they answer (a shorter context), and is then the fastest.
+MANY_FAILURES, REST_SECONDS = 3, 10.0
+# So long at most, whatever wait the server asks for.
+MAX_REST_SECONDS = 60.0
 
 
 @dataclass(eq=False)
@@ -37,6 +42,9 @@ class Member:
     leaving: bool = False
     seconds: float = 0.0
     requests: int = 0
+    # Attempts without an answer since the last answer.
+    failures: int = 0
+    rests_until: float = 0.0
     # Set when the server has left the fleet.
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     # Further requests about comparisons that this server was asked about.
@@ -50,14 +58,23 @@ class Member:
         weight = NEWEST_WEIGHT if self.requests else 1.0
         self.seconds += weight * (seconds - self.seconds)
         self.requests += 1
+        self.is_fine()
 
-    def expected_seconds(self) -> tuple[float, float]:
+    def is_fine(self) -> None:
+        self.failures, self.rests_until = 0, 0.0
+
+    @property
+    def resting(self) -> bool:
+        return time.monotonic() < self.rests_until
+
+    def expected_seconds(self) -> tuple[bool, float, float]:
         """What a further request would take, roughly: the fuller the server, the longer.
 
-        The share of the limit that is taken comes second: it decides between unknown servers.
+        Servers that rest come last. The share of the limit that is taken decides between unknown
+        servers.
         """
         taken = (self.capacity.in_flight + len(self.turns)) / self.capacity.limit
-        return self.seconds * (1 + taken), taken
+        return self.resting, self.seconds * (1 + taken), taken
 
     def summary(self) -> dict[str, Any]:
         return {
@@ -142,20 +159,38 @@ class Fleet:
         self._dispatch()
         self.when_gone()
 
-    def has_other(self, member: Member) -> bool:
-        """Whether another server is open."""
-        return any(other.open for other in self._members if other is not member)
+    def has_other(self, member: Member, tried: Collection[Member] = ()) -> bool:
+        """Whether another server is open, which is none of these."""
+        return any(
+            other.open for other in self._members if other is not member and other not in tried
+        )
+
+    def failed(self, member: Member) -> None:
+        """A request got no answer from this server, and another one may answer it."""
+        member.failures += 1
+        if member.failures >= MANY_FAILURES:
+            self.rest(member, REST_SECONDS)
+
+    def rest(self, member: Member, seconds: float) -> None:
+        """Give this server no new requests for so long, while others work."""
+        seconds = min(seconds, MAX_REST_SECONDS)
+        member.rests_until = max(member.rests_until, time.monotonic() + seconds)
+        # The others may all be busy when it is over.
+        asyncio.get_running_loop().call_later(seconds + 0.01, self._dispatch)
 
     # --- slots ------------------------------------------------------------------------------------
 
-    async def acquire(self, comparison: str, before: Member | None = None) -> Member | None:
+    async def acquire(
+        self, comparison: str, before: Member | None = None, tried: Collection[Member] = ()
+    ) -> Member | None:
         """The member that a request about this comparison goes to, with a slot taken there.
 
         None when the run is over. `before`: the member that had the request and did not answer it;
-        such a request goes first, and elsewhere if it can.
+        such a request goes first, and elsewhere if it can: to one that is not among `tried`.
         """
         turn = _Turn(comparison, asyncio.get_running_loop().create_future())
         others = [member for member in self._members if member.open and member is not before]
+        others = [member for member in others if member not in tried] or others
         if before and self._asked.get(comparison) is before:
             del self._asked[comparison]
         asked = self._asked.get(comparison)
@@ -163,7 +198,7 @@ class Fleet:
             chosen = asked if asked in others else min(others, key=Member.expected_seconds)
             self._remember(comparison, chosen)
             chosen.turns.appendleft(turn)
-        elif asked and asked.open:
+        elif asked and asked in self._ready():
             asked.turns.append(turn)
         else:
             self._queue.setdefault(comparison, deque()).append(turn)
@@ -234,9 +269,14 @@ class Fleet:
                 member.capacity.take()
                 turn.slot.set_result(member)
 
+    def _ready(self) -> list[Member]:
+        """The servers that get new requests: of the open ones those that rest only if all do."""
+        is_open = [member for member in self._members if member.open]
+        return [member for member in is_open if not member.resting] or is_open
+
     def _best_free(self) -> Member | None:
-        """The open server with a free slot that will answer first; None to wait for another one."""
-        free = [member for member in self._members if member.open and member.capacity.free]
+        """The server with a free slot that will answer first; None to wait for another one."""
+        free = [member for member in self._ready() if member.capacity.free]
         if not free:
             return None
         best = min(free, key=Member.expected_seconds)

@@ -12,6 +12,8 @@ from cot_reward.client.wire import Outcome, Request, Sampling, SingleChoiceError
 
 # A request that was in flight in more outages than these may be their cause.
 MAX_OUTAGES_PER_REQUEST = 2
+# What so many servers refuse is refused. One alone may have a shorter context than the others.
+MAX_REFUSALS = 3
 # The wait before a retry is drawn below a bound that doubles with each try, up to a maximum.
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, MAX_BACKOFF_DOUBLINGS = 0.5, 30.0, 9
 # A waiting request notices the end of the run after at most this long.
@@ -48,11 +50,13 @@ class _Sending:
         self._spent = 0.0
         # A server gave one sample for several, again.
         self._first_only = False
+        # Servers whose fault it met: they are asked again when no other is left.
+        self._tried: set[Member] = set()
 
     async def outcome(self) -> Outcome | None:
         """None when the run ended before it, or a server ignores `n`."""
         before = None
-        while member := await self._fleet.acquire(self._request.key, before):
+        while member := await self._fleet.acquire(self._request.key, before, self._tried):
             try:
                 outcome = await self._at(member)
             finally:
@@ -101,7 +105,20 @@ class _Sending:
                 fault = AttemptError(
                     fault.kind, f"{_outages_detail(self._outages)}; {fault.detail}"
                 )
+            self._tried.add(member)
+            stays = self._outages > MAX_OUTAGES_PER_REQUEST
+            others_left = not stays and self._fleet.has_other(member, self._tried)
+            if not rejected:
+                self._fleet.failed(member)
+            elif fault.retry_after:
+                self._fleet.rest(member, fault.retry_after)
             if fault.kind in ("refused", "unknown"):
+                if others_left and len(self._tried) < MAX_REFUSALS:
+                    self._retries += 1
+                    return None
+                # Not these servers are to blame, but the request.
+                for asked in self._tried:
+                    asked.is_fine()
                 return self._failed(fault.detail, "refused")
             # Near the deadline an attempt has less time, and its end says nothing of the server.
             slow = fault.kind == "timeout" and took >= min(member.sampling.timeout, deadline)
@@ -112,7 +129,9 @@ class _Sending:
             self._spent += took
             if self._attempts >= member.sampling.max_attempts:
                 return self._failed(fault.detail)
-            wait = max(fault.retry_after, _backoff(self._tries))
+            # A server's Retry-After holds for that server.
+            backoff = _backoff(self._tries)
+            wait = backoff if others_left else max(fault.retry_after, backoff)
             if self._spent + wait >= deadline:
                 return self._failed(f"{deadline:.3g} s are over, last: {fault.detail}", "deadline")
             self._retries += 1
@@ -120,7 +139,6 @@ class _Sending:
             until = time.monotonic() + wait
             while not self._fleet.over and (left := until - time.monotonic()) > 0:
                 await asyncio.sleep(min(left, MAX_SLEEP_SECONDS))
-            stays = self._outages > MAX_OUTAGES_PER_REQUEST
             if not stays and self._fleet.has_other(member):
                 return None
 
