@@ -1,7 +1,7 @@
 """Addresses as users write them, and proxies that are named or passed by."""
 
 import pytest
-from cot_reward.client.address import api_address, proxy_of
+from cot_reward.client.address import api_address, check_address, proxy_of
 from cot_reward.client.server import Server, ServerError
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -30,6 +30,19 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_an_address_gets_its_usual_form(given: str, address: str) -> None:
     assert api_address(given) == address
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["http://127.0.0.1:80a", "http://host:99999", "http://[::1", "ftp://host", "http://a b", "/",
+     "http://ä..b", "http://host\x00"],
+)  # fmt: skip
+def test_what_is_no_address_is_told(given: str) -> None:
+    with pytest.raises(ValueError, match="is no address of a server") as error:
+        check_address(given)
+    assert repr(given) in str(error.value)
+    with pytest.raises(ServerError, match="is no address of a server"):
+        Server(given, "key")
 
 
 @pytest.mark.parametrize(

@@ -272,3 +272,11 @@ def test_addresses_come_from_flags_and_a_file_each_once(tmp_path):
     file.write_text("host:8000\nhttp://me:secret@host\n")
     with pytest.raises(ValueError, match=r"servers.txt:2: the address .* must not hold a name"):
         read_addresses([], file)
+    # With the mark of an editor at its start, and with a line that is half written.
+    file.write_text("host:8000\n", encoding="utf-8-sig")
+    assert read_addresses([], file) == ["http://host:8000/v1"]
+    file.write_text("host:8000\nhttp://host:80a")
+    with pytest.raises(
+        ValueError, match=r"servers.txt:2: 'http://host:80a' is no address of a ser"
+    ):
+        read_addresses([], file)

@@ -168,6 +168,9 @@ def test_servers_join_and_leave_by_the_file(world, servers, plain, tmp_path):
     servers[0].wait_for(4)
     file.write_text(f"{servers[1].url}  # instead\nhttp://me:secret@host\n")
     time.sleep(2 * LOOK_SECONDS)
+    # A line that is written just now.
+    file.write_text(f"{servers[1].url}\nhttp://127.0.0.1:80a")
+    time.sleep(2 * LOOK_SECONDS)
     file.write_text(f"{servers[1].url}\n")
     output, _ = running.communicate(timeout=120)
     assert running.returncode == 0, output
@@ -176,6 +179,7 @@ def test_servers_join_and_leave_by_the_file(world, servers, plain, tmp_path):
     assert f"{servers[1].url}: joined" in output
     assert f"{servers[0].url}: left" in output
     assert "servers.txt:2: the address of a server must not hold a name" in output
+    assert "servers.txt:2: 'http://127.0.0.1:80a' is no address of a server" in output
     assert "secret" not in output
 
 

@@ -19,12 +19,25 @@ def api_address(given: str) -> str:
 
 
 def check_address(given: str) -> None:
-    """Raise ValueError for an address with a part that files and messages must not hold."""
+    """Raise ValueError for an address that cannot be used, or that messages must not hold."""
     if "@" in given or "?" in given:
         raise ValueError(
             "the address of a server must not hold a name, password or query; give the key as "
             "api_key, or by the environment variable of --api-key-env"
         )
+    try:
+        parts = urlsplit(api_address(given))
+        _ = parts.port
+        # As a name server is asked for it.
+        host = (parts.hostname or "").encode("idna")
+        if parts.scheme not in ("http", "https") or not host:
+            raise ValueError("it has no http:// or no host")
+        if not given.strip().isprintable() or b" " in host:
+            raise ValueError("it holds a letter that no address has")
+    except ValueError as error:
+        raise ValueError(
+            f"{given!r} is no address of a server ({error}); write http://HOST:PORT"
+        ) from None
 
 
 def proxy_of(url: str) -> str:

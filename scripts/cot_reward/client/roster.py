@@ -26,11 +26,12 @@ def read_addresses(fixed: Sequence[str], file: Path | None) -> list[str]:
     Empty lines and the rest of a line after # do not count. Raises ValueError for an address that
     cannot be used, and OSError for a file that cannot be read.
     """
-    lines = file.read_text(encoding="utf-8").splitlines() if file else []
+    lines = file.read_text(encoding="utf-8-sig").splitlines() if file else []
     named = [line.partition("#")[0].strip() for line in lines]
     for place, line in enumerate(named, 1):
         try:
-            check_address(line)
+            if line:
+                check_address(line)
         except ValueError as error:
             raise ValueError(f"{file}:{place}: {error}") from None
     return list(dict.fromkeys(map(api_address, [*fixed, *filter(None, named)])))
@@ -169,6 +170,7 @@ class Roster:
     async def _follow(self, file: Path) -> None:
         """Add and remove servers as the file changes; after `max_pause` without any, give up."""
         told, empty_since = "", time.monotonic()
+        unusable = set[str]()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
@@ -181,9 +183,15 @@ class Roster:
                 if trouble:
                     self._say(f"{trouble}; the servers stay as they are")
             for address in addresses:
-                if address not in self._servers:
+                if address in self._servers or address in unusable:
+                    continue
+                try:
                     self._servers[address] = Server(address, self._api_key)
-                    self._keepers[address] = asyncio.create_task(self._keep(address, None))
+                except ServerError as error:
+                    unusable.add(address)
+                    self._say(f"{error}; it is not asked")
+                    continue
+                self._keepers[address] = asyncio.create_task(self._keep(address, None))
             for address in set(self._servers) - set(addresses):
                 await self._leave(address)
             if self._fleet.members:

@@ -54,10 +54,14 @@ class Server:
     """Use as `async with Server(...) as server`."""
 
     def __init__(self, base_url: str, api_key: str) -> None:
-        """Raises ServerError for a key or a proxy that cannot be used."""
+        """Raises ServerError for an address, a key or a proxy that cannot be used."""
         # Imported here: the SDK takes most of a second, which `--help` need not wait for.
         from openai import AsyncOpenAI, DefaultAioHttpClient
 
+        try:
+            address.check_address(base_url)
+        except ValueError as error:
+            raise ServerError(str(error)) from None
         self.base_url = address.api_address(base_url)
         # A key out of a file ends in a line break.
         self._api_key = api_key.strip()
