@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -158,6 +159,10 @@ class MockServer:
     @property
     def ended(self) -> bool:
         return self._process.poll() is not None
+
+    def freeze(self) -> None:
+        """From now on connections are taken, and nothing is answered."""
+        self._process.send_signal(signal.SIGSTOP)
 
     def stop(self) -> None:
         self._process.kill()

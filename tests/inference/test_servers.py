@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from cot_reward.client import roster
 from cot_reward.client.roster import LOOK_SECONDS
 from cot_reward.errors import UserError
 from helpers.client_world import World
@@ -197,6 +198,17 @@ def test_a_server_that_is_not_up_yet_joins_when_it_is(world, servers, plain):
     assert "it joins when it answers" in output
     assert f"{url}: joined" in output
     assert contents(world) == plain
+
+
+def test_a_server_that_hangs_at_the_start_holds_nobody_up(
+    world, servers, plain, capsys, monkeypatch
+):
+    monkeypatch.setattr(roster, "START_GRACE_SECONDS", 0.5)
+    servers[1].freeze()
+    assert world.call(*FLAGS, *urls(servers[:2])) == 0
+    assert contents(world) == plain
+    told = capsys.readouterr().err
+    assert f"{servers[1].url} has not answered yet; it joins when it answers" in told
 
 
 def test_a_server_with_other_weights_is_refused(world, servers):

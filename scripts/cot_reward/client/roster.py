@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from cot_reward.client.address import api_address, check_address
 from cot_reward.client.capacity import Capacity
@@ -15,9 +16,12 @@ from cot_reward.client.wire import Sampling
 # How often the file of addresses is looked at.
 LOOK_SECONDS = 2.0
 FIRST_RETRY_SECONDS = 1.0
+# So long after the first server answered, the start waits for the others.
+START_GRACE_SECONDS = 3.0
 
 # Gets to know a server: how it can be asked. Raises ServerError for one that cannot be used.
 Meet = Callable[[Server], Awaitable[Sampling]]
+T = TypeVar("T")
 
 
 def read_addresses(fixed: Sequence[str], file: Path | None) -> list[str]:
@@ -35,6 +39,30 @@ def read_addresses(fixed: Sequence[str], file: Path | None) -> list[str]:
         except ValueError as error:
             raise ValueError(f"{file}:{place}: {error}") from None
     return list(dict.fromkeys(map(api_address, [*fixed, *filter(None, named)])))
+
+
+async def _first_results(asked: Iterable[Coroutine[Any, Any, T]]) -> list[T | BaseException | None]:
+    """The results of all, or their errors; None of those that take much longer than the first.
+
+    These are cancelled: a server that hangs does not hold up the others.
+    """
+    tasks = [asyncio.ensure_future(one) for one in asked]
+    waiting, until = set(tasks), None
+    try:
+        while waiting:
+            left = None if until is None else until - time.monotonic()
+            done, waiting = await asyncio.wait(
+                waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                break
+            if until is None and not all(task.cancelled() or task.exception() for task in done):
+                until = time.monotonic() + START_GRACE_SECONDS
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    return [None if task.cancelled() else task.exception() or task.result() for task in tasks]
 
 
 class Roster:
@@ -88,9 +116,7 @@ class Roster:
 
         Raises ServerError when no server answers, or one does not have the model.
         """
-        found = await asyncio.gather(
-            *(server.resolve_model(wanted) for server in self.servers), return_exceptions=True
-        )
+        found = await _first_results(server.resolve_model(wanted) for server in self.servers)
         errors = [error for error in found if isinstance(error, BaseException)]
         for error in errors:
             if not (isinstance(error, ServerError) and error.may_pass):
@@ -105,24 +131,24 @@ class Roster:
         return models.pop()
 
     async def join(self, meet: Meet) -> None:
-        """Take in every server that answers; the others join when they do.
+        """Take in every server that answers now; the others join when they do.
 
         Raises ServerError when a server cannot be used, or none answers.
         """
         self._meet = meet
-        met = await asyncio.gather(
-            *(self._member(server) for server in self.servers), return_exceptions=True
-        )
-        errors = []
+        met = await _first_results(self._member(server) for server in self.servers)
+        errors = list[ServerError]()
         for address, found in zip(list(self._servers), met, strict=True):
             if isinstance(found, Member):
                 self._fleet.add(found)
                 self._keepers[address] = asyncio.create_task(self._keep(address, found))
-            elif isinstance(found, ServerError) and found.may_pass:
-                errors.append(found)
-                self._keepers[address] = asyncio.create_task(self._keep(address, None))
-            else:
+                continue
+            if found is None:
+                found = ServerError(f"{address} has not answered yet", may_pass=True)
+            if not (isinstance(found, ServerError) and found.may_pass):
                 raise found
+            errors.append(found)
+            self._keepers[address] = asyncio.create_task(self._keep(address, None))
         if not self._fleet.members:
             raise errors[0]
         for error in errors:
