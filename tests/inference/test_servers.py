@@ -270,6 +270,21 @@ def test_a_server_that_comes_back_with_other_weights_is_not_asked(world, servers
     assert contents(world) == plain
 
 
+def test_other_weights_behind_a_connection_that_broke_are_found(world, servers):
+    """The address answers all the time: no pause begins."""
+    servers[0].configure(latency=0.2)
+    running = world.start(*FLAGS, *urls(servers[:1]))
+    servers[0].wait_for(8)
+    servers[0].configure(
+        latency=0.2, faults=[{"kind": "cut", "times": 4}], probe={"logprob": -2.5}
+    )  # fmt: skip
+    output, _ = running.communicate(timeout=120)
+    assert running.returncode == 1, output
+    assert "other weights under the name mock" in output
+    assert "pausing" not in output
+    assert len(asked(servers[0])) < 40
+
+
 def test_when_all_servers_stay_out_the_run_ends_and_goes_on_later(world, servers, plain):
     running = world.start(*FLAGS, "--max-pause", 1, *urls(servers[:2]))
     servers[1].wait_for(4)

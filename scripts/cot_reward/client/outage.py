@@ -31,9 +31,9 @@ class Outage:
 
     After `max_pause` seconds of an outage `gone` says so, and earlier where another model is
     served. `say` gets one line for each change.
-    `check_back` is asked when the server answers again, and raises ServerError when it cannot be
-    used any more: whoever started it again may have started another model. While it raises one
-    that may pass, the server is still out.
+    `check_back` is asked when the server answers again, also after a connection that broke: whoever
+    started it again may have started another model. It raises ServerError when the server cannot
+    be used any more. While it raises one that may pass, the server is out.
     """
 
     def __init__(
@@ -58,6 +58,8 @@ class Outage:
         self._open = asyncio.Event()
         self._open.set()
         self._check: asyncio.Task[bool] | None = None
+        # A connection broke: another server may stand behind the address by now.
+        self._broke = False
         self._pause: asyncio.Task[None] | None = None
         self._one_suspect = asyncio.Lock()
         self._answered_at = float("-inf")
@@ -100,6 +102,7 @@ class Outage:
         answered_lately = time.monotonic() - self._answered_at < self._sampling.timeout / 2
         if fault.kind == "timeout" and answered_lately:
             return False
+        self._broke |= fault.kind == "unreachable"
         if self._open.is_set():
             # One check serves all attempts that fail at the same time.
             if self._check is None:
@@ -115,6 +118,11 @@ class Outage:
             while fault and fault.kind != "timeout" and probes < PROBES_BEFORE_PAUSE:
                 await asyncio.sleep(PROBE_INTERVAL_SECONDS)
                 fault, probes = await self._probe(None), probes + 1
+            if self._broke and not fault:
+                self._broke = False
+                if (fault := await self._fault_now_back(None)) is None and self.gone:
+                    self.give_up(self.gone)
+                    return False
             if fault and not self._stop.is_set():
                 self.full = fault.kind == "overloaded"
                 self._open.clear()
@@ -168,10 +176,10 @@ class Outage:
             self._open.set()
             self.when_changed()
 
-    async def _fault_now_back(self, seconds: float) -> AttemptError | None:
-        """What keeps a server that answers again from being asked now, within so many seconds.
+    async def _fault_now_back(self, seconds: float | None) -> AttemptError | None:
+        """What keeps a server that answers again from being asked now; None: nothing, or `gone`.
 
-        None: nothing, or `gone` says why it cannot be used any more.
+        It is looked for within so many seconds (None: unbounded).
         """
         if self._check_back is None:
             return None
