@@ -91,6 +91,24 @@ def test_the_command_gathers(shares, tmp_path):
     assert "0 not asked" in done.stdout
 
 
+def test_a_share_without_a_comparison_is_one_all_the_same(tmp_path, server):
+    world, count = World(tmp_path, server, count=3), 5
+    folders = [tmp_path / f"share-{number}" for number in range(1, count + 1)]
+    assert world.call(*FLAGS, "--out", tmp_path / "plain") == 0
+    for number, folder in enumerate(folders, 1):
+        assert world.call(*FLAGS, "--shard", f"{number}/{count}", "--out", folder) == 0
+    accounts = [json.loads((f / "summary.json").read_text())["account"] for f in folders]
+    empty = {"expected": 0, "judged": 0, "failed": 0, "not_asked": 0}
+    assert accounts.count(empty) >= 2
+    assert contents(folders[accounts.index(empty)]) == dict.fromkeys(FILES, b"")
+    assert gather(GatherSettings(folders, tmp_path / "whole")) == 0
+    assert contents(tmp_path / "whole") == contents(tmp_path / "plain")
+    # Where no share has one, the data are to blame.
+    world.rows = []
+    with pytest.raises(UserError):
+        world.call(*FLAGS, "--shard", "1/2", "--out", tmp_path / "none")
+
+
 def refused(shares: list[Path], out: Path) -> str:
     with pytest.raises(UserError) as error:
         gather(GatherSettings(shares, out))

@@ -24,7 +24,7 @@ from cot_reward.rows.file_flags import data_files, matching_files
 from cot_reward.store import lock, read_json, write_json, write_text_file
 
 SHARES_PER_WORKER = 4
-# With fewer comparisons a share, the hash may leave one empty.
+# With fewer comparisons a share, the start of its client costs more than it gains.
 COMPARISONS_PER_SHARE = 50
 # How a share is asked, and not what it holds: its folder may have been asked otherwise.
 _HOW = tuple(name for name in OF_ONE_RUN if name != "retry_failed")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cot_reward.distributed.plan import COMPARISONS_PER_SHARE, Growth, Plan
+from cot_reward.distributed.plan import Growth, Plan
 from cot_reward.distributed.pool import Pool, connect, count_workers
 from cot_reward.distributed.queue import Queue
 from cot_reward.distributed.settings import RaySettings
@@ -19,7 +19,6 @@ from cot_reward.inference.ledger import Ledger
 from cot_reward.inference.plan import Run
 from cot_reward.inference.settings import InferenceSettings
 from cot_reward.inference.start import check_bad_records, warn_of_held_out
-from cot_reward.rows.shards import Shard
 
 
 def infer_on_ray(on_ray: RaySettings, settings: InferenceSettings, api_key: str) -> int:
@@ -58,24 +57,15 @@ class _Counts(NamedTuple):
     units: int
 
 
-def _read_all(settings: InferenceSettings, shares: int | None) -> _Counts:
+def _read_all(settings: InferenceSettings) -> _Counts:
     """Read the data as every share will, so that what is wrong with them is told before anything.
 
-    Raises UserError, also when one of so many shares would be empty.
+    Raises UserError.
     """
     with Ledger(None) as ledger:
         run = Run(settings, ledger)
         check_bad_records(run)
         warn_of_held_out(run)
-        # By chance none is empty where there are many comparisons for each.
-        if shares and len(ledger) < COMPARISONS_PER_SHARE * shares:
-            keys = [listed.key for listed in ledger]
-            for number in range(1, shares + 1):
-                if not any(map(Shard(number, shares).holds, keys)):
-                    raise UserError(
-                        f"--shares {shares}: share {number} of the {len(keys)} comparisons would "
-                        "be empty; take fewer"
-                    )
         return _Counts(len(ledger), run.expected_units - run.bad_units)
 
 
@@ -84,7 +74,7 @@ def _run(on_ray: RaySettings, settings: InferenceSettings, api_key: str) -> int:
 
     workers = count_workers(on_ray, settings.processes)
     with Plan(settings) as plan:
-        counts = _read_all(settings, on_ray.shares)
+        counts = _read_all(settings)
         missing = plan.cut(on_ray.shares, workers, counts.comparisons)
         growth = Growth(plan)
         for number in plan.numbers:

@@ -64,6 +64,9 @@ def finish(
         print(f"error: the account does not hold: {account}", file=sys.stderr)
         return 1
     write_json(settings.out / "summary.json", summary)
+    if not len(run.ledger):
+        print(f"{settings.out}: share {settings.shard} has no comparison of the data")
+        return 0
     if not found.judged:
         print(f"error: nothing succeeded; see {settings.out / 'failed.jsonl'}", file=sys.stderr)
         return 1

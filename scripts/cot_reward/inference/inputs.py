@@ -43,9 +43,9 @@ def read_comparisons(
     `task` is the task of records that do not name one. A record of another task is bad, and so is
     a record for which `check` raises ValueError. A record whose label means a tie is only counted.
     Raises UserError for a missing file, an unknown adapter, task or label, and when no record can
-    be used, or `shard` has none. `label_meanings` says what the labels of raw data mean (default:
+    be used. `label_meanings` says what the labels of raw data mean (default:
     the adapter's own). `shard` lists its own comparisons, and its part of the records that name
-    none; records of other shares are only counted.
+    none; records of other shares are only counted. It may have no comparison.
     """
     prefixes = [media_prefix(root, media_root) for root in image_roots or [media_root]]
     if len(prefixes) == 1:
@@ -92,6 +92,7 @@ def read_comparisons(
                 continue
             if shard and not shard.holds(comparison.key):
                 ledger.other_records += 1
+                ledger.other_usable += 1
                 continue
             ledger.record_count += 1
             if held_out and held_out.look_up([comparison.key], _pictures(comparison)):
@@ -100,9 +101,10 @@ def read_comparisons(
             ledger.add(comparison, where, again=judged)
         labels.check(path)
     ledger.drop_conflicts()
-    if not len(ledger):
+    # Of few comparisons a share may have none; it is a share all the same.
+    if not len(ledger) and not ledger.other_usable:
         raise UserError(
-            f"{files[0]}: no usable comparison{f' of share {shard}' if shard else ''}, "
+            f"{files[0]}: no usable comparison, "
             f"{ledger.bad_count} bad"
             f"{f', {ledger.tie_count} ties' if ledger.tie_count else ''}"
             f"{f', {excluded} held out (--exclude)' if excluded else ''}"

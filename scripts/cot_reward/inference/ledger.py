@@ -88,8 +88,9 @@ class Ledger:
         self._listed = 0
         # Records of all files. Ties prefer neither candidate: nothing is asked about them.
         self.record_count = self.tie_count = 0
-        # Records of other shares, which this run does not account for, and the bad ones of them.
-        self.other_records = self.other_bad = 0
+        # Records of other shares, which this run does not account for, and the bad ones and the
+        # usable ones of them.
+        self.other_records = self.other_bad = self.other_usable = 0
 
     # --- the input --------------------------------------------------------------------------------
 

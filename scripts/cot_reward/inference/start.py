@@ -74,7 +74,7 @@ def check_bad_records(run: Run, bad_media: Sequence[Mapping[str, str]] = ()) -> 
     bad = run.ledger.bad_count + run.ledger.other_bad
     records = run.ledger.record_count + run.ledger.other_records
     most = run.settings.max_bad_rows
-    if bad / records + len(bad_media) / len(run.ledger) > most:
+    if bad / records + len(bad_media) / max(1, len(run.ledger)) > most:
         first = next(chain(run.ledger.bad(), bad_media), None)
         shown = (
             f"The first: {first['where']}: {first['detail']}" if first else "None is of this share"
