@@ -278,7 +278,7 @@ def test_a_server_that_is_down_or_is_no_model_server_is_named(world, server):
 
 
 def test_a_server_that_refuses_or_is_in_trouble_is_told_apart(world, server):
-    for status, words in ((403, "refuses access"), (500, "is in trouble"), (401, "is the key in")):
+    for status, words in ((403, "refuses access"), (500, "is in trouble"), (401, "is the API key")):
         server.configure(models_status=status)
         with pytest.raises(UserError, match=words):
             world.call("--num-samples", 1)
