@@ -311,13 +311,15 @@ def test_a_file_without_a_server_is_named(world, tmp_path):
 
 
 def test_several_processes_give_the_rows_of_one(world, servers, plain):
-    done = world.run(*FLAGS, "--processes", 2, *urls(servers))
+    # Nothing listens at the last address.
+    done = world.run(*FLAGS, "--processes", 2, *urls(servers), "http://127.0.0.1:9/v1")
     assert done.returncode == 0, done.stderr
     assert contents(world) == plain
     assert sum(found["requests"] for found in world.summary["servers"].values()) == 60
     assert world.summary["concurrency"] == {"mode": "fixed", "limit": 12}
-    # Both processes wrote what their servers said of themselves, once.
+    # All processes see the same servers, and one tells of them.
     assert done.stderr.count("joined") == 0
+    assert done.stderr.count("it joins when it answers") == 1
 
 
 def children(process_id: int) -> list[int]:
@@ -325,11 +327,48 @@ def children(process_id: int) -> list[int]:
     return [int(number) for number in path.read_text().split()]
 
 
+def sending_processes(process_id: int) -> list[int]:
+    return [number for number in children(process_id) if b"spawn_main" in cmdline(number)]
+
+
 def wait_until_gone(process_ids: list[int]) -> None:
     until = time.monotonic() + 60
     while any(Path(f"/proc/{number}").exists() for number in process_ids):
         assert time.monotonic() < until, "processes were left behind"
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_servers_that_come_and_go_are_told_of_once(world, servers, plain, tmp_path):
+    file = tmp_path / "servers.txt"
+    file.write_text(f"{servers[0].url}\n")
+    servers[0].configure(latency=1)
+    running = world.start(*FLAGS, "--servers", file, "--processes", 2)
+    servers[0].wait_for(4)
+    file.write_text(f"{servers[1].url}\n")
+    output, _ = running.communicate(timeout=120)
+    assert running.returncode == 0, output
+    assert contents(world) == plain
+    assert (output.count(": joined"), output.count(": left")) == (1, 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_processes_that_still_join_end_with_the_run(world, servers, number):
+    running = world.start(*FLAGS, "--processes", 2, *urls(servers[:1]))
+    until = time.monotonic() + 60
+    while len(senders := sending_processes(running.pid)) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    # They load their modules: from here on the server answers none of them.
+    servers[0].freeze()
+    time.sleep(3)
+    running.send_signal(number)
+    output, _ = running.communicate(timeout=120)
+    wait_until_gone(senders)
+    if number == signal.SIGINT:
+        assert running.returncode == 130, output
+        assert "stopped early; the same command continues" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.slow
@@ -341,7 +380,7 @@ def test_a_killed_process_loses_nothing_that_was_answered(world, servers, plain,
         server.configure(latency=0.3)
     running = world.start(*FLAGS, "--processes", 2, *urls(servers))
     servers[0].wait_for(6)
-    senders = [number for number in children(running.pid) if b"spawn_main" in cmdline(number)]
+    senders = sending_processes(running.pid)
     assert len(senders) == 2
     if victim == "child":
         os.kill(senders[0], signal.SIGKILL)
@@ -349,6 +388,7 @@ def test_a_killed_process_loses_nothing_that_was_answered(world, servers, plain,
         running.send_signal(signal.SIGKILL if victim == "main" else signal.SIGINT)
     output, _ = running.communicate(timeout=120)
     wait_until_gone(senders)
+    assert "BrokenPipeError" not in output
     if victim == "child":
         assert "a process of --processes ended by itself" in output
         assert running.returncode == 2

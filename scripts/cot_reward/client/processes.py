@@ -9,7 +9,7 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing.connection import Connection
@@ -48,8 +48,12 @@ def _main(pipe: Connection, work: Work, share: int, speaks: bool) -> None:
 
 
 async def _send_all(pipe: Connection, work: Work, share: int, speaks: bool) -> None:
-    """Send what comes through the pipe until it says "end", or until the other end is closed."""
-    loop = asyncio.get_running_loop()
+    """Send what comes through the pipe until it says "end", or until the other end is closed.
+
+    Before its servers have joined, "stop" ends it as well: nothing is in flight.
+    """
+    loop, this = asyncio.get_running_loop(), asyncio.current_task()
+    joining = True
     inbox: asyncio.Queue[Any] = asyncio.Queue()
     outbox: list[tuple[Any, ...]] = []
     stop, running = asyncio.Event(), dict[asyncio.Task[list[Outcome]], int]()
@@ -57,9 +61,14 @@ async def _send_all(pipe: Connection, work: Work, share: int, speaks: bool) -> N
     def read() -> None:
         with suppress(EOFError, OSError):
             while True:
-                loop.call_soon_threadsafe(inbox.put_nowait, pipe.recv())
+                loop.call_soon_threadsafe(take, pipe.recv())
         with suppress(RuntimeError):  # the loop may have ended
-            loop.call_soon_threadsafe(inbox.put_nowait, ("closed",))
+            loop.call_soon_threadsafe(take, ("closed",))
+
+    def take(message: tuple[Any, ...]) -> None:
+        inbox.put_nowait(message)
+        if joining and this and message[0] in ("stop", "end", "closed"):
+            this.cancel()
 
     def tell(*message: Any) -> None:
         if not outbox:
@@ -71,11 +80,13 @@ async def _send_all(pipe: Connection, work: Work, share: int, speaks: bool) -> N
             return
         messages = [*outbox, ("room", sender.room)]
         outbox.clear()
-        pipe.send(messages)
+        # Nobody reads any more where the other process was killed.
+        with suppress(OSError):
+            pipe.send(messages)
 
     def say(line: str) -> None:
-        # All processes see the same servers.
-        if speaks:
+        # All processes see the same servers, and the one that plans has told who joined.
+        if speaks and not joining:
             tell("say", line)
 
     def ended(task: asyncio.Task[list[Outcome]]) -> None:
@@ -95,7 +106,13 @@ async def _send_all(pipe: Connection, work: Work, share: int, speaks: bool) -> N
             task.cancel()
 
     threading.Thread(target=read, daemon=True).start()
-    async with work.sender(stop, lambda line: say(line), share) as sender:
+    async with AsyncExitStack() as stack:
+        try:
+            sender = await stack.enter_async_context(work.sender(stop, say, share))
+        except asyncio.CancelledError:
+            # By `take`.
+            return
+        joining = False
         sender.when_gone(gone)
         tell("ready")
         while (message := await inbox.get())[0] not in ("end", "closed"):
@@ -257,16 +274,27 @@ class ProcessSender:
             child = _Child(process, pipe)
             self._children.append(child)
             threading.Thread(target=self._read, args=(child, loop), daemon=True).start()
+        self._stopping = asyncio.create_task(self._pass_stop_on())
+        joining = asyncio.create_task(self._wait_until_ready())
         try:
-            for child in self._children:
-                await child.ready.wait()
-                if child.error:
-                    raise child.error
+            # Once the run is stopped, nothing is asked of processes that have not joined yet.
+            await asyncio.wait((joining, self._stopping), return_when=asyncio.FIRST_COMPLETED)
+            if joining.done() and not self._stop.is_set():
+                joining.result()
         except BaseException:
             await self.end()
             raise
-        self._stopping = asyncio.create_task(self._pass_stop_on())
+        finally:
+            joining.cancel()
+            await asyncio.gather(joining, return_exceptions=True)
         return self
+
+    async def _wait_until_ready(self) -> None:
+        """Raises what a process raised that cannot send."""
+        for child in self._children:
+            await child.ready.wait()
+            if child.error:
+                raise child.error
 
     async def end(self) -> None:
         """Let the processes end; `summary` is complete from then on."""

@@ -240,6 +240,10 @@ class Roster:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Keep the servers no longer, and close their connections."""
         tasks = [*self._keepers.values(), *([self._look] if self._look else [])]
         for task in tasks:
             task.cancel()

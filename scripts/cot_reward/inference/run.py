@@ -214,6 +214,8 @@ async def _run(settings: InferenceSettings, api_key: str) -> int:
                     with media.reader() as read_url, FleetSender(fleet, read_url) as sender:
                         yield sender
                     return
+                # Every process keeps servers of its own; these would tell of each change again.
+                await roster.close()
                 work = SendingWork(settings, api_key, known, media)
                 async with ProcessSender(settings.processes, work, stop, voice) as processes:
                     yield processes

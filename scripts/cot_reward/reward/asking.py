@@ -116,4 +116,4 @@ class Asker:
         self._cancel_all()
         await asyncio.gather(*self._running, return_exceptions=True)
         if self._roster is not None:
-            await self._roster.__aexit__(None, None, None)
+            await self._roster.close()
