@@ -49,6 +49,7 @@ class Results:
     orders: int = 0
     orders_with_pair: int = 0
     comparisons_with_pair: int = 0
+    # Of whole requests: see `usable_pairs`.
     completion_tokens: int = 0
 
     def add_end(self, end: str) -> None:
@@ -56,7 +57,11 @@ class Results:
             self.unparsed_ends[end] += 1
 
     def usable_pairs(self) -> dict[str, Any]:
-        """For the summary. `completion_tokens` are of the responses in the files."""
+        """For the summary.
+
+        `completion_tokens` are of the requests of the responses in the files: the server counts a
+        request's tokens in all. Where --num-samples was lowered, a request has further responses.
+        """
         tokens, pairs = self.completion_tokens, self.orders_with_pair
         return {
             "orders": share(pairs, self.orders),
