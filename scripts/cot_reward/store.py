@@ -100,6 +100,12 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_text_file(path, (dump(row) + "\n" for row in rows))
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove half-written JSON and JSONL files of a start that was killed (see `atomic_file`)."""
+    for leftover in folder.glob(".*.json*.*"):
+        leftover.unlink()
+
+
 def journal_entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The entries of a journal, each with the byte where its line begins.
 

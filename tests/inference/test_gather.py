@@ -146,6 +146,40 @@ def test_a_journal_of_another_share_is_refused(shares, tmp_path):
     assert "which is not of share 1/3" in refused(shares, tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("change_of_line", "words"),
+    [
+        ({"key": "zz"}, "its key is 'zz'"),
+        ({"key": 5}, "its key is 5"),
+        ({"text": None}, "its text is None"),
+        (None, "its key is None"),
+    ],
+)
+def test_a_damaged_line_is_named(shares, tmp_path, change_of_line, words):
+    journal = shares[0] / "journal.jsonl"
+    first, *others = journal.read_text().splitlines(keepends=True)
+    entry = {} if change_of_line is None else json.loads(first) | change_of_line
+    journal.write_text(json.dumps(entry) + "\n" + "".join(others))
+    assert f"{journal}:1: no line of the client ({words}); remove" in refused(
+        shares, tmp_path / "o"
+    )
+
+
+@pytest.mark.parametrize("settings", [{"shard": 5}, {"shard": "x"}, {"templates": None}])
+def test_a_damaged_summary_is_named(shares, tmp_path, settings):
+    change(shares[0], **settings)
+    assert f"{shares[0] / 'summary.json'}: not what the client" in refused(shares, tmp_path / "o")
+
+
+def test_what_a_killed_start_left_is_removed(shares, tmp_path):
+    out = tmp_path / "whole"
+    out.mkdir()
+    left = out / ".journal.jsonl.abcd"
+    left.write_text("half")
+    assert gather(GatherSettings(shares, out)) == 0
+    assert not left.exists()
+
+
 def test_a_template_that_was_changed_since_is_refused(ready, tmp_path):
     template = tmp_path / "own.txt"
     template.write_text(read_templates([], "think")["image_generation"])

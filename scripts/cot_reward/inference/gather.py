@@ -15,13 +15,21 @@ from cot_reward.client.fleet import merged_summary
 from cot_reward.errors import UserError
 from cot_reward.inference import fixed_settings
 from cot_reward.inference.finish import Asking, finish
+from cot_reward.inference.journal import check_line
 from cot_reward.inference.ledger import Ledger
 from cot_reward.inference.plan import Run
 from cot_reward.inference.served_model import check_same_model, merged
 from cot_reward.inference.settings import InferenceSettings
 from cot_reward.rows.shards import Shard
 from cot_reward.settings import from_mapping, setting
-from cot_reward.store import Journal, atomic_file, journal_entries, read_json, write_json
+from cot_reward.store import (
+    Journal,
+    atomic_file,
+    journal_entries,
+    read_json,
+    remove_leftovers,
+    write_json,
+)
 
 # Settings that decide how a share was asked, and not what it holds.
 OF_ONE_RUN = (
@@ -64,7 +72,17 @@ class _Share:
             )
         if not settings.get("shard"):
             raise UserError(f"{folder}: no share; it was asked without --shard")
-        return cls(folder, Shard.parse(settings["shard"]), settings, summary)
+        try:
+            shard = Shard.parse(settings["shard"])
+            dict[str, str](settings["templates"])
+            merged_summary([summary])
+            _ = [summary[name] + 0.0 for name in ("asking_seconds", *_RATES)]
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise UserError(
+                f"{folder / 'summary.json'}: not what the client writes ({error!r:.100}); remove "
+                "it, and the command of this share writes it again"
+            ) from None
+        return cls(folder, shard, settings, summary)
 
     def compared(self) -> dict[str, Any]:
         return {name: value for name, value in self.settings.items() if name not in OF_ONE_RUN}
@@ -99,6 +117,7 @@ def gather(chosen: GatherSettings, at_once: int | None = None) -> int:
         # Before the journal: a start that is killed has marked the folder as its own.
         write_json(chosen.out / "settings.json", resolved)
         (chosen.out / "summary.json").unlink(missing_ok=True)
+        remove_leftovers(chosen.out)
         _join_journals(shares, chosen.out / "journal.jsonl")
         with Journal(chosen.out / "journal.jsonl") as journal:
             run.resume(journal.path, run_hash, templates.values(), judging=True)
@@ -164,13 +183,20 @@ def check_out(out: Path) -> None:
 
 
 def _join_journals(shares: Sequence[_Share], path: Path) -> None:
-    """Raises UserError for an entry about a comparison of another share."""
+    """Raises UserError for an entry that is damaged, or about a comparison of another share."""
     with atomic_file(path) as file:
         for share in shares:
             journal = share.folder / "journal.jsonl"
             if not journal.exists():
                 raise UserError(f"{journal}: no such file; bring the whole folder of the share")
-            for _, entry in journal_entries(journal):
+            for number, (_, entry) in enumerate(journal_entries(journal), 1):
+                try:
+                    check_line(entry)
+                except ValueError as error:
+                    raise UserError(
+                        f"{journal}:{number}: no line of the client ({error}); remove that line, "
+                        "and the command of this share asks again what is missing"
+                    ) from None
                 if not share.shard.holds(entry["key"]):
                     raise UserError(
                         f"{journal}: holds a response about {entry['key']}, which is not of share "

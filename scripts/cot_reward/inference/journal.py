@@ -10,11 +10,26 @@ A failure adds `first` and `count` (the samples that the request asked for), `re
 `retries`.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from cot_reward.client.wire import Outcome
 from cot_reward.inference.ledger import is_ascending
+
+_COMMON = {"key": str, "order": str, "ascending": bool, "run": str, "template": str}
+_RESPONSE = {"sample": int, "text": str, "finish_reason": str, "model": str}
+_FAILURE = {"first": int, "count": int, "reason": str, "detail": str}
+
+
+def check_line(entry: Mapping[str, Any]) -> None:
+    """Raises ValueError unless an entry has what is read of every line of a journal."""
+    wanted = _COMMON | (_FAILURE if "reason" in entry else _RESPONSE)
+    for name, kind in wanted.items():
+        if not isinstance(entry.get(name), kind):
+            raise ValueError(f"its {name} is {entry.get(name)!r:.60}")
+    if not re.fullmatch("[0-9a-f]{64}", entry["key"]):
+        raise ValueError(f"its key is {entry['key']!r:.80}")
 
 
 def journal_lines(

@@ -35,7 +35,7 @@ from cot_reward.inference.start import (
 )
 from cot_reward.inference.structured import forced_forms
 from cot_reward.records import Verdict
-from cot_reward.store import Journal, write_json
+from cot_reward.store import Journal, remove_leftovers, write_json
 
 # A run ends early when its first responses have hardly any answer. The first to come are the
 # shortest, which may be worse than the others: so a fifth of --min-parsed is enough.
@@ -184,9 +184,7 @@ async def _run(settings: InferenceSettings, api_key: str) -> int:
             Journal(settings.out / "journal.jsonl") as journal,
             Ledger(settings.out / ".ledger.sqlite") as ledger,
         ):
-            # Half-written files of a start that was killed.
-            for leftover in settings.out.glob(".*.json*.*"):
-                leftover.unlink()
+            remove_leftovers(settings.out)
             run = Run(settings, ledger)
             check_bad_records(run)
             warn_of_held_out(run)

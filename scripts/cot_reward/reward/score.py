@@ -25,7 +25,7 @@ from cot_reward.reward.score_folder import run_hash as hash_of
 from cot_reward.reward.score_rows import Rows, ScoreRow, read_score_rows
 from cot_reward.reward.settings import RewardSettings, ScoreSettings
 from cot_reward.stats import share
-from cot_reward.store import without_nan, write_json, write_jsonl
+from cot_reward.store import remove_leftovers, without_nan, write_json, write_jsonl
 from cot_reward.tasks import TASKS
 from cot_reward.tasks.prompts import template_hash
 
@@ -81,9 +81,7 @@ async def _score(
     fixed = fixed_settings(reward, served["model"], template_hash(model.template))
     check_folder(out, fixed, served, settings.any_weights)
     with ScoreJournal(out / "journal.jsonl", hash_of(fixed), settings.retry_failed) as journal:
-        for leftover in out.glob(".*.json*.*"):
-            # A half-written file of a start that was killed.
-            leftover.unlink()
+        remove_leftovers(out)
         own, asked = jsonable(asdict(settings)), jsonable(asdict(reward))
         resolved = {**own, **asked, "fixed": fixed, "served_model": served}
         write_json(out / "settings.json", resolved)
