@@ -157,10 +157,11 @@ def test_a_journal_of_another_share_is_refused(shares, tmp_path):
 )
 def test_a_damaged_line_is_named(shares, tmp_path, change_of_line, words):
     journal = shares[0] / "journal.jsonl"
-    first, *others = journal.read_text().splitlines(keepends=True)
-    entry = {} if change_of_line is None else json.loads(first) | change_of_line
-    journal.write_text(json.dumps(entry) + "\n" + "".join(others))
-    assert f"{journal}:1: no line of the client ({words}); remove" in refused(
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    at = next(number for number, line in enumerate(lines) if "text" in line)
+    lines[at] = {} if change_of_line is None else lines[at] | change_of_line
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert f"{journal}:{at + 1}: no line of the client ({words}); remove" in refused(
         shares, tmp_path / "o"
     )
 
