@@ -272,6 +272,9 @@ def test_addresses_come_from_flags_and_a_file_each_once(tmp_path):
     file.write_text("host:8000\nhttp://me:secret@host\n")
     with pytest.raises(ValueError, match=r"servers.txt:2: the address .* must not hold a name"):
         read_addresses([], file)
+    file.write_text("host:8000\n", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"servers.txt: not UTF-8"):
+        read_addresses([], file)
     # With the mark of an editor at its start, and with a line that is half written.
     file.write_text("host:8000\n", encoding="utf-8-sig")
     assert read_addresses([], file) == ["http://host:8000/v1"]

@@ -30,7 +30,10 @@ def read_addresses(fixed: Sequence[str], file: Path | None) -> list[str]:
     Empty lines and the rest of a line after # do not count. Raises ValueError for an address that
     cannot be used, and OSError for a file that cannot be read.
     """
-    lines = file.read_text(encoding="utf-8-sig").splitlines() if file else []
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines() if file else []
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 ({error}); save it as UTF-8") from None
     named = [line.partition("#")[0].strip() for line in lines]
     for place, line in enumerate(named, 1):
         try:
@@ -93,6 +96,8 @@ class Roster:
         self._servers: dict[str, Server] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._left: list[Server] = []
+        # Addresses that had not answered when the model was known.
+        self._slow = set[str]()
         self._look: asyncio.Task[None] | None = None
         try:
             addresses = read_addresses(fixed, file)
@@ -117,6 +122,9 @@ class Roster:
         Raises ServerError when no server answers, or one does not have the model.
         """
         found = await _first_results(server.resolve_model(wanted) for server in self.servers)
+        self._slow = {
+            address for address, one in zip(self._servers, found, strict=True) if one is None
+        }
         errors = [error for error in found if isinstance(error, BaseException)]
         for error in errors:
             if not (isinstance(error, ServerError) and error.may_pass):
@@ -136,9 +144,16 @@ class Roster:
         Raises ServerError when a server cannot be used, or none answers.
         """
         self._meet = meet
-        met = await _first_results(self._member(server) for server in self.servers)
+        met = dict[str, Member | BaseException | None]()
+        # The start has waited for the slow ones once: only where all others fail it does again.
+        for slow in (False, True):
+            if not any(isinstance(found, Member) for found in met.values()):
+                asked = [one for one in self._servers if (one in self._slow) == slow]
+                results = await _first_results(self._member(self._servers[one]) for one in asked)
+                met |= zip(asked, results, strict=True)
         errors = list[ServerError]()
-        for address, found in zip(list(self._servers), met, strict=True):
+        for address in list(self._servers):
+            found = met.get(address)
             if isinstance(found, Member):
                 self._fleet.add(found)
                 self._keepers[address] = asyncio.create_task(self._keep(address, found))

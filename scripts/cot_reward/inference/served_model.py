@@ -84,7 +84,7 @@ class Acquaintance:
         if self._large_seeds not in (None, large_seeds):
             takes = "takes" if large_seeds else "does not take"
             raise ServerError(
-                f"{server.base_url} {takes} seeds of more than 31 bits, other than the servers "
+                f"{server.base_url} {takes} seeds of more than 31 bits, unlike the servers "
                 "before, so that its texts would not be theirs; leave its address out, or ask "
                 "servers of one kind"
             )
