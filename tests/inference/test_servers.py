@@ -270,13 +270,14 @@ def test_a_server_that_comes_back_with_other_weights_is_not_asked(world, servers
     assert contents(world) == plain
 
 
-def test_other_weights_behind_a_connection_that_broke_are_found(world, servers):
+@pytest.mark.parametrize("kind", ["cut", "close"])
+def test_other_weights_behind_a_connection_that_broke_are_found(world, servers, kind):
     """The address answers all the time: no pause begins."""
     servers[0].configure(latency=0.2)
     running = world.start(*FLAGS, *urls(servers[:1]))
     servers[0].wait_for(8)
     servers[0].configure(
-        latency=0.2, faults=[{"kind": "cut", "times": 4}], probe={"logprob": -2.5}
+        latency=0.2, faults=[{"kind": kind, "times": 4}], probe={"logprob": -2.5}
     )  # fmt: skip
     output, _ = running.communicate(timeout=120)
     assert running.returncode == 1, output

@@ -102,7 +102,8 @@ class Outage:
         answered_lately = time.monotonic() - self._answered_at < self._sampling.timeout / 2
         if fault.kind == "timeout" and answered_lately:
             return False
-        self._broke |= fault.kind == "unreachable"
+        # An answer of unknown length that is cut off is malformed.
+        self._broke |= fault.kind in ("unreachable", "malformed")
         if self._open.is_set():
             # One check serves all attempts that fail at the same time.
             if self._check is None:
