@@ -228,6 +228,7 @@ def _serve(port: int, models: list[str]) -> None:
         if "status" in asked and asked.get("times", 1) > 0:
             if "times" in asked:
                 asked["times"] -= 1
+            # Some proxies tell of an error under status 200.
             return web.json_response({"error": {"message": "no"}}, status=asked["status"])
         words = asked.get("words", ["Image", " 1"])
         mode = asked.get("structured", "")

@@ -94,7 +94,7 @@ async def _ask(server: Server, sampling: Sampling, left_out: Sequence[str]) -> A
     """
     for left in reversed(range(TRIES)):
         try:
-            return await server.complete(_body(sampling, left_out), sampling.timeout)
+            return _with_message(await server.complete(_body(sampling, left_out), sampling.timeout))
         except AttemptError as fault:
             if fault.kind == "refused":
                 raise
@@ -105,6 +105,15 @@ async def _ask(server: Server, sampling: Sampling, left_out: Sequence[str]) -> A
                 raise _silent(server, fault.detail) from None
         await asyncio.sleep(WAIT_SECONDS)
     raise AssertionError
+
+
+def _with_message(answer: Any) -> Any:
+    """Raises AttemptError for what is no chat completion, such as an error under status 200."""
+    try:
+        _ = answer["choices"][0]["message"]
+    except PROTOCOL_ERRORS as error:
+        raise AttemptError("malformed", f"not a chat completion: {error!r:.100}") from None
+    return answer
 
 
 def _silent(server: Server, detail: str) -> ServerError:
