@@ -108,6 +108,9 @@ def test_a_folder_of_other_settings_is_refused(world, tmp_path):
     (tmp_path / "other.txt").write_text("Which? [{caption}]")
     with pytest.raises(UserError, match="template_hash"):
         world.call("--template", tmp_path / "other.txt")
+    # A server that tells less does not loosen the folder.
+    world.server.configure(sees=True, probe={"refuses": ["logprobs"]})
+    assert world.call() == 0
     world.server.configure(sees=True, probe={"logprob": -3.5})
     with pytest.raises(UserError, match="other weights"):
         world.call()

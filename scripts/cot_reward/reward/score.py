@@ -79,11 +79,11 @@ async def _score(
     started = time.monotonic()
     out, served = settings.out, model.served
     fixed = fixed_settings(reward, served["model"], template_hash(model.template))
-    check_folder(out, fixed, served, settings.any_weights)
+    known = check_folder(out, fixed, served, settings.any_weights)
     with ScoreJournal(out / "journal.jsonl", hash_of(fixed), settings.retry_failed) as journal:
         remove_leftovers(out)
         own, asked = jsonable(asdict(settings)), jsonable(asdict(reward))
-        resolved = {**own, **asked, "fixed": fixed, "served_model": served}
+        resolved = {**own, **asked, "fixed": fixed, "served_model": known}
         write_json(out / "settings.json", resolved)
         # A summary says that the folder is complete, which it is not until this run ends.
         (out / "summary.json").unlink(missing_ok=True)

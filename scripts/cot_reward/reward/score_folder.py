@@ -11,7 +11,7 @@ from typing import Any
 
 from cot_reward.errors import UserError
 from cot_reward.inference.ledger import is_ascending
-from cot_reward.inference.served_model import check_same_model
+from cot_reward.inference.served_model import check_same_model, merged
 from cot_reward.records import Comparison
 from cot_reward.reward.results import Failure, Judgement
 from cot_reward.reward.settings import RewardSettings
@@ -36,11 +36,14 @@ def fixed_settings(settings: RewardSettings, model: str, template_hash: str) -> 
 
 def check_folder(
     out: Path, fixed: Mapping[str, Any], served: Mapping[str, Any], any_weights: bool
-) -> None:
-    """Raises UserError when the folder holds judgements of another model, prompt or settings."""
+) -> Mapping[str, Any]:
+    """What tells the folder's weights, of which `served` may tell less than an earlier start.
+
+    Raises UserError when the folder holds judgements of another model, prompt or settings.
+    """
     path = out / "settings.json"
     if not path.exists():
-        return
+        return served
     previous = read_json(path)
     if not isinstance(previous.get("fixed"), dict):
         raise UserError(f"{path}: not the settings of a scoring; restore or remove it")
@@ -54,8 +57,10 @@ def check_folder(
             f"{out} holds a scoring with other settings; use another --out, or the same "
             "settings:\n  " + "\n  ".join(differences)
         )
-    if not any_weights:
-        check_same_model(out, previous.get("served_model") or {}, served)
+    if any_weights:
+        return served
+    check_same_model(out, previous.get("served_model") or {}, served)
+    return merged(previous.get("served_model") or {}, served)
 
 
 def run_hash(fixed: Mapping[str, Any]) -> str:
