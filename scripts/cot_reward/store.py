@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -100,10 +101,16 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_text_file(path, (dump(row) + "\n" for row in rows))
 
 
+# As `tempfile` makes names.
+_LEFTOVER = re.compile(r"\.[^.]+\.jsonl?\.[a-z0-9_]{8}")
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove half-written JSON and JSONL files of a start that was killed (see `atomic_file`)."""
     for leftover in folder.glob(".*.json*.*"):
-        leftover.unlink()
+        # Others have files of names like it: editors, people.
+        if _LEFTOVER.fullmatch(leftover.name) and leftover.is_file():
+            leftover.unlink()
 
 
 def journal_entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -188,7 +195,8 @@ class Journal:
 
     def append(self, entries: Iterable[dict[str, Any]]) -> list[int]:
         """Add all entries, or none on OSError (a full disk); returns the byte where each begins."""
-        lines = [(dump(entry) + "\n").encode() for entry in entries]
+        # A path may not be UTF-8.
+        lines = [(dump(entry) + "\n").encode("utf-8", "replace") for entry in entries]
         data = b"".join(lines)
         before = self._file.seek(0, os.SEEK_END)
         try:

@@ -10,7 +10,7 @@ import os
 from base64 import b64encode as b64
 from pathlib import Path
 
-import aiohttp
+from aiohttp import ClientSession, TCPConnector
 from swift.rewards import AsyncORM, orms
 
 URL = os.environ.get("REWARD_SERVICE", "http://127.0.0.1:8100") + "/rank"
@@ -31,7 +31,7 @@ class WinRate(AsyncORM):
             return zip(places, found["win_rates"], strict=True)
 
         groups = [[i for i, at in enumerate(prompt_id) if at == one] for one in set(prompt_id)]
-        async with aiohttp.ClientSession(headers=HEADERS) as session:
+        async with ClientSession(headers=HEADERS, connector=TCPConnector(limit=16)) as session:
             ranked = await asyncio.gather(*(rank(session, group) for group in groups))
         return [rate for _, rate in sorted(pair for pairs in ranked for pair in pairs)]
 

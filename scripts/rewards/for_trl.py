@@ -22,7 +22,7 @@ async def win_rate(prompts, completions, images=None, log_metric=None, draw=text
     groups, rewards = {}, [0.5] * len(prompts)
     for place, prompt in enumerate(prompts):
         shown = (images and images[place]) or []
-        key = text_of(prompt), *(picture.tobytes() for picture in shown)
+        key = repr(prompt), *((one.mode, one.size, one.tobytes()) for one in shown)
         groups.setdefault(key, (text_of(prompt), [], shown, []))[1].append(draw(completions[place]))
         groups[key][3].append(place)
     rankings = await MODEL.arank_many([group[:3] for group in groups.values()])

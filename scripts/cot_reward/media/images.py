@@ -11,6 +11,7 @@ import io
 import math
 import os
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TypeVar
@@ -134,6 +135,11 @@ def load_image(path: Path) -> Image.Image:
     return read_file(path, lambda stream: _decode(stream, path))
 
 
+# Pillow reads the pixels of a picture when they are first asked for. Of two threads that ask at the
+# same time each would get a part of them.
+_LOADING = threading.Lock()
+
+
 def loaded_copy(image: Image.Image, path: Path) -> Image.Image:
     """A decoded copy of a picture in memory, held to what `load_image` holds a file to.
 
@@ -148,6 +154,8 @@ def loaded_copy(image: Image.Image, path: Path) -> Image.Image:
         raise MediaError(f"{path}: empty ({image.width} x {image.height} pixels)", "empty")
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
+        with _LOADING:
+            image.load()
         return image.copy()
     except MemoryError:
         raise

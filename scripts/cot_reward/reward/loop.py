@@ -1,8 +1,11 @@
 """An event loop in a thread of its own: what runs there works in notebooks and in trainers, too."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -13,24 +16,45 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._process = os.getpid()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def run(self, call: Coroutine[Any, Any, T]) -> T:
-        """Wait for a coroutine; an interrupt cancels it."""
-        found = asyncio.run_coroutine_threadsafe(call, self._loop)
-        try:
-            return found.result()
-        except BaseException:
-            found.cancel()
-            raise
+    def _run(self) -> None:
+        self._loop.run_forever()
+        self._loop.close()
 
-    async def wait(self, call: Coroutine[Any, Any, T]) -> T:
-        """The same from another loop; cancelling it cancels the coroutine."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._loop))
+    @property
+    def is_here(self) -> bool:
+        """Whether the thread is of this process; a fork copies the object alone."""
+        return self._process == os.getpid()
+
+    def begin(self, call: Coroutine[Any, Any, T]) -> Future[T]:
+        """Have a coroutine run. Raises RuntimeError in a process that was forked since."""
+        if not self.is_here:
+            call.close()
+            raise RuntimeError(
+                "this RewardModel was used before the process was forked; make one in each process"
+            )
+        return asyncio.run_coroutine_threadsafe(call, self._loop)
+
+    def end(self, last: Coroutine[Any, Any, object]) -> None:
+        """Have a last coroutine run, and the loop end with it; this does not wait."""
+        with suppress(RuntimeError):  # it has ended
+            self.begin(last).add_done_callback(lambda _: self._loop.stop())
 
     def stop(self) -> None:
+        """End the loop, and wait until its thread has ended."""
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
-            self._loop.close()
+
+
+def result_of(call: Future[T], seconds: float | None = None) -> T:
+    """Wait for a call; an interrupt, or the end of so many seconds (TimeoutError), cancels it."""
+    try:
+        return call.result(seconds)
+    except BaseException:
+        call.cancel()
+        raise

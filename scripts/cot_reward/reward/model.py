@@ -7,6 +7,8 @@ import os
 import threading
 import weakref
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,13 +23,15 @@ from cot_reward.reward.arguments import (
 )
 from cot_reward.reward.asking import Say, log
 from cot_reward.reward.core import Core, Memory
-from cot_reward.reward.loop import LoopThread
+from cot_reward.reward.loop import LoopThread, result_of
 from cot_reward.reward.pictures import Picture
-from cot_reward.reward.question import Candidate, check_question
+from cot_reward.reward.question import Candidate, check_question, held
 from cot_reward.reward.results import Failure, Judgement, Ranking
 from cot_reward.reward.settings import RewardSettings
 
 T = TypeVar("T")
+
+CLOSE_SECONDS = 20.0
 
 
 class RewardModel:
@@ -111,6 +115,7 @@ class RewardModel:
         self._core = Core(settings, key or "none", say)
         self._closed = False
         self._loop: LoopThread | None = None
+        self._let_go: weakref.finalize[..., Any] | None = None
         self._starting = threading.Lock()
 
     @property
@@ -134,13 +139,14 @@ class RewardModel:
     async def acompare(
         self, prompt: str, a: Candidate, b: Candidate, context: Context = ()
     ) -> Judgement | Failure:
-        """As `compare`."""
+        """As `compare`. Pictures in memory are copied first, and may be drawn on afterwards."""
         check_question(self._core.task, prompt, (a, b), context)
-        return await self._wait(self._core.compare(prompt, a, b, context))
+        return await self._wait(self._core.compare(prompt, held(a), held(b), held(context)))
 
     def compare_many(self, items: Iterable[Item]) -> list[Judgement | Failure]:
         """As `compare`, of many (prompt, a, b) or (prompt, a, b, context); results in their order.
 
+        Pictures in memory must not change until the end: they are read when their turn comes.
         The server is kept as busy as it can be; memory does not grow with the pictures.
         """
         return self._run(self._core.compare_many(full_items(items, self._core.task)))
@@ -179,10 +185,15 @@ class RewardModel:
         *,
         memory: Memory | None = None,
     ) -> Ranking:
-        """As `rank`. `memory` has what was answered before, and is told what is answered."""
+        """As `rank`. `memory` has what was answered before, and is told what is answered.
+
+        Pictures in memory are copied first, and may be drawn on afterwards.
+        """
         check_group(self._core.task, prompt, candidates, context, max_comparisons, reference)
         return await self._wait(
-            self._core.rank(prompt, candidates, context, max_comparisons, reference, memory)
+            self._core.rank(
+                prompt, held(candidates), held(context), max_comparisons, held(reference), memory
+            )
         )
 
     def rank_many(
@@ -232,12 +243,20 @@ class RewardModel:
 
     def close(self) -> None:
         """Give up what is in flight; a closed model answers no more."""
-        if not self._closed:
+        with self._starting:
+            if self._closed:
+                return
             self._closed = True
-            if self._loop:
-                self._loop.run(self._core.close())
-                self._loop.stop()
-            self._core.pictures.close()
+        if self._let_go:
+            self._let_go.detach()
+        # The thread of a forked process's parent is not in this process.
+        if self._loop is None or not self._loop.is_here:
+            return
+        # A program must end even if a connection does not.
+        with suppress(TimeoutError):
+            result_of(self._loop.begin(self._core.close()), CLOSE_SECONDS)
+        self._loop.stop()
+        self._core.pictures.close()
 
     async def aclose(self) -> None:
         """As `close`."""
@@ -265,30 +284,29 @@ class RewardModel:
 
     # --- on the loop ------------------------------------------------------------------------------
 
-    def _thread(self) -> LoopThread:
-        with self._starting:
-            if self._closed:
-                raise RuntimeError("this RewardModel is closed; make another one")
-            if self._loop is None:
-                self._loop = LoopThread("cot_reward-client")
-                _OPEN.add(self)
-            return self._loop
+    def _begun(self, call: Coroutine[Any, Any, T]) -> Future[T]:
+        """The call, which runs on the loop. Raises RuntimeError in a model that cannot be used."""
+        try:
+            # One step: what is begun before `close` is ended by it.
+            with self._starting:
+                if self._closed:
+                    raise RuntimeError("this RewardModel is closed; make another one")
+                if self._loop is None:
+                    self._loop = LoopThread("cot_reward-client")
+                    _OPEN.add(self)
+                    # Of a model that is let go without `close`; `_close_all` is for the others.
+                    self._let_go = weakref.finalize(self, _let_go, self._loop, self._core)
+                    self._let_go.atexit = False
+                return self._loop.begin(self._after_open(call))
+        except RuntimeError:
+            call.close()
+            raise
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
-        try:
-            thread = self._thread()
-        except RuntimeError:
-            call.close()
-            raise
-        return thread.run(self._after_open(call))
+        return result_of(self._begun(call))
 
     async def _wait(self, call: Coroutine[Any, Any, T]) -> T:
-        try:
-            thread = self._thread()
-        except RuntimeError:
-            call.close()
-            raise
-        return await thread.wait(self._after_open(call))
+        return await asyncio.wrap_future(self._begun(call))
 
     async def _after_open(self, call: Coroutine[Any, Any, T]) -> T:
         try:
@@ -300,6 +318,15 @@ class RewardModel:
 
 
 _OPEN: "weakref.WeakSet[RewardModel]" = weakref.WeakSet()
+
+
+def _let_go(loop: LoopThread, core: Core) -> None:
+    async def close() -> None:
+        await core.close()
+        core.pictures.close()
+
+    if loop.is_here:
+        loop.end(close())
 
 
 @atexit.register

@@ -7,9 +7,9 @@ import asyncio
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -51,6 +51,10 @@ class _Source:
     """What a caller gave, read into memory. Raises MediaError."""
 
     def __init__(self, picture: Picture) -> None:
+        with _readable():
+            self._read(picture)
+
+    def _read(self, picture: Picture) -> None:
         self.path, self.data, self.image = _UNNAMED, b"", None
         digest = hashlib.sha256()
         if isinstance(picture, Image.Image):
@@ -76,14 +80,29 @@ class _Source:
 
     def url(self, max_pixels: int) -> bytes:
         """Raises MediaError."""
-        if self.image is not None:
-            try:
-                sent = as_png(bound(self.image, max_pixels)), "image/png"
-            except MediaError as error:
-                raise MediaError(f"{self.path}: {error}", error.reason) from None
-        else:
-            sent = to_send(self.data, self.path, max_pixels)
-        return b"".join(data_url(*sent))
+        with _readable():
+            if self.image is not None:
+                try:
+                    sent = as_png(bound(self.image, max_pixels)), "image/png"
+                except MediaError as error:
+                    raise MediaError(f"{self.path}: {error}", error.reason) from None
+            else:
+                sent = to_send(self.data, self.path, max_pixels)
+            return b"".join(data_url(*sent))
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Whatever a caller's object raises (a mode without pixels, a released view) is a MediaError.
+
+    One bad picture must not cost the others of its batch.
+    """
+    try:
+        yield
+    except (MediaError, MemoryError):
+        raise
+    except Exception as error:
+        raise MediaError(f"a picture cannot be read ({error!r:.200})", "corrupt") from None
 
 
 def read_regular_file(path: Path) -> bytes:

@@ -2,14 +2,19 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from PIL import Image
 
 from cot_reward.client import wire
 from cot_reward.client.wire import Request
 from cot_reward.inference.ledger import is_ascending
 from cot_reward.inference.plan import request_seed
+from cot_reward.media.images import loaded_copy
 from cot_reward.media.paths import MediaError
 from cot_reward.records import Candidate as Identity
 from cot_reward.records import Comparison, Order, Task, as_tuple, token_fault
@@ -57,6 +62,20 @@ def tuple_of_pictures(value: object, what: str) -> tuple[Picture, ...]:
                 f"not {type(picture).__name__}"
             )
     return tuple(many)
+
+
+def held(candidate: Any) -> Any:
+    """A candidate or context as it is now: what the caller draws later does not change it."""
+    if isinstance(candidate, Image.Image):
+        # One that cannot be copied is a failure later, where its picture is prepared.
+        with suppress(MediaError):
+            return loaded_copy(candidate, Path("a picture in memory"))
+    if isinstance(candidate, bytearray | memoryview):
+        with suppress(ValueError):
+            return bytes(candidate)
+    if isinstance(candidate, list | tuple):
+        return tuple(map(held, candidate))
+    return candidate
 
 
 def check_question(
@@ -164,10 +183,12 @@ def question(
         comparison = Comparison(
             task.name, prompt, (first.identity, second.identity), 1, context=_media(context)
         )
+        # A text that is no Unicode has none.
+        key = comparison.key
     except ValueError as error:
         return Failure("bad_text", str(error))
     urls = {one.digest: one.url for one in chain(context.shown, first.shown, second.shown)}
-    return Question(comparison, comparison.key, urls)
+    return Question(comparison, key, urls)
 
 
 def _media(context: Ready) -> tuple[str, ...]:

@@ -118,6 +118,7 @@ def _values(
     for i, j, one in inside:
         shares[i].append(one.probability)
         shares[j].append(1 - one.probability)
-    rates = [fmean(shares[player] or [0.5]) for player in group]
+    # The reference (and a candidate of its content) against itself: even.
+    rates = [0.5 if player == REFERENCE else fmean(shares[player] or [0.5]) for player in group]
     found = zip(rates, fitted.strengths, fitted.low, fitted.high, strict=True)
     return dict(zip(group, found, strict=True))

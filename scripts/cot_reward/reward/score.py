@@ -124,6 +124,8 @@ def _tell(summary: dict[str, Any], settings: ScoreSettings) -> int:
         print(f"error: nothing is ranked; see {settings.out / 'failed.jsonl'}", file=sys.stderr)
         return 1
     problems = []
+    if account["not_ranked"] > settings.max_failed * account["prompts"]:
+        problems.append(f"{account['not_ranked']} prompts are not ranked (--max-failed)")
     if comparisons["failed"] > settings.max_failed * max(1, sum(comparisons.values())):
         problems.append(f"{comparisons['failed']} comparisons failed (--max-failed)")
     if texts["share"] < settings.min_parsed:
@@ -202,7 +204,9 @@ class _Run:
                 self.gone = self.gone or "".join(gone[:1])
                 return
             ranking = without_nan(_entry(found))
-            await self._journal.finish_row(key, ranking)
+            # A picture that could not be read in between, or was changed, is asked about again.
+            if not found.failures or await self._row_key(row) == key:
+                await self._journal.finish_row(key, ranking)
         self.found[number] = ranking
         self._counts.update(ranking["counts"])
         self._bar.set_postfix(
@@ -286,7 +290,9 @@ class _Run:
             yield {**bad, "candidate": -1, "reason": "bad_row"}
         for row, ranking in self._complete():
             for i, failure in ranking["failures"].items():
-                yield {"id": row.id, "where": row.where, "detail": failure["detail"],
+                # The detail may name another file of the same content.
+                detail = f"{row.names[int(i)]}: {failure['detail']}"
+                yield {"id": row.id, "where": row.where, "detail": detail,
                        "candidate": int(i), "reason": failure["reason"]}  # fmt: skip
 
     def summary(self) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def run_hash(fixed: Mapping[str, Any]) -> str:
 class _Line:
     entry: dict[str, Any]
     offset: int = -1
-    error: OSError | None = None
+    error: BaseException | None = None
 
 
 class ScoreJournal:
@@ -101,6 +101,11 @@ class ScoreJournal:
                         f"{path}: holds judgements of other settings; use another --out"
                     )
                 name = "row" if "row" in entry else "comparison"
+                if not isinstance(entry.get(name), str):
+                    raise UserError(
+                        f"{path}: a line has neither a comparison nor a row; restore the file, or "
+                        "remove the line"
+                    )
                 (self._rows if name == "row" else self._comparisons)[entry[name]] = offset
         except BaseException:
             self._journal.close()
@@ -161,7 +166,7 @@ class ScoreJournal:
                     lines, self._queue = self._queue, []
                 try:
                     offsets = self._journal.append([one.entry for one in lines])
-                except OSError as error:
+                except BaseException as error:
                     for one in lines:
                         one.error = error
                 else:
