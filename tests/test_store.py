@@ -15,6 +15,7 @@ from cot_reward.errors import UserError
 from cot_reward.store import (
     Journal,
     journal_entries,
+    remove_leftovers,
     write_cache_file,
     write_json,
     write_text_file,
@@ -260,3 +261,14 @@ except UserError as error:
         pytest.skip(f"no tmpfs here: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
     assert "summary.json: cannot be written: No space left on device" in done.stdout
+
+
+def test_only_own_leftovers_are_removed(tmp_path):
+    killed = tmp_path / ".summary.json.x3_abc9z"
+    others = [tmp_path / ".notes.json.swp", tmp_path / "summary.json"]
+    for path in (killed, *others):
+        path.write_text("x")
+    folder = tmp_path / ".d.jsonl.abcdefgh"
+    folder.mkdir()
+    remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([*others, folder])

@@ -212,6 +212,44 @@ def test_bad_pictures_are_failures_and_the_others_go_on(model, tmp_path):
     assert ranking.as_dict()["strengths"][0] is None
 
 
+def test_a_picture_that_several_use_is_read_once_and_whole(sees, model, tmp_path):
+    """Pillow reads an opened picture when it is used, and not from several threads."""
+    data = as_bytes(noise("RGB", 480, 480, 0), "JPEG")
+    whole = as_bytes(Image.open(io.BytesIO(data)).convert("RGB").resize((8, 8)))
+    for _ in range(10):
+        opened = Image.open(io.BytesIO(data))
+        found = model.compare_many([(f"{CAPTION} {n}", opened, grey(n)) for n in range(3)])
+        assert all(found)
+    shown = {url for entry in sees.log() for url in entry["images"] if len(url) > 10_000}
+    assert len(shown) == 1
+    sent = Image.open(io.BytesIO(base64.b64decode(shown.pop().partition(",")[2])))
+    assert as_bytes(sent.resize((8, 8))) == whole
+
+
+def test_a_picture_may_be_drawn_on_after_the_call(sees):
+    async def use():
+        async with RewardModel(sees.url, concurrency=1, orders="given") as model:
+            canvas, tasks = grey(0), []
+            for light in (10, 90):
+                canvas.paste((light,) * 3, (0, 0, *canvas.size))
+                tasks.append(asyncio.create_task(model.acompare(CAPTION, canvas, grey(50))))
+                await asyncio.sleep(0)
+            return [found.answer for found in await asyncio.gather(*tasks)]
+
+    assert asyncio.run(use()) == [2, 1]
+
+
+def test_one_bad_item_does_not_cost_its_batch(sees, model):
+    released = memoryview(b"x")
+    released.release()
+    a, b = grey(1), grey(9)
+    found = model.compare_many(
+        [(CAPTION, a, b), ("\ud800", a, b), (CAPTION, released, b), (CAPTION, b, a)]
+    )
+    assert [one.reason for one in found if not one] == ["bad_text", "corrupt"]
+    assert [one.answer for one in found if one] == [2, 1]
+
+
 def test_questions_that_cannot_be_asked_are_failures(sees, model):
     a, b = grey(1), grey(9)
     items = [(CAPTION, a, a), ("", a, b), ("<image> x", a, b), ("<|im_end|>", a, b),
@@ -475,6 +513,11 @@ def test_twins_and_a_bounded_schedule(sees, model):
     assert ranking.strengths[9] == ranking.strengths[0]
     assert {ranking.order[0], ranking.order[1]} == {7, 8}
     assert all(i < 8 and j < 8 for i, j, _ in ranking.comparisons)
+
+
+def test_a_candidate_like_the_reference_is_even_with_it(sees, model):
+    ranking = model.rank(CAPTION, [grey(50), grey(200), grey(90)], reference=grey(200))
+    assert ranking.win_rates == (0, 0.5, 0)
 
 
 def test_a_reference(sees, model):

@@ -100,6 +100,24 @@ def test_what_was_answered_is_not_asked_again(world):
     assert [row["name"] for row in world.read("best")] == ["p0/3.png", "p1/0.png", "p2/2.png"]
 
 
+def test_a_run_that_ranks_hardly_anything_is_no_success(world):
+    world.rows = [{"id": f"p{n}", "prompt": "a cat", "candidates": ["a.png", "b.png"]}
+                  for n in range(9)]  # fmt: skip
+    kept = {"id": "good", "prompt": "a cat", "candidates": ["p0/0.png", "p0/1.png"]}
+    world.rows.append(kept)
+    assert world.call("--root", world.images) == 3
+    assert world.summary["account"]["ranked"] == 1
+    assert world.read("failed")[0]["detail"].startswith("a.png: ")
+
+
+def test_a_name_that_is_not_utf8_is_no_end(world):
+    bad = os.fsencode(world.images / "p1") + b"/bad\xff.png"
+    with open(bad, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\nxx")
+    assert world.call() == 0
+    assert [row["reason"] for row in world.read("failed")] == ["not_an_image"]
+
+
 def test_a_folder_of_other_settings_is_refused(world, tmp_path):
     assert world.call() == 0
     for flags in (["--votes", 2], ["--seed", 1], ["--form", "json"], ["--orders", "given"]):

@@ -69,6 +69,15 @@ def test_conversations_are_read(example):
     assert all(0 <= reward <= 1 for reward in found)
 
 
+def test_conversations_of_one_last_turn_are_several_groups(example):
+    example.server.configure()
+    last = {"role": "user", "content": "go on"}
+    prompts = [[{"role": "user", "content": first}, last] for first in "aabb"]
+    rewards(example, prompts, ["w", "x", "y", "z"])
+    # Two orders of one pair for each of the two.
+    assert len(example.server.log()) == 4
+
+
 def test_a_judge_that_fails_is_counted_and_does_not_pass_for_a_reward(example):
     shares = []
     example.server.configure(faults=[{"caption": "a dog", "kind": "text", "text": "nothing"}])

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import selectors
 import threading
+import weakref
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
@@ -11,11 +13,16 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+_LOOPS: "weakref.WeakSet[LoopThread]" = weakref.WeakSet()
+
+
 class LoopThread:
     """All coroutines of an object run on one loop, whoever asks for them."""
 
     def __init__(self, name: str) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._selector = selectors.DefaultSelector()
+        self._loop = asyncio.SelectorEventLoop(self._selector)
+        _LOOPS.add(self)
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -23,6 +30,11 @@ class LoopThread:
     def _run(self) -> None:
         self._loop.run_forever()
         self._loop.close()
+
+    def _left_behind(self) -> None:
+        # The kernel's list of watched connections is shared with the parent, which would wait for
+        # ever on connections that this process takes out of it when it tidies up.
+        self._selector.close()
 
     @property
     def is_here(self) -> bool:
@@ -58,3 +70,11 @@ def result_of(call: Future[T], seconds: float | None = None) -> T:
     except BaseException:
         call.cancel()
         raise
+
+
+def _leave_to_parent() -> None:
+    for loop in list(_LOOPS):
+        loop._left_behind()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)

@@ -83,7 +83,8 @@ class RewardModel:
         votes: texts for each comparison and order
         temperature: None: 0 for one vote, else 1
         concurrency: requests in flight; "auto": raised while the server becomes faster
-        timeout, deadline: seconds for an attempt, and for a request with all its attempts
+        timeout, deadline: seconds for an attempt, and for a request with all its attempts; pauses
+            are not counted
         max_pause: seconds to wait for a server that is out
         image_max_pixels: larger pictures are resized as in training
 
