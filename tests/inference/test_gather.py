@@ -175,7 +175,7 @@ def test_a_damaged_summary_is_named(shares, tmp_path, settings):
 def test_what_a_killed_start_left_is_removed(shares, tmp_path):
     out = tmp_path / "whole"
     out.mkdir()
-    left = out / ".journal.jsonl.abcd"
+    left = out / ".journal.jsonl.abcd1234"
     left.write_text("half")
     assert gather(GatherSettings(shares, out)) == 0
     assert not left.exists()
