@@ -54,8 +54,14 @@ class LoopThread:
 
     def end(self, last: Coroutine[Any, Any, object]) -> None:
         """Have a last coroutine run, and the loop end with it; this does not wait."""
-        with suppress(RuntimeError):  # it has ended
-            self.begin(last).add_done_callback(lambda _: self._loop.stop())
+
+        async def finish() -> None:
+            try:
+                await last
+            finally:
+                self._loop.stop()
+
+        self.begin(finish())
 
     def stop(self) -> None:
         """End the loop, and wait until its thread has ended."""
