@@ -46,7 +46,7 @@ def resume(
     """
     out = run.settings.out
     previous = fixed_settings.previous_settings(out / "settings.json")
-    before = kept_model(out)
+    before = previous.get("served_model") or {}
     if served and not run.settings.any_weights:
         # A server that tells less now must not loosen what binds the folder.
         served = merged(before, served)

@@ -24,8 +24,8 @@ from cot_reward.reward.arguments import (
 from cot_reward.reward.asking import Say, log
 from cot_reward.reward.core import Core, Memory
 from cot_reward.reward.loop import LoopThread, result_of
-from cot_reward.reward.pictures import Picture
-from cot_reward.reward.question import Candidate, check_question, held
+from cot_reward.reward.pictures import Picture, held
+from cot_reward.reward.question import Candidate, check_question
 from cot_reward.reward.results import Failure, Judgement, Ranking
 from cot_reward.reward.settings import RewardSettings
 

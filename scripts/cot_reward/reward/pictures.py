@@ -47,6 +47,23 @@ def is_picture(value: object) -> bool:
     return isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
 
 
+def held(value: Any) -> Any:
+    """A picture, or a list of pictures, as it is now; texts and paths stay as they are.
+
+    What the caller draws later does not change it.
+    """
+    if isinstance(value, Image.Image):
+        # One that cannot be copied is a failure later, where it is prepared.
+        with suppress(MediaError):
+            return loaded_copy(value, _UNNAMED)
+    if isinstance(value, bytearray | memoryview):
+        with suppress(ValueError):
+            return bytes(value)
+    if isinstance(value, list | tuple):
+        return tuple(map(held, value))
+    return value
+
+
 class _Source:
     """What a caller gave, read into memory. Raises MediaError."""
 

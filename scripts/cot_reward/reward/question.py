@@ -2,19 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path
-from typing import Any, TypeAlias
-
-from PIL import Image
+from typing import TypeAlias
 
 from cot_reward.client import wire
 from cot_reward.client.wire import Request
 from cot_reward.inference.ledger import is_ascending
 from cot_reward.inference.plan import request_seed
-from cot_reward.media.images import loaded_copy
 from cot_reward.media.paths import MediaError
 from cot_reward.records import Candidate as Identity
 from cot_reward.records import Comparison, Order, Task, as_tuple, token_fault
@@ -62,20 +57,6 @@ def tuple_of_pictures(value: object, what: str) -> tuple[Picture, ...]:
                 f"not {type(picture).__name__}"
             )
     return tuple(many)
-
-
-def held(candidate: Any) -> Any:
-    """A candidate or context as it is now: what the caller draws later does not change it."""
-    if isinstance(candidate, Image.Image):
-        # One that cannot be copied is a failure later, where its picture is prepared.
-        with suppress(MediaError):
-            return loaded_copy(candidate, Path("a picture in memory"))
-    if isinstance(candidate, bytearray | memoryview):
-        with suppress(ValueError):
-            return bytes(candidate)
-    if isinstance(candidate, list | tuple):
-        return tuple(map(held, candidate))
-    return candidate
 
 
 def check_question(
