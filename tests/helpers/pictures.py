@@ -1,5 +1,6 @@
 """Pictures in memory and on disk, what is sent of them, and the reason of a MediaError."""
 
+import io
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,17 @@ def picture(path: Path, colour: tuple[int, int, int] = (200, 30, 30), size: int 
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (size, size), colour).save(path)
     return path
+
+
+def grey(light: int, size: int = 48) -> Image.Image:
+    return Image.new("RGB", (size, size), (light,) * 3)
+
+
+def as_bytes(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    """The file of an image."""
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
 
 
 def encoded(path: Path, max_pixels: int, cache_dir: Path | None) -> tuple[bytes, str]:

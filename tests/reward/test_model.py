@@ -1,51 +1,19 @@
 """RewardModel against a server in another process that looks at what it is shown."""
 
 import asyncio
-import base64
-import io
-import os
-import signal
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from cot_reward import Failure, Judgement, RewardModel
-from cot_reward.client import outage
 from cot_reward.errors import UserError
-from helpers.environments import REPO
-from helpers.pictures import bounded_pictures, encoded, noise, picture, saved
+from helpers.pictures import grey
 from helpers.server import MockServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 CAPTION = "a cat"
-
-
-def grey(light, size=48):
-    return Image.new("RGB", (size, size), (light,) * 3)
-
-
-def as_bytes(image, form="PNG"):
-    stream = io.BytesIO()
-    image.save(stream, form)
-    return stream.getvalue()
-
-
-@pytest.fixture
-def sees(server):
-    """A server that prefers light pictures and long answers."""
-    server.configure(sees=True)
-    return server
-
-
-@pytest.fixture
-def model(sees):
-    with RewardModel(sees.url) as model:
-        yield model
 
 
 @contextmanager
@@ -124,119 +92,6 @@ def test_a_server_that_leans_to_a_position(server):
     assert ranking.strengths == pytest.approx((0, 0, 0))
     with RewardModel(server.url, orders="given") as model:
         assert model.compare(CAPTION, grey(50), grey(200)).answer == 1
-
-
-def test_paths_bytes_and_pictures_are_the_same_question(sees, model, tmp_path):
-    light, dark = picture(tmp_path / "a.png", (200,) * 3), picture(tmp_path / "b.png", (9,) * 3)
-    link = tmp_path / "link.png"
-    link.symlink_to(light)
-    forms = [light, str(light), light.read_bytes(), bytearray(light.read_bytes()), link]
-    found = [model.compare(CAPTION, form, dark) for form in forms]
-    assert all(one == found[0] for one in found)
-    assert found[0].answer == 1
-    assert model.compare(CAPTION, Image.open(light), dark).answer == 1
-    # One file and its bytes are one content; a picture in memory is another.
-    assert model.encoded_pictures == 3
-    sent = {url for entry in sees.log() for url in entry["images"]}
-    assert len(sent) == 3
-
-
-@pytest.mark.parametrize("name", bounded_pictures())
-def test_the_model_sees_the_pixels_of_the_chain(sees, model, tmp_path, name):
-    image, options = bounded_pictures()[name]
-    file = saved(tmp_path / name, image, **options)
-    data, mime = encoded(file, 262144, None)
-    for form in (file, file.read_bytes(), Image.open(file)):
-        sees.configure(sees=True)
-        model.compare(CAPTION, form, grey(1))
-        urls = {url for entry in sees.log() for url in entry["images"]}
-        kind, _, sent = next(u for u in urls if u != _url(grey(1))).partition(",")
-        assert kind == f"data:{mime};base64"
-        seen = Image.open(io.BytesIO(base64.b64decode(sent)))
-        wanted = Image.open(io.BytesIO(data))
-        assert (seen.mode, seen.size, seen.tobytes()) == ("RGB", wanted.size, wanted.tobytes())
-
-
-def _url(image):
-    stream = io.BytesIO()
-    image.save(stream, "PNG", compress_level=2)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def test_each_picture_is_encoded_once(model):
-    pictures = [noise("RGB", 60, 60, seed) for seed in range(6)]
-    ranking = model.rank(CAPTION, [as_bytes(one) for one in pictures])
-    assert len(ranking.comparisons) == 15
-    assert model.encoded_pictures == 6
-    model.compare_many([(CAPTION, as_bytes(pictures[0]), as_bytes(one)) for one in pictures[1:]])
-    assert model.encoded_pictures == 6
-
-
-def test_nothing_is_written(sees, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    with RewardModel(sees.url) as model:
-        assert model.compare(CAPTION, noise("RGB", 900, 900, 0), as_bytes(grey(3), "BMP"))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_bad_pictures_are_failures_and_the_others_go_on(model, tmp_path):
-    good = picture(tmp_path / "good.png", (200,) * 3)
-    os.mkfifo(tmp_path / "pipe.png")
-    (tmp_path / "text.png").write_text("no picture")
-    jpeg = as_bytes(noise("RGB", 300, 300, 0), "JPEG")
-    cut = io.BytesIO(jpeg[:5000])
-    (tmp_path / "pointer.png").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    bad = [
-        (tmp_path / "none.png", "missing"), (tmp_path, "missing"),
-        (tmp_path / "pipe.png", "missing"), ("/dev/zero", "missing"), ("a\0b", "missing"),
-        ("x" * 5000, "missing"), (tmp_path / "text.png", "not_an_image"),
-        (tmp_path / "pointer.png", "lfs_pointer"), (b"", "empty"), (jpeg[:5000], "corrupt"),
-        (Image.open(cut), "corrupt"), (Image.new("RGB", (0, 9)), "empty"),
-        (as_bytes(Image.new("1", (15_000, 15_000))), "too_large"),
-        (as_bytes(Image.new("RGB", (600_000, 1))), "too_large"),
-    ]  # fmt: skip
-    found = model.compare_many(
-        [(CAPTION, one, good) for one, _ in bad] + [(CAPTION, good, grey(1))]
-    )
-    assert [one.reason for one in found[:-1]] == [reason for _, reason in bad]
-    assert all(not one and one.detail for one in found[:-1])
-    assert found[-1].answer == 1
-    ranking = model.rank(CAPTION, [bad[0][0], grey(9), good, b"x"])
-    assert ranking.order == (2, 1, 0, 3)
-    assert {i: one.reason for i, one in ranking.failures.items()} == {
-        0: "missing",
-        3: "not_an_image",
-    }
-    assert ranking.as_dict()["strengths"][0] is None
-
-
-def test_a_picture_that_several_use_is_read_once_and_whole(sees, model, tmp_path):
-    """Pillow reads an opened picture when it is used, and not from several threads."""
-    data = as_bytes(noise("RGB", 480, 480, 0), "JPEG")
-    whole = as_bytes(Image.open(io.BytesIO(data)).convert("RGB").resize((8, 8)))
-    for _ in range(10):
-        opened = Image.open(io.BytesIO(data))
-        found = model.compare_many([(f"{CAPTION} {n}", opened, grey(n)) for n in range(3)])
-        assert all(found)
-    shown = {url for entry in sees.log() for url in entry["images"] if len(url) > 10_000}
-    assert len(shown) == 1
-    sent = Image.open(io.BytesIO(base64.b64decode(shown.pop().partition(",")[2])))
-    assert as_bytes(sent.resize((8, 8))) == whole
-
-
-def test_a_picture_may_be_drawn_on_after_the_call(sees):
-    async def use():
-        async with RewardModel(sees.url, concurrency=1, orders="given") as model:
-            canvas, tasks = grey(0), []
-            for light in (10, 90):
-                canvas.paste((light,) * 3, (0, 0, *canvas.size))
-                tasks.append(asyncio.create_task(model.acompare(CAPTION, canvas, grey(50))))
-                await asyncio.sleep(0)
-            return [found.answer for found in await asyncio.gather(*tasks)]
-
-    assert asyncio.run(use()) == [2, 1]
 
 
 def test_one_bad_item_does_not_cost_its_batch(sees, model):
@@ -380,49 +235,6 @@ def test_one_order_that_fails_is_no_judgement_by_the_other(server):
         assert model.compare(CAPTION, grey(9), grey(2)).reason == "refused"
 
 
-def test_no_server(server):
-    with pytest.raises(UserError, match="no answer"), RewardModel("http://127.0.0.1:9/v1"):
-        pass
-    model = RewardModel("http://127.0.0.1:9/v1")
-    with pytest.raises(UserError, match="no answer"):
-        model.compare(CAPTION, grey(1), grey(2))
-    model.close()
-    model.close()
-    with pytest.raises(RuntimeError, match="closed"):
-        model.compare(CAPTION, grey(1), grey(2))
-
-
-def test_a_server_that_goes_away_and_comes_back():
-    with MockServer() as first:
-        first.configure(sees=True, faults=[{"kind": "exit", "caption": "last"}])
-        port = first.port
-        model = RewardModel(first.url, max_pause=0.3, max_attempts=1, concurrency=1)
-        items = [("fine", grey(9), grey(2)), ("last", grey(9), grey(2)), ("more", grey(9), grey(2))]
-        found = model.compare_many(items)
-    assert found[0].answer == 1
-    assert [one.reason for one in found[1:]] == ["server_gone"] * 2
-    with pytest.raises(UserError):
-        model.compare(*items[0])
-    with MockServer(port) as second:
-        second.configure(sees=True)
-        assert model.compare(*items[0]).answer == 1
-        model.close()
-
-
-def test_another_model_is_asked_and_said(monkeypatch, caplog):
-    monkeypatch.setattr(outage, "MAX_OTHER_MODEL_SECONDS", 0.5)
-    with MockServer() as server, RewardModel(server.url, orders="given") as model:
-        server.configure(sees=True)
-        assert model.compare(CAPTION, grey(200), grey(50)).answer == 1
-        server.configure(models=["next"], faults=[{"kind": "status", "status": 404}])
-        found = model.compare(CAPTION, grey(201), grey(50))
-        assert (found.reason, "it lists next, not mock" in found.detail) == ("server_gone", True)
-        server.configure(models=["next"], sees=True)
-        assert model.compare(CAPTION, grey(202), grey(50)).answer == 1
-        assert model.served["model"] == "next"
-    assert "other weights answer now: next, and mock before" in caplog.text
-
-
 def test_several_servers(sees):
     with MockServer() as other:
         other.configure(sees=True)
@@ -469,42 +281,6 @@ def test_threads_share_a_model(model):
     assert found == dict.fromkeys(range(16), 2)
 
 
-def test_a_call_that_is_given_up_frees_its_place(server):
-    server.configure(sees=True, faults=[{"kind": "hang", "caption": "slow"}])
-
-    async def use():
-        async with RewardModel(server.url, concurrency=1, orders="given") as model:
-            slow = asyncio.create_task(model.acompare("slow", grey(9), grey(2)))
-            await asyncio.to_thread(server.wait_for, 1)
-            slow.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await slow
-            return await model.acompare(CAPTION, grey(9), grey(2))
-
-    assert asyncio.run(use()).answer == 1
-
-
-def test_closing_ends_what_is_in_flight(server):
-    server.configure(faults=[{"kind": "hang"}])
-    model = RewardModel(server.url).open()
-    ended = []
-
-    def use():
-        try:
-            ended.append(model.compare(CAPTION, grey(9), grey(2)))
-        except BaseException as error:
-            ended.append(error)
-
-    thread = threading.Thread(target=use)
-    thread.start()
-    server.wait_for(2)
-    model.close()
-    thread.join(30)
-    assert not thread.is_alive()
-    assert len(ended) == 1
-    assert not isinstance(ended[0], Judgement)
-
-
 def test_twins_and_a_bounded_schedule(sees, model):
     pictures = [grey(20 * n) for n in range(8)]
     ranking = model.rank(CAPTION, [*pictures, grey(140), grey(0)], max_comparisons=12)
@@ -538,25 +314,6 @@ def test_one_and_no_candidate(model):
     nobody = model.rank(CAPTION, [])
     assert (nobody.best, nobody.order) == (None, ())
     assert model.rank(CAPTION, [b"x"]).best is None
-
-
-def test_a_model_that_is_left_open_ends_with_its_program(sees, server, tmp_path):
-    code = f"""
-from cot_reward import RewardModel
-from PIL import Image
-model = RewardModel({sees.url!r})
-print(model.compare("x", Image.new("RGB", (50, 50), "white"), Image.new("RGB", (50, 50))).answer)
-"""
-    command = [sys.executable, "-W", "always", "-c", code]
-    env = os.environ | {"PYTHONPATH": str(REPO / "scripts")}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
-    # An interrupt ends it while it waits.
-    server.configure(faults=[{"kind": "hang"}])
-    waiting = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
-    server.wait_for(1)
-    waiting.send_signal(signal.SIGINT)
-    assert "KeyboardInterrupt" in waiting.communicate(timeout=60)[1]
 
 
 def test_a_key_is_in_no_message(sees, monkeypatch):

@@ -1,6 +1,5 @@
 """The service as callers see it: a real one, before a mock of the server behind."""
 
-import io
 import json
 import signal
 import socket
@@ -10,6 +9,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from helpers.pictures import as_bytes
 from helpers.server import MockServer
 from helpers.service import Service, asked, data_url, head, in_base64, png
 from PIL import Image
@@ -122,18 +122,12 @@ def bomb() -> bytes:
 
 def wide() -> bytes:
     """More pixels than a service takes by default, in a small file."""
-    return saved(Image.new("1", (5000, 4000)), "PNG")
-
-
-def saved(image: Image.Image, form: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
+    return as_bytes(Image.new("1", (5000, 4000)), "PNG")
 
 
 def many_scans() -> bytes:
     """A progressive JPEG whose last scan comes two hundred times, each of which is decoded."""
-    data = saved(Image.new("L", (64, 64), 128), "JPEG", progressive=True)
+    data = as_bytes(Image.new("L", (64, 64), 128), "JPEG", progressive=True)
     last, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
     return data[:end] + data[last:end] * 200 + data[end:]
 
@@ -158,8 +152,8 @@ def many_scans() -> bytes:
         (in_base64(wide()), "too_large"),
         (in_base64(many_scans()), "corrupt"),
         # These can claim to be small, and decode to gigabytes.
-        (in_base64(saved(Image.new("L", (32, 32)), "TIFF")), "not_an_image"),
-        (in_base64(saved(Image.new("L", (32, 32)), "AVIF")), "not_an_image"),
+        (in_base64(as_bytes(Image.new("L", (32, 32)), "TIFF")), "not_an_image"),
+        (in_base64(as_bytes(Image.new("L", (32, 32)), "AVIF")), "not_an_image"),
     ],
 )
 def test_a_bad_picture_is_refused_with_a_sentence(behind, service, page, picture, kind):
@@ -174,7 +168,7 @@ def test_a_bad_picture_is_refused_with_a_sentence(behind, service, page, picture
 
 def test_a_progressive_jpeg_is_a_picture(service):
     jpegs = [
-        in_base64(saved(Image.new("RGB", (64, 64), colour), "JPEG", progressive=True))
+        in_base64(as_bytes(Image.new("RGB", (64, 64), colour), "JPEG", progressive=True))
         for colour in ("red", "blue")
     ]
     assert service.post("/compare", asked("a cat", *jpegs)).status == 200
