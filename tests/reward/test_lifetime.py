@@ -169,6 +169,9 @@ def test_closing_ends_what_is_in_flight(server):
 
 def test_a_model_that_is_left_open_ends_with_its_program(sees, server, tmp_path):
     code = f"""
+import signal
+# What a shell starts in the background ignores it, and so does what this starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from cot_reward import RewardModel
 from PIL import Image
 model = RewardModel({sees.url!r})

@@ -113,9 +113,7 @@ class Asker:
     async def close(self) -> None:
         """Give up what is in flight, and the connections."""
         self._stop.set()
-        # Again and again: a library on the way may take a cancellation for a broken connection.
-        while running := {task for task in self._running if not task.done()}:
-            self._cancel_all()
-            await asyncio.wait(running, timeout=1.0)
+        self._cancel_all()
+        await asyncio.gather(*self._running, return_exceptions=True)
         if self._roster is not None:
             await self._roster.close()

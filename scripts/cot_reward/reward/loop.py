@@ -1,11 +1,9 @@
 """An event loop in a thread of its own: what runs there works in notebooks and in trainers, too."""
 
 import asyncio
-import math
 import os
 import selectors
 import threading
-import time
 import weakref
 from collections.abc import Coroutine
 from concurrent.futures import Future
@@ -14,7 +12,6 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_TURN_SECONDS = 1.0
 _LOOPS: "weakref.WeakSet[LoopThread]" = weakref.WeakSet()
 
 
@@ -73,18 +70,8 @@ class LoopThread:
 
 def result_of(call: Future[T], seconds: float | None = None) -> T:
     """Wait for a call; an interrupt, or the end of so many seconds (TimeoutError), cancels it."""
-    until = math.inf if seconds is None else time.monotonic() + seconds
     try:
-        while True:
-            try:
-                # In turns: a signal that comes just before a wait does not end it.
-                return call.result(max(0.0, min(_TURN_SECONDS, until - time.monotonic())))
-            except TimeoutError:
-                if call.done():
-                    # It ended meanwhile, perhaps by an error of this type.
-                    return call.result()
-                if time.monotonic() >= until:
-                    raise
+        return call.result(seconds)
     except BaseException:
         call.cancel()
         raise
