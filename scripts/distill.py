@@ -25,7 +25,7 @@ def main() -> int:
     if asked.shard:
         raise errors.UserError("--shard: ask the shares by image_stream_gpt.py, and gather them")
     check_orders(len(asked.asked_orders), rows)
-    code = infer(asked, api_key=os.environ.get(asked.api_key_env) or "none")
+    code = infer(asked, api_key=os.environ.get(asked.api_key_env, ""))
     if code or asked.dry_run:
         return code
     return write_cold_start(asked.out / "correct.jsonl", rows)

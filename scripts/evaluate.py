@@ -25,7 +25,7 @@ def main() -> int:
     )
     if chosen.benchmark == "list":
         return print_benchmarks()
-    return evaluate(asked, chosen, api_key=os.environ.get(asked.api_key_env) or "none")
+    return evaluate(asked, chosen, api_key=os.environ.get(asked.api_key_env, ""))
 
 
 if __name__ == "__main__":

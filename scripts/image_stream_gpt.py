@@ -15,8 +15,7 @@ from cot_reward.inference.settings import InferenceSettings
 
 def main() -> int:
     chosen = settings.parse(InferenceSettings, __doc__ or "", config=Path("configs/inference.yaml"))
-    # vLLM without --api-key accepts any key; the SDK refuses an empty one.
-    return infer(chosen, api_key=os.environ.get(chosen.api_key_env) or "none")
+    return infer(chosen, api_key=os.environ.get(chosen.api_key_env, ""))
 
 
 if __name__ == "__main__":

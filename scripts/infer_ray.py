@@ -22,7 +22,7 @@ def main() -> int:
     on_ray, chosen = settings.parse_several(
         (RaySettings, InferenceSettings), __doc__ or "", config=Path("configs/inference.yaml")
     )
-    return infer_on_ray(on_ray, chosen, api_key=os.environ.get(chosen.api_key_env) or "none")
+    return infer_on_ray(on_ray, chosen, api_key=os.environ.get(chosen.api_key_env, ""))
 
 
 if __name__ == "__main__":

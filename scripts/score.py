@@ -20,7 +20,7 @@ def main() -> int:
     chosen, asked = settings.parse_several((ScoreSettings, RewardSettings), __doc__ or "")
     from cot_reward.reward.score import score  # NumPy and Pillow, which --help does not need
 
-    return score(chosen, asked, api_key=os.environ.get(chosen.api_key_env) or "none")
+    return score(chosen, asked, api_key=os.environ.get(chosen.api_key_env, ""))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def main() -> int:
     asked, chosen = settings.parse_several((RewardSettings, ServiceSettings), __doc__ or "")
     from cot_reward.service.run import serve
 
-    return serve(asked, chosen, api_key=os.environ.get("OPENAI_API_KEY", "").strip() or "none")
+    return serve(asked, chosen, api_key=os.environ.get("OPENAI_API_KEY", ""))
 
 
 if __name__ == "__main__":

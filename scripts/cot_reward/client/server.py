@@ -63,8 +63,9 @@ class Server:
         except ValueError as error:
             raise ServerError(str(error)) from None
         self.base_url = address.api_address(base_url)
-        # A key out of a file ends in a line break.
-        self._api_key = api_key.strip()
+        # A key out of a file ends in a line break. vLLM without --api-key accepts any key; the SDK
+        # refuses an empty one.
+        self._api_key = api_key.strip() or "none"
         if not (self._api_key.isascii() and self._api_key.isprintable()):
             raise ServerError(
                 "the API key (OPENAI_API_KEY, or the variable that --api-key-env names) holds a "

@@ -111,9 +111,8 @@ class RewardModel:
 
     def _begin(self, settings: RewardSettings, api_key: str | None, say: Say) -> None:
         self._settings = settings
-        # vLLM without --api-key accepts any key; the SDK refuses an empty one.
-        key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
-        self._core = Core(settings, key or "none", say)
+        key = os.environ.get("OPENAI_API_KEY", "") if api_key is None else api_key
+        self._core = Core(settings, key, say)
         self._closed = False
         self._loop: LoopThread | None = None
         self._let_go: weakref.finalize[..., Any] | None = None
